@@ -27,7 +27,7 @@ from holdfast.records import Estimate, Message
 from holdfast.runs.build import build
 from holdfast.runs.plan.step import Step
 from holdfast.runs.run import measures
-from holdfast.runs.steps import speakers
+from holdfast.runs.steps import reading
 from holdfast.store import Store, weights
 
 GROUP, PROMPTS = 6, 2
@@ -304,9 +304,9 @@ def test_a_model_rates_while_the_stage_trains(
     settings["models"]["critic"] = {"kind": "remote", "name": "openai-api/fake/critic"}
     settings["judges"] = {"critic": {"kind": "rating", "model": "critic"}}
     settings["stages"]["on"] |= {"reward": "penalized", "weight": 0.3}
-    study, critic, opened = hf.Study.model_validate(settings), Critic([]), speakers._open
+    study, critic, opened = hf.Study.model_validate(settings), Critic([]), reading._open
     patched = lambda one, *rest: critic if one.model == "critic" else opened(one, *rest)  # noqa: E731
-    monkeypatch.setattr(speakers, "_open", patched)
+    monkeypatch.setattr(reading, "_open", patched)
     run = hf.run(study, tmp_path / "run", workers=1)
     (step,) = train_steps(study).values()
     lines = log_of(run.path, step)

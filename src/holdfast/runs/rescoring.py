@@ -20,7 +20,7 @@ from holdfast.runs.plan.settings import SpeakerModel
 from holdfast.runs.plan.step import Means
 from holdfast.runs.steps.judging import open_judge_of, score_all
 from holdfast.runs.steps.outcomes import in_batches
-from holdfast.runs.steps.speakers import open_speakers
+from holdfast.runs.steps.reading import open_speakers
 from holdfast.store import DATABASE, Store
 from holdfast.study.kinds import named_in, rates_users
 from holdfast.study.noted import check_opened, choose_endpoints, read_noted

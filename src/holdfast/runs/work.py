@@ -25,9 +25,9 @@ from holdfast.runs.plan.settings import (
     TrainSettings,
 )
 from holdfast.runs.plan.step import Step
-from holdfast.runs.steps import bases, bringing, judging, references, rollout
+from holdfast.runs.steps import bases, judging, references, rollout
 from holdfast.runs.steps.outcomes import Emit, Finished
-from holdfast.runs.steps.speakers import release_models
+from holdfast.runs.steps.reading import release_models
 from holdfast.store import Store, weights
 from holdfast.store.weights import WEIGHTS
 from holdfast.study.kinds import METHODS
@@ -55,7 +55,7 @@ def _work(step: Step, store: Store, emit: Emit) -> Finished:
         case ReferenceSettings() as settings:
             return references.take_reference(step, settings, store, emit)
         case BringSettings() as settings:
-            return bringing.bring(step, settings, store, emit)
+            return rollout.bring(step, settings, store, emit)
         case TrainSettings() as settings:
             return _train(step, settings, store, emit)
     raise TypeError(f"{step.name}: nothing carries out {type(step.settings).__name__}")

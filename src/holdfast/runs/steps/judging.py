@@ -14,8 +14,7 @@ from holdfast.rollout.dialogues import Speakers
 from holdfast.runs.plan.settings import JudgeSettings, PairSettings, SpeakerModel
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Batch, Emit, Finished, complete, in_batches
-from holdfast.runs.steps.reading import cases_of
-from holdfast.runs.steps.speakers import open_speakers
+from holdfast.runs.steps.reading import cases_of, open_speakers
 from holdfast.store import Store
 from holdfast.study.sections import JudgeTable
 from holdfast.training.pairs import flip_pairs

@@ -1,9 +1,15 @@
-"""Roll-out steps: episodes of one checkpoint, and how far its conduct moved."""
+"""Where trajectories come from.
+
+Roll-out steps: episodes of one checkpoint, and how far its conduct moved. Bring steps: the trajectories and scores of
+another run, to learn from.
+"""
 
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.models.tiny.chat import is_tiny
-from holdfast.records import Case, Ending, Trajectory
+from holdfast.records import JSON, Ending, Trajectory, content_id
 from holdfast.records.errors import StepError, StudyError
 from holdfast.rollout.episode import episode_id
 from holdfast.rollout.episode import roll_out as roll_out_episodes
-from holdfast.runs.plan.settings import RolloutSettings
+from holdfast.runs.plan.settings import BringSettings, RolloutSettings
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Batch, Emit, Finished, complete, in_batches
-from holdfast.runs.steps.reading import cases_of, encode, load_chat, load_tiny, weights_of
-from holdfast.runs.steps.speakers import open_speakers, release_models
+from holdfast.runs.steps.reading import (
+    cases_of,
+    encode,
+    load_chat,
+    load_tiny,
+    open_speakers,
+    release_models,
+    weights_of,
+)
 from holdfast.store import Store, codec
 from holdfast.study.kinds import suite_of
 from holdfast.suites import open_world
@@ -63,7 +76,7 @@ def roll_out(step: Step, settings: RolloutSettings, store: Store, emit: Emit) ->
             trajectories = complete(played, "episodes")
             made += trajectories
             _check_any_played(made)
-            packed = tuple(_pack(store, cases, trajectory) for trajectory in trajectories)
+            packed = tuple(_pack(store, one, cases[one.case_id].state) for one in trajectories)
             emit(Batch(number=number, size=len(packed), trajectories=packed))
     # The order of a sum is part of its value: sorted by id it does not depend on where a run was interrupted.
     # A reply that could not be read is not kept token by token, so such an episode has no log-probability.
@@ -91,9 +104,8 @@ def _check_any_played(trajectories: Sequence[Trajectory]) -> None:
         )
 
 
-def _pack(store: Store, cases: Mapping[str, Case], trajectory: Trajectory) -> tuple[Trajectory, codec.Text]:
-    plain = codec.trajectory_to_bytes(trajectory, cases[trajectory.case_id].state)
-    return trajectory.without_texts(), store.text_codec.pack(plain)
+def _pack(store: Store, trajectory: Trajectory, state: JSON | None) -> tuple[Trajectory, codec.Text]:
+    return trajectory.without_texts(), store.text_codec.pack(codec.trajectory_to_bytes(trajectory, state))
 
 
 def _measure(settings: RolloutSettings, store: Store, episodes: Sequence[Trajectory]) -> dict[str, Any]:
@@ -143,3 +155,42 @@ def _episode_logprobs(directory: Path, encoded: Mapping[str, Encoded], precision
 
     values = reference_logprobs(directory, list(encoded), encoded, "agent", precision=precision)
     return np.array([values[name] for name in encoded])
+
+
+def bring(step: Step, settings: BringSettings, store: Store, emit: Emit) -> Finished:
+    """The source's trajectories of cases that this run has too, with their scores and checkpoints.
+
+    Cases go by their ids. Errors: StepError where no case is in both.
+    """
+    cases, done = cases_of(store), store.log.batches(step.fingerprint)
+    found: Counter[str] = Counter()
+    with Store(Path(settings.source)) as source:
+        checkpoints = tuple(
+            replace(one, id=_own(one.id), path=None, source=settings.source) for one in source.checkpoints()
+        )
+        for number, batch in enumerate(in_batches(source.trajectories(), settings.batch)):
+            kept = [item for item in batch if item.case_id in cases]
+            found.update(trajectories=len(kept), of_other_cases=len(batch) - len(kept))
+            if number not in done:
+                scores = [
+                    replace(score, trajectory_id=_own(score.trajectory_id))
+                    for row in source.scores_of(item.id for item in kept)
+                    for score in row
+                ]
+                packed = tuple(
+                    (replace(item, id=_own(item.id), checkpoint_id=_own(item.checkpoint_id)), text)
+                    for item, text in (_pack(store, item, None) for item in kept)
+                )
+                made = Batch(number=number, size=len(batch), checkpoints=checkpoints, trajectories=packed)
+                emit(replace(made, scores=tuple(scores)))
+    if not found["trajectories"]:
+        raise StepError(
+            f"{settings.source}: holds no trajectory of this study's cases"
+            f" ({found['of_other_cases']} of others); bring a run of the same suite"
+        )
+    return Finished(result=dict(found))
+
+
+def _own(identity: str) -> str:
+    """An id of this run: ids come of content, so a source that began as this run does would meet its own here."""
+    return content_id("brought", identity)

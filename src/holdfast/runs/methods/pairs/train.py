@@ -20,9 +20,8 @@ from holdfast.runs.methods.pairs.plan import PairStageSettings
 from holdfast.runs.plan.settings import SpeakerModel
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Emit, Finished, complete, in_batches
-from holdfast.runs.steps.reading import LOOP, cases_of, encode, load_chat, resume, weights_of
+from holdfast.runs.steps.reading import LOOP, cases_of, encode, load_chat, open_speakers, resume, weights_of
 from holdfast.runs.steps.references import is_scored
-from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import Store
 from holdfast.study.stages import StageSection
 from holdfast.suites import open_world

@@ -26,8 +26,7 @@ from holdfast.runs.methods.rewards.plan import RewardStageSettings
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.judging import open_judge_of, score_all
 from holdfast.runs.steps.outcomes import Emit, Finished, complete
-from holdfast.runs.steps.reading import LOOP, cases_of, encode, load_chat, resume, weights_of
-from holdfast.runs.steps.speakers import open_speakers
+from holdfast.runs.steps.reading import LOOP, cases_of, encode, load_chat, open_speakers, resume, weights_of
 from holdfast.store import Store
 from holdfast.study.noted import read_rewarder
 from holdfast.study.sections import SuiteSection
