@@ -23,16 +23,8 @@ from holdfast.rollout.episode import episode_id
 from holdfast.rollout.episode import roll_out as roll_out_episodes
 from holdfast.runs.plan.settings import BringSettings, RolloutSettings
 from holdfast.runs.plan.step import Step
+from holdfast.runs.steps import reading
 from holdfast.runs.steps.outcomes import Batch, Emit, Finished, complete, in_batches
-from holdfast.runs.steps.reading import (
-    cases_of,
-    encode,
-    load_chat,
-    load_tiny,
-    open_speakers,
-    release_models,
-    weights_of,
-)
 from holdfast.store import Store, codec
 from holdfast.study.kinds import suite_of
 from holdfast.suites import open_world
@@ -44,7 +36,7 @@ if TYPE_CHECKING:
 
 def roll_out(step: Step, settings: RolloutSettings, store: Store, emit: Emit) -> Finished:
     """Episodes in batches of a fixed plan, run whole; what is committed is not run again."""
-    cases = cases_of(store)
+    cases = reading.cases_of(store)
     part = store.splits()[settings.split_seed][settings.part]
     if settings.users is not None:
         met = settings.users.section.settings
@@ -56,7 +48,7 @@ def roll_out(step: Step, settings: RolloutSettings, store: Store, emit: Emit) ->
     # A base meets a case that is held out in two splits once.
     shared = suite_of(settings.suite).shared and settings.part == "test"
     elsewhere = set(store.trajectory_ids()) - {item.id for item in made} if shared else ()
-    with open_speakers(settings.speakers(), step.means, store) as speakers:
+    with reading.open_speakers(settings.speakers(), step.means, store) as speakers:
         for number, planned in enumerate(in_batches(episodes, settings.limits.batch_size)):
             if number in done:
                 continue
@@ -120,21 +112,21 @@ def _measure(settings: RolloutSettings, store: Store, episodes: Sequence[Traject
     if checkpoint.parent_id is None:
         return found
     entry = None if settings.agent is None else settings.agent.entry
-    chat = load_chat(weights_of(store, checkpoint.id), "auto" if entry is None else entry.calls)
+    chat = reading.load_chat(reading.weights_of(store, checkpoint.id), "auto" if entry is None else entry.calls)
     encoded: dict[str, Encoded] = {}
     for trajectory in episodes:
         with contextlib.suppress(StudyError):  # what the chat format cannot write is left out
-            encoded[trajectory.id] = encode(chat, cases_of(store), trajectory)
+            encoded[trajectory.id] = reading.encode(chat, reading.cases_of(store), trajectory)
     if len(encoded) < 2:
         return found
     found["measures"]["kl_episodes"] = len(encoded)
     precision: Precision = "fp32" if entry is None else entry.precision
-    own = _episode_logprobs(weights_of(store, checkpoint.id), encoded, precision)
+    own = _episode_logprobs(reading.weights_of(store, checkpoint.id), encoded, precision)
     base = next(c for c in store.checkpoints() if c.base == checkpoint.base and not c.stages)
     references = {"kl_parent": checkpoint.parent_id, "kl_base": base.id}
     # A first stage's parent is its base: one scoring serves both.
     given = {
-        reference: _episode_logprobs(weights_of(store, reference), encoded, precision)
+        reference: _episode_logprobs(reading.weights_of(store, reference), encoded, precision)
         for reference in dict.fromkeys(references.values())
     }
     for name, reference in references.items():
@@ -146,11 +138,11 @@ def _measure(settings: RolloutSettings, store: Store, episodes: Sequence[Traject
 
 def _episode_logprobs(directory: Path, encoded: Mapping[str, Encoded], precision: Precision) -> NDArray[np.float64]:
     if is_tiny(directory):
-        rows = load_tiny(directory).logprobs(
+        rows = reading.load_tiny(directory).logprobs(
             [(item.ids.tolist(), item.picked("agent").tolist()) for item in encoded.values()]
         )
         return np.array([float(row.sum()) for row in rows])
-    release_models()
+    reading.release_models()
     from holdfast.training.dpo.stage import reference_logprobs
 
     values = reference_logprobs(directory, list(encoded), encoded, "agent", precision=precision)
@@ -162,7 +154,7 @@ def bring(step: Step, settings: BringSettings, store: Store, emit: Emit) -> Fini
 
     Cases go by their ids. Errors: StepError where no case is in both.
     """
-    cases, done = cases_of(store), store.log.batches(step.fingerprint)
+    cases, done = reading.cases_of(store), store.log.batches(step.fingerprint)
     found: Counter[str] = Counter()
     with Store(Path(settings.source)) as source:
         checkpoints = tuple(
