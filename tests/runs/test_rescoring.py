@@ -20,8 +20,8 @@ from holdfast.records import Analysis, Labelled
 from holdfast.records.errors import StepError, StudyError
 from holdfast.runs.build import build
 from holdfast.runs.forecast import read_spending
-from holdfast.runs.forks import fork_run
 from holdfast.runs.rescoring import rescore
+from holdfast.runs.run import fork_run
 from holdfast.store import Store
 from holdfast.study.study import load
 

@@ -29,7 +29,7 @@ from holdfast.records.errors import StoreError, StudyError
 from holdfast.records.outputs import append_file, new_directory, open_file, to_json, write_file
 from holdfast.runs import execution
 from holdfast.runs.build import build
-from holdfast.runs.forks import fork_run
+from holdfast.runs.run import fork_run
 from holdfast.store import Store, steplog
 from holdfast.store.database import create
 from holdfast.store.weights import cache_root, fetch_cached, keep_cached

@@ -15,7 +15,7 @@ from builders.smoke_study import smoke_settings
 
 import holdfast as hf
 from holdfast.runs.build import build
-from holdfast.runs.forks import fork_run
+from holdfast.runs.run import fork_run
 from holdfast.store import Store, weights
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from holdfast.records import Checkpoint
-from holdfast.runs.methods.merges import plan_merge
+from holdfast.records import Checkpoint, StageRecord
 from holdfast.runs.plan.planner import Planner
-from holdfast.runs.plan.settings import AnalyzeSettings
+from holdfast.runs.plan.settings import AnalyzeSettings, MergeSettings
 from holdfast.runs.plan.step import Made, Plan, Replicate
 from holdfast.study.parts import PartSection, ProbeSection
-from holdfast.study.stages import is_midway, is_rewarded
+from holdfast.study.stages import MERGE, is_midway, is_rewarded
 from holdfast.study.study import Study
 from holdfast.study.users import APPROVAL
 from holdfast.suites.approval import check_approval
@@ -110,5 +109,22 @@ def _plan_replicate(planner: Planner, replicate: Replicate) -> list[str]:
                 made[prefix] = planner.train(replicate, made, prefix)
                 found += evaluate(made[prefix].step)
     for label in study.merges:
-        found += evaluate(plan_merge(planner, replicate, made, label).step)
+        found += evaluate(_plan_merge(planner, replicate, made, label).step)
     return found
+
+
+def _plan_merge(planner: Planner, replicate: Replicate, made: Mapping[tuple[str, ...], Made], name: str) -> Made:
+    """The step that interpolates two lineages' weights at every share."""
+    merge = planner.study.merges[name]
+    of = [made[one] for one in merge.of]
+    first, second = (one.checkpoint for one in of)
+    settings = MergeSettings(stage=name, of=(first.id, second.id), shares=merge.shares)
+    trained = dict.fromkeys(goal for one in (first, second) for stage in one.stages for goal in stage.objectives)
+    told = StageRecord(name=name, method=MERGE, objectives=tuple(trained), steps=0, pairs=0)
+    lineages = [list(one.lineage) for one in (first, second)]
+    kept = {
+        share: ([replace(told, settings={"share": share, "of": lineages})], {"share": share}) for share in merge.shares
+    }
+    inputs, size = [one.step for one in of], len(merge.shares)
+    # Its parent is, of the two, the one that a merge with a small share is next to.
+    return planner.add_training(replicate, name, inputs, settings, size=size, parent=first, kept=kept, verb="merge")[0]

@@ -39,9 +39,6 @@ PACKAGES = {
     "remote": ("inspect_ai",),
     "vllm": ("vllm",),
 }
-EXTRAS = {name: pip_install("remote" if name == "remote" else "train") for name in PACKAGES} | {
-    "vllm": "pip install vllm"
-}
 
 
 def look_around(study: Study) -> tuple[list[str], list[str]]:
@@ -93,7 +90,8 @@ def _find_problems(study: Study, doubts: list[str]) -> Iterator[str]:
         needs.add("adapter")
     for need in PACKAGES:
         if need in needs and (missing := _missing(need)):
-            yield f"packages {', '.join(missing)} are missing: {EXTRAS[need]}"
+            remedy = pip_install("remote" if need == "remote" else "train") if need != "vllm" else "pip install vllm"
+            yield f"packages {', '.join(missing)} are missing: {remedy}"
     source = study.pairs.source
     if study.study.lineages and source not in ("base", "parent") and not (Path(source) / DATABASE).is_file():
         yield f"pairs.source is {source!r}, and no run is there; make it with `holdfast import` or `holdfast run`"

@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from holdfast.records.errors import HoldfastError, StepError
-from holdfast.runs.methods.merges import MergeSettings, merge
 from holdfast.runs.plan.settings import (
     BringSettings,
     JudgeSettings,
+    MergeSettings,
     OpenSettings,
     PairSettings,
     RandomSettings,
@@ -72,7 +72,7 @@ def _train(step: Step, settings: TrainSettings, store: Store, emit: Emit) -> Fin
             case RandomSettings():
                 return bases.make_base(step, settings, store, scratch)
             case MergeSettings():
-                return merge(step, settings, store, scratch)
+                return bases.merge(step, settings, store, scratch)
         return _train_stage(step, settings, store, scratch, emit)
 
 

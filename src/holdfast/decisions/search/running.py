@@ -19,10 +19,9 @@ from holdfast.records import Outcome
 from holdfast.records.errors import StudyError
 from holdfast.runs.build import build
 from holdfast.runs.execution import execute
-from holdfast.runs.forks import fork_run
 from holdfast.runs.plan.step import Plan
 from holdfast.runs.readiness import look_around
-from holdfast.runs.run import Run, prepare
+from holdfast.runs.run import Run, fork_run, prepare
 from holdfast.store import DATABASE, Store
 from holdfast.store.places import ENDPOINTS_KEY, STUDY_KEY
 from holdfast.study.study import Study, changed_keys

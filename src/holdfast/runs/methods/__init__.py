@@ -1,4 +1,4 @@
-"""The ways to make checkpoints of others: stages by their methods, a folder each, and merges.
+"""The ways to make checkpoints of others: stages by their methods, a folder each.
 
 What a stage method of another package needs stands here too.
 """

@@ -16,7 +16,7 @@ from holdfast.rollout.episode import Limits
 from holdfast.store.tables import ScoreTable
 from holdfast.study.kinds import kind_of
 from holdfast.study.sections import JudgeSection, JudgeTable, ModelSection, PairSection, SuiteTable
-from holdfast.study.stages import StageTable
+from holdfast.study.stages import MERGE, StageTable
 from holdfast.study.users import PRACTICE, ApprovalSection
 from holdfast.suites.approval.scenarios import SCENARIOS_VERSION
 from holdfast.training.pairs import PairSelection, build_pairs
@@ -338,3 +338,14 @@ class StageSettings(TrainSettings):
     method_version: int | str | None = None
     calls: Calls | None = None
     agent: SpeakerModel | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeSettings(TrainSettings):
+    """Weights between two checkpoints at every share of the second."""
+
+    unit = "merges"
+    method: str = MERGE
+    stage: str
+    of: tuple[str, str]
+    shares: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""Train steps of bases: taught, made with random weights, or opened where they are."""
+"""Train steps beside the stages: bases (taught, made with random weights, or opened where they are), and merges."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from holdfast.models.entries import ModelEntry
-from holdfast.runs.plan.settings import RandomSettings, TeachSettings
+from holdfast.runs.plan.settings import MergeSettings, RandomSettings, TeachSettings
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Emit, Finished, beat
-from holdfast.runs.steps.reading import cases_of
+from holdfast.runs.steps.reading import cases_of, weights_of
 from holdfast.store import Store, weights
 
 
@@ -106,3 +106,16 @@ def teach_base(step: Step, settings: TeachSettings, scratch: Path, emit: Emit) -
         "mean_episode_tokens": float(np.mean([len(item.ids) for item in encoded])),
     }
     return Finished(result=summary, checkpoints=((checkpoint, directory),))
+
+
+def merge(step: Step, settings: MergeSettings, store: Store, scratch: Path) -> Finished:
+    """A checkpoint between two others for every share; nothing is trained."""
+    from holdfast.training.policy.merging import merge_checkpoints
+
+    weights.clear_scratch(scratch)
+    of = [weights_of(store, name) for name in settings.of]
+    made = [
+        (checkpoint, merge_checkpoints(of[0], of[1], share, scratch / f"share-{number}"))
+        for number, (checkpoint, share) in enumerate(zip(step.checkpoints, settings.shares, strict=True))
+    ]
+    return Finished(result={"merged": len(made)}, checkpoints=tuple(made))
