@@ -96,19 +96,15 @@ def _check_names(study: Tables) -> None:
             " evaluate it as it is",
         )
     for name, one in study.models.items():
-        require(
-            one.kind in ("tiny", "random") or bool(one.name),
-            f"models.{name}.name is missing; give the model's name, repository or directory",
-        )
+        named = one.kind in ("tiny", "random") or bool(one.name)
+        require(named, f"models.{name}.name is missing; give the model's name, repository or directory")
         require(
             one.kind != "random" or one.hidden % (2 * one.heads) == 0 == one.heads % one.key_value_heads,
             f"models.{name}: hidden {one.hidden}, heads {one.heads} and key_value_heads {one.key_value_heads} do"
             " not divide; give a multiple of twice the heads, and heads that are a multiple of key_value_heads",
         )
-    require(
-        model.hidden % (2 * model.heads) == 0,
-        f"model.hidden is {model.hidden} for {model.heads} heads; give a multiple of {2 * model.heads}",
-    )
+    divides = model.hidden % (2 * model.heads) == 0
+    require(divides, f"model.hidden is {model.hidden} for {model.heads} heads; give a multiple of {2 * model.heads}")
     _require_distinct(model.bases, "model.bases")
     _require_distinct(model.base_seeds, "model.base_seeds")
 
@@ -141,9 +137,9 @@ def _check_endpoints(study: Tables) -> None:
 def _check_judge(name: str, judge: JudgeSection | JudgeTable) -> None:
     """A judge has what its kind judges with, and nothing of another kind."""
     kind = kind_of(judge)
+    permitted = not kind.users or judge.kind in JUDGES.shipped
     require(
-        not kind.users or judge.kind in JUDGES.shipped,
-        f"judges.{name}.kind is {judge.kind!r}, which rates users; only kinds that ship do, take another",
+        permitted, f"judges.{name}.kind is {judge.kind!r}, which rates users; only kinds that ship do, take another"
     )
     for key in ("rules", "model"):
         given = getattr(judge, key, None) is not None
@@ -160,9 +156,9 @@ def _check_judge(name: str, judge: JudgeSection | JudgeTable) -> None:
 
 def _check_world(study: Tables) -> None:
     suite, world = study.suite, study.suite.world
+    trainable = not (isinstance(suite, SuiteSection) and suite.split == "none") or not study.study.lineages
     require(
-        not (isinstance(suite, SuiteSection) and suite.split == "none") or not study.study.lineages,
-        'suite.split is "none", which leaves no case to train on; remove study.lineages or split the cases',
+        trainable, 'suite.split is "none", which leaves no case to train on; remove study.lineages or split the cases'
     )
     emulated = world.kind == "emulated"
     require(
@@ -295,14 +291,10 @@ def _check_balance(study: Tables, place: str, stage: StageSection) -> None:
             f"{place}.balance samples from the policy in this process, and {base!r} is of kind 'vllm'; give it kind"
             " 'local'",
         )
-    require(
-        stage.devices == 1,
-        f"{place}.balance measures the policy of one process, and devices is {stage.devices}; set it to 1",
-    )
-    require(
-        balance.initial <= balance.most,
-        f"{place}.balance.initial is {balance.initial}, above most, {balance.most}; lower it",
-    )
+    alone = stage.devices == 1
+    require(alone, f"{place}.balance measures the policy of one process, and devices is {stage.devices}; set it to 1")
+    bounded = balance.initial <= balance.most
+    require(bounded, f"{place}.balance.initial is {balance.initial}, above most, {balance.most}; lower it")
 
 
 def _check_axes(study: Tables) -> None:
@@ -397,25 +389,17 @@ def _check_reward_stage(study: Tables, name: str, stage: RewardSection) -> None:
         stage.method not in ("best_sft", "best_dpo") or not stage.on_policy,
         f"{place}.rollouts is 'policy', but method {stage.method!r} learns from stored ones; give 'start' or 'source'",
     )
-    require(
-        (stage.source is not None) == (stage.rollouts == "source"),
-        f"{place}.source goes with rollouts = 'source' alone, found {stage.rollouts!r}",
-    )
-    require(
-        stage.lag == 0 or stage.on_policy,
-        f"{place}.lag is {stage.lag}, but its rollouts are stored ones, which have no lag; remove it",
-    )
-    require(
-        study.rollouts.temperature > 0,
-        f"rollouts.temperature is 0; give more, so that {place} has rollouts that differ",
-    )
+    sourced = (stage.source is not None) == (stage.rollouts == "source")
+    require(sourced, f"{place}.source goes with rollouts = 'source' alone, found {stage.rollouts!r}")
+    permitted = stage.lag == 0 or stage.on_policy
+    require(permitted, f"{place}.lag is {stage.lag}, but its rollouts are stored ones, which have no lag; remove it")
+    differ = study.rollouts.temperature > 0
+    require(differ, f"rollouts.temperature is 0; give more, so that {place} has rollouts that differ")
     if stage.on_policy:
         _check_samplers(study, name, stage)
     needs_rules = stage.reward in ("success", "mixture")
-    require(
-        not needs_rules or any(study.judges[one].kind == RULES for one in study.raters),
-        f'{place}.reward is {stage.reward!r}, which rules tell; add a judge of kind "approval"',
-    )
+    answered = not needs_rules or any(study.judges[one].kind == RULES for one in study.raters)
+    require(answered, f'{place}.reward is {stage.reward!r}, which rules tell; add a judge of kind "approval"')
     if stage.source is not None:
         require_known(stage.source.base, study.model.bases, f"{place}.source.base is", "model.bases")
         for one in stage.source.lineage:
@@ -435,10 +419,8 @@ def _check_inert(place: str, stage: RewardSection) -> None:
     for key in INERT.get(stage.method, ()):
         unset = getattr(stage, key) == defaults[key]
         require(unset, f"{place}.{key} has no effect on method {stage.method!r}; remove it")
-    require(
-        stage.importance or not stage.on_policy or stage.lag > 0,
-        f"{place}.importance has no effect on rollouts of the present weights; remove it",
-    )
+    useful = stage.importance or not stage.on_policy or stage.lag > 0
+    require(useful, f"{place}.importance has no effect on rollouts of the present weights; remove it")
     require(
         stage.weight == defaults["weight"] or stage.reward in ("mixture", "penalized"),
         f"{place}.weight has no effect on reward {stage.reward!r}; remove it, or take 'mixture' or 'penalized'",
@@ -506,10 +488,8 @@ def _check_only(study: Tables) -> None:
     for base, lineages in study.study.only.items():
         require_known(base, study.model.bases, "study.only has", "model.bases")
         for lineage in lineages:
-            require(
-                lineage in study.study.lineages,
-                f"study.only.{base} has {list(lineage)}, which is none of study.lineages; add it there",
-            )
+            known = lineage in study.study.lineages
+            require(known, f"study.only.{base} has {list(lineage)}, which is none of study.lineages; add it there")
     require(
         not (study.study.only and study.merges),
         "study.only and [merges.…] do not go together: a merge is of lineages on every base; remove one of them",
