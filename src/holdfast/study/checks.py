@@ -137,10 +137,8 @@ def _check_endpoints(study: Tables) -> None:
 def _check_judge(name: str, judge: JudgeSection | JudgeTable) -> None:
     """A judge has what its kind judges with, and nothing of another kind."""
     kind = kind_of(judge)
-    permitted = not kind.users or judge.kind in JUDGES.shipped
-    require(
-        permitted, f"judges.{name}.kind is {judge.kind!r}, which rates users; only kinds that ship do, take another"
-    )
+    ours = not kind.users or judge.kind in JUDGES.shipped
+    require(ours, f"judges.{name}.kind is {judge.kind!r}, which rates users; only kinds that ship do, take another")
     for key in ("rules", "model"):
         given = getattr(judge, key, None) is not None
         require(given or key != kind.needs, f"judges.{name}.{key} is missing, which kind {judge.kind!r} judges by")
