@@ -190,15 +190,13 @@ def execute(
 
     ``budget`` bounds calls to remote models: ``max_calls``, ``max_cost``. Errors: StepError naming the first.
     """
-    known = store.log.steps()
     wanted = [
         replace(step, means=replace(step.means, budget=dict(budget or {})))
         for step in plan.steps
         if step.kind != "analyze"
     ]
-    done = {
-        step.fingerprint for step in wanted if step.fingerprint in known and known[step.fingerprint].status == "done"
-    }
+    finished = {name for name, status in store.log.steps().items() if status.status == "done"}
+    done = finished & {step.fingerprint for step in wanted}
     waiting = [step for step in wanted if step.fingerprint not in done]
     if not waiting:
         return
