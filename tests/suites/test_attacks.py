@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from builders.chat_samples import STYLES, write_style
 from builders.sample_studies import four_lineages
@@ -211,7 +210,7 @@ def test_a_field_of_a_result_is_not_overwritten(toolemu: list[Case]) -> None:
     outcome = {"exception": None, "result": {"note": "own"}, "reasoning": "", "state_notes": ""}
 
     def heard(case: Case) -> Any:
-        session = EmulatedWorld().start(case, np.random.default_rng(0), (0,))
+        session = EmulatedWorld().start(case)
         return json.loads(session._note(call, outcome).text)
 
     state = {name: value for name, value in toolemu[0].state.items() if name != "planted"}
