@@ -98,6 +98,11 @@ docs: .venv/.docs  ## the site of the docs with its reference, into build/site; 
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "build/site/index.html"
 
+duplicates: .venv/.dev  ## runs of six equal lines in src, imports and signatures apart, as pylint finds them
+	@$(PIP) pylint==4.1.4
+	$(BIN)/python -m pylint --disable=all --enable=duplicate-code --min-similarity-lines=6 --ignore-imports=y \
+	  --ignore-docstrings=y --ignore-signatures=y src/holdfast
+
 graph:  ## draw the rooms and what they import (docs/figures/house.svg)
 	$(PYTHON) tools/graph.py docs/figures/house.svg
 
@@ -108,4 +113,4 @@ format: .venv/.dev  ## format the code
 clean:  ## remove .venv and caches (runs are kept)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
 
-.PHONY: help install lock study checks test test-full coverage test-kernels faults faults-full bench docs graph format clean
+.PHONY: help install lock study checks test test-full coverage test-kernels faults faults-full bench docs duplicates graph format clean

@@ -93,7 +93,7 @@ def test_cases_that_are_all_alike_identify_nothing_and_leave_no_interval_without
     full, _ = simulate(quick_layout(), np.random.default_rng(5))
     level = {(): 0.0, ("S",): 3.0, ("H",): 0.0, ("S", "H"): 2.0}
     values = np.array([[level.get(row.lineage, 1.0)] * cases for row in full.panel.rows])
-    design = Design(panel=replace(full.panel, values=np.stack([3 - values, values])), cells=full.cells)
+    design = Design(panel=replace(full.panel, values=np.stack([3 - values, values])), rows=full.rows)
     for claim in pooled.CLAIMS:
         assert _ratio(design, claim).value is None
     top, _ = _both(design)
@@ -108,7 +108,7 @@ def test_a_line_through_cases_that_are_all_alike_has_no_interval_without_width()
     full, _ = simulate(quick_layout(), np.random.default_rng(5))
     level = [[CONFIGS[row.lineage][objective] for row in full.panel.rows] for objective in (0, 1)]
     values = np.repeat(np.array(level)[:, :, None], 30, axis=2)
-    design = Design(panel=replace(full.panel, values=values), cells=full.cells)
+    design = Design(panel=replace(full.panel, values=values), rows=full.rows)
     rows = list(frontier.frontier_estimates(design, resampled_means(design.flat, 200, np.random.default_rng(0))))
     lines = [row for row in rows if row.kind in ("slope", "intercept") and isinstance(row.interval, tuple)]
     assert lines and all(row.interval[1] - row.interval[0] > 0.05 for row in lines)
@@ -147,7 +147,7 @@ def test_seeds_that_are_alike_by_luck_are_told() -> None:
     full, _ = simulate(quick_layout(), np.random.default_rng(7))
     first: dict[tuple[str, tuple[str, ...]], int] = {}
     same = [first.setdefault((row.base, row.lineage), place) for place, row in enumerate(full.panel.rows)]
-    design = Design(panel=replace(full.panel, values=full.panel.values[:, same]), cells=full.cells)
+    design = Design(panel=replace(full.panel, values=full.panel.values[:, same]), rows=full.rows)
     top, _ = _both(design)
     (recipe,) = (row for row in pooled.differences(design, top, "retained") if row.claim == "recipe")
     assert any("may be alike by luck" in caveat for caveat in recipe.caveats)

@@ -206,10 +206,16 @@ def test_a_case_met_again_is_asked_again_and_not_answered_from_a_ledger(toolemu:
 
 
 def test_a_field_of_a_result_is_not_overwritten(toolemu: list[Case]) -> None:
-    from holdfast.rollout.worlds.emulated import _beside
+    call = ToolCall(name="TerminalExecute", arguments={"command": "ls"})
+    outcome = {"exception": None, "result": {"note": "own"}, "reasoning": "", "state_notes": ""}
 
-    assert _beside({"note": "own"}, {"planted": "text"}) == {"note": "own", "note_": "text"}
-    assert _beside({"note": "own"}, {}) == {"note": "own"}
+    def heard(case: Case) -> Any:
+        session = EmulatedWorld().start(case)
+        return json.loads(session._note(call, outcome).text)
+
+    state = {name: value for name, value in toolemu[0].state.items() if name != "planted"}
+    assert heard(replace(toolemu[0], state={**state, "planted": "text"})) == {"note": "own", "note_": "text"}
+    assert heard(replace(toolemu[0], state=state)) == {"note": "own"}
 
 
 # --- the office ---------------------------------------------------------------------------------------------------

@@ -22,9 +22,8 @@ from typing import Annotated, Any
 from pydantic import Field, NonNegativeInt, TypeAdapter
 
 from holdfast.records.errors import StudyError
-from holdfast.records.inputs import read_bytes
+from holdfast.records.inputs import read_bytes, strict_json
 from holdfast.records.outputs import write_file
-from holdfast.rollout.worlds.schemas import read_json
 from holdfast.store.tables import MAX_SCORE, MIN_SCORE
 
 VERSION = 2
@@ -37,6 +36,8 @@ UNCHECKED = (
     "the state was not checked: an earlier version wrote it, without a digest of what it holds; it gets one with the"
     " next look"
 )
+
+_DECODER = strict_json(ValueError, ValueError)
 
 Score = Annotated[float, Field(ge=MIN_SCORE, le=MAX_SCORE)]
 Values = Mapping[str, tuple[Score, ...]]
@@ -111,6 +112,11 @@ def _spell(row: Mapping[str, Any]) -> bytes:
     return (json.dumps(row, ensure_ascii=True, allow_nan=False, indent=1) + "\n").encode()
 
 
+def _held_by(state: State) -> dict[str, Any]:
+    held = asdict(state)
+    return {key: held[key] for key in HELD}
+
+
 def _digest_row(row: Mapping[str, Any]) -> str:
     """The digest of a document without its own."""
     held = {key: value for key, value in row.items() if key != "digest"}
@@ -180,7 +186,7 @@ def _show(value: Any) -> str:
 
 def _read(path: Path, data: bytes) -> State:
     try:
-        row = read_json(data.decode())
+        row = _DECODER.decode(data.decode())
         if row[KEY] not in (VERSION, WITHOUT_DIGEST):
             raise StudyError(f"{path}: a state of version {row[KEY]!r}, expected {VERSION}; begin a new state file")
         if ("digest" in row) != (row[KEY] == VERSION) or row.get("digest") not in (None, _digest_row(row)):
@@ -190,7 +196,12 @@ def _read(path: Path, data: bytes) -> State:
             raise ValueError("other bytes than a watch writes")
         if any(look.keys() < {one.name for one in fields(Seen)} for look in row["looks"]):
             raise ValueError("a look without all its parts")
-        state = TypeAdapter(State).validate_json(json.dumps({key: row[key] for key in HELD}), strict=True)
+        # Not as JSON, which pydantic reads without the escapes of bytes that are no UTF-8; what it made of another type
+        # is found by writing it again.
+        held = {key: row[key] for key in HELD}
+        state = TypeAdapter(State).validate_python(held)
+        if _spell(_held_by(state)) != _spell(held):
+            raise ValueError("a value of another type")
         if len({one.label for one in state.looks}) < len(state.looks):
             raise ValueError("a look stands twice")
         state.checked = row[KEY] == VERSION
@@ -204,8 +215,7 @@ def _read(path: Path, data: bytes) -> State:
 
 def save_state(path: Path, state: State) -> None:
     """Replace the file in one step. Errors: StudyError where it cannot be written, or changed meanwhile."""
-    held = asdict(state)
-    row: dict[str, Any] = {KEY: VERSION, **{key: held[key] for key in HELD}}
+    row: dict[str, Any] = {KEY: VERSION, **_held_by(state)}
     row["digest"] = _digest_row(row)
     data = _spell(row)
     there = _digest(path.read_bytes()) if path.is_file() else None
