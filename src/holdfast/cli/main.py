@@ -325,15 +325,12 @@ def _judge(options: argparse.Namespace) -> str:
     )
 
 
-def _gate(options: argparse.Namespace) -> tuple[str, int]:
-    from holdfast.cli.gate import carry_out
-
-    return carry_out(options)
-
-
-def _watch(options: argparse.Namespace) -> tuple[str, int]:
-    from holdfast.cli.watch import carry_out
-
+def _decide(options: argparse.Namespace) -> tuple[str, int]:
+    """``gate`` and ``watch``."""
+    if options.command == "gate":
+        from holdfast.cli.gate import carry_out
+    else:
+        from holdfast.cli.watch import carry_out
     return carry_out(options)
 
 
@@ -347,8 +344,8 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], str | tuple[str, int]]] = 
     "judge": _judge,
     "pairs": _pairs,
     "analyze": _analyze,
-    "gate": _gate,
-    "watch": _watch,
+    "gate": _decide,
+    "watch": _decide,
     "show": _show,
     "report": _report,
     "export": _export,

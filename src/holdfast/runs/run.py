@@ -314,10 +314,6 @@ def run(
 
 # --- a new run from an old one: what a changed study can still use is copied, the rest is left behind -------------
 
-_WANTED = (
-    *("wanted (fingerprint TEXT PRIMARY KEY)", "wanted_brought (fingerprint TEXT PRIMARY KEY)"),
-    *("wanted_checkpoints (id TEXT PRIMARY KEY)", "wanted_scores (step TEXT, judge TEXT, PRIMARY KEY (step, judge))"),
-)
 # What a step made goes with it; what nothing refers to any more goes last.
 _PRUNE = """
 DELETE FROM meta WHERE key = 'study';
@@ -364,20 +360,21 @@ def fork_run(source: Path, target: Path, plan: Plan) -> None:
 
 def _prune(db: sqlite3.Connection, source: Path, plan: Plan) -> None:
     """Take out what a plan has no use for, inside the transaction of a copy."""
-    for table in _WANTED:
-        db.execute(f"CREATE TEMP TABLE {table}")
-    db.executemany("INSERT INTO wanted VALUES (?)", [(step.fingerprint,) for step in plan.steps])
-    brought = [(step.fingerprint,) for step in plan.steps if step.kind == "bring"]
-    db.executemany("INSERT INTO wanted_brought VALUES (?)", brought)
     begun = {row[0] for row in db.execute("SELECT fingerprint FROM main.steps")}
     judged = [
         (step.inputs[0], step.settings.judge)
         for step in plan.steps
         if isinstance(step.settings, JudgeSettings) and step.fingerprint in begun
     ]
+    db.execute("CREATE TEMP TABLE wanted_scores (step TEXT, judge TEXT, PRIMARY KEY (step, judge))")
     db.executemany("INSERT INTO wanted_scores VALUES (?, ?)", judged)
-    made = {checkpoint.id for step in plan.steps for checkpoint in step.checkpoints}
-    db.executemany("INSERT INTO wanted_checkpoints VALUES (?)", [(name,) for name in made])
+    for table, key, names in (
+        ("wanted", "fingerprint", {step.fingerprint for step in plan.steps}),
+        ("wanted_brought", "fingerprint", {step.fingerprint for step in plan.steps if step.kind == "bring"}),
+        ("wanted_checkpoints", "id", {checkpoint.id for step in plan.steps for checkpoint in step.checkpoints}),
+    ):
+        db.execute(f"CREATE TEMP TABLE {table} ({key} TEXT PRIMARY KEY)")
+        db.executemany(f"INSERT INTO {table} VALUES (?)", [(name,) for name in names])
     for statement in _PRUNE.split(";"):
         db.execute(statement)
     db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (FORKED_KEY, str(source.absolute())))

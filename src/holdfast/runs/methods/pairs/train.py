@@ -48,9 +48,11 @@ def train_stage(step: Step, settings: PairStageSettings, store: Store, scratch: 
     both = [*pairs, *(second.pairs if second is not None else ())]
     every = _encode_pairs(store, load_chat(start, settings.calls or "auto"), both)
     kept, stage = fit_stage(pairs, every, settings.section)
+    fitting = list(kept)
     if second is not None:
         second = replace(second, pairs=fit_stage(second.pairs, every, stage)[0])
-    used = {name for pair in (*kept, *(second.pairs if second else ())) for name in (pair.chosen, pair.rejected)}
+        fitting += second.pairs
+    used = {name for pair in fitting for name in (pair.chosen, pair.rejected)}
     encoded = {name: item for name, item in every.items() if name in used}
     reference = _read_reference(store, referred, start, encoded, stage)
     doses = [dose * stage.steps for dose in settings.doses]
@@ -76,7 +78,7 @@ def train_stage(step: Step, settings: PairStageSettings, store: Store, scratch: 
     if balance is not None:
         summary["balance"] = list(results[-1].readings)
     if stage.max_length is not None:
-        summary["too_long"] = len(both) - len(kept) - len(second.pairs if second else ())
+        summary["too_long"] = len(both) - len(fitting)
     return Finished(result=summary, checkpoints=tuple(made), logs={"": scratch / LOOP / LOG})
 
 
