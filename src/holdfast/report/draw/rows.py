@@ -128,11 +128,10 @@ def _draw_interval(canvas: Canvas, mark: Mark, x: Scale, y: float) -> None:
     interval = mark.estimate.interval
     if interval is None:
         return
-    unbounded = isinstance(interval, Unbounded)
-    ends = (-math.inf, math.inf) if isinstance(interval, Unbounded) else interval
+    ends, dash = ((-math.inf, math.inf), "2 5") if isinstance(interval, Unbounded) else (interval, None)
     look: dict[str, Attribute] = {**stroke_of(mark.series), "stroke_width": 2.2}
     low, high = (x(min(max(end, x.low), x.high)) for end in ends)
-    canvas.add("line", x1=low, y1=y, x2=high, y2=y, stroke_dasharray="2 5" if unbounded else None, **look)
+    canvas.add("line", x1=low, y1=y, x2=high, y2=y, stroke_dasharray=dash, **look)
     for end, edge, sign in ((ends[0], x.start, 1), (ends[1], x.end, -1)):
         if x.low <= end <= x.high:
             canvas.add("line", x1=x(end), y1=y - 4, x2=x(end), y2=y + 4, **look)

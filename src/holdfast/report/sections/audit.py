@@ -109,19 +109,15 @@ def _with_fit_counts(means: Sequence[Estimate]) -> list[Estimate]:
     return found
 
 
-def _audit_rates(audit: Sequence[Estimate]) -> list[Estimate]:
-    """The rates of the most frequent findings at the most pooled level, over test evaluations where they are told."""
-    rates = most_pooled(one for one in audit if is_rate(one) and one.objective is None and one.value)
-    unit = list(dict.fromkeys(one.unit for one in rates))[-1:]
-    rates = [one for one in rates if one.unit in unit]
-    kinds = frequent_kinds(rates, AUDIT_COLUMNS)
-    return sorted((one for one in rates if one.kind in kinds), key=lambda one: kinds.index(one.kind))
-
-
 def audit_text(shown: Shown, width: int) -> str | None:
-    """The rates of the most frequent findings, main lineages first."""
-    rates = order_controls(_audit_rates(shown.analysis.audit), find_controls(shown.analysis))
+    """The rates of the most frequent findings, over test evaluations where they are told; main lineages first."""
+    rates = most_pooled(one for one in shown.analysis.audit if is_rate(one) and one.objective is None and one.value)
     if not rates:
         return None
+    unit = list(dict.fromkeys(one.unit for one in rates))[-1]
+    rates = [one for one in rates if one.unit == unit]
+    kinds = frequent_kinds(rates, AUDIT_COLUMNS)
+    rates = sorted((one for one in rates if one.kind in kinds), key=lambda one: kinds.index(one.kind))
+    rates = order_controls(rates, find_controls(shown.analysis))
     table = pivot((replace(one, unit=None) for one in rates), "Audit", shown.colors)
-    return f"Audit ({rates[0].unit or 'all trajectories'})\n" + table_text(table, width)
+    return f"Audit ({unit or 'all trajectories'})\n" + table_text(table, width)

@@ -107,31 +107,22 @@ def draw_heat_map(taxonomy: Taxonomy, stages: Sequence[Stage], *, narrow: bool =
     canvas = Canvas(width=width, height=bands * band, title="harm and over-refusal by dimension and stage")
     for number, stage in enumerate(stages):
         left, top = first + number % across * (2 * HALF + GAP), number // across * band
-        _draw_head(canvas, stage, left, top, top + head)
+        canvas.text(left + HALF, top + 16, name_lineage(stage.lineage), anchor="middle", size=13, font_weight="650")
+        if stage.small:
+            canvas.text(left + HALF, top + 31, stage.small[:24], anchor="middle", soft=True, size=10)
+        for half, words in enumerate(("harm", "refused")):
+            canvas.text(left + (half + 0.5) * HALF, top + head - 8, words, anchor="middle", soft=True, size=11)
         for place, row in enumerate(taxonomy.rows):
             y = top + head + place * HEIGHT
-            if number % across == 0:
-                _draw_name(canvas, row, y, new=place == 0 or taxonomy.rows[place - 1][0] != row[0], width=width)
+            if number % across == 0:  # names stand left of every band, a dimension's once
+                new = place == 0 or taxonomy.rows[place - 1][0] != row[0]
+                if new:
+                    canvas.rule(0, y - 1, width, y - 1)
+                    canvas.text(4, y + 17, row[0].replace("_", " "), size=12, font_weight="650")
+                canvas.text(4, y + (32 if new else 24), " · ".join(filter(None, row[1:])), soft=True, size=11)
             for half, (kind, series) in enumerate((("harm_rate", HARM), ("over_refusal", REFUSAL))):
                 _draw_cell(canvas, taxonomy.get(kind, row, stage), left + half * HALF, y, series)
     return canvas.render()
-
-
-def _draw_head(canvas: Canvas, stage: Stage, left: float, top: float, bottom: float) -> None:
-    middle = left + HALF
-    canvas.text(middle, top + 16, name_lineage(stage.lineage), anchor="middle", size=13, font_weight="650")
-    if stage.small:
-        canvas.text(middle, top + 31, stage.small[:24], anchor="middle", soft=True, size=10)
-    for half, words in enumerate(("harm", "refused")):
-        canvas.text(left + (half + 0.5) * HALF, bottom - 8, words, anchor="middle", soft=True, size=11)
-
-
-def _draw_name(canvas: Canvas, row: Row, y: float, *, new: bool, width: float) -> None:
-    if new:
-        canvas.rule(0, y - 1, width, y - 1)
-        canvas.text(4, y + 17, row[0].replace("_", " "), size=12, font_weight="650")
-    words = " · ".join(filter(None, row[1:]))
-    canvas.text(4, y + (32 if new else 24), words, soft=True, size=11)
 
 
 def _draw_cell(canvas: Canvas, cell: Estimate | None, x: float, y: float, series: int) -> None:
