@@ -19,12 +19,12 @@ from builders.report_samples import make_shown, unpack_json
 from holdfast.records import Analysis, Checkpoint, Estimate, StageRecord, Unbounded
 from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.report import write_report
-from holdfast.report.draw.charts import draw_audit, draw_dose
+from holdfast.report.draw.curves import draw_dose
 from holdfast.report.draw.figures import draw_frontier, order_lineages
 from holdfast.report.draw.pdf import convert_figure
-from holdfast.report.draw.rows import draw_forest
+from holdfast.report.draw.rows import draw_audit, draw_forest
 from holdfast.report.page.shards import MESSAGE_CHARACTERS
-from holdfast.report.sections.health import health_section
+from holdfast.report.sections.audit import health_section
 from holdfast.report.sections.persistence import persistence_section
 from holdfast.report.sections.summary import describe_alert, describe_persistence, make_headlines, summarise
 from holdfast.report.words.labels import describe_names, names_html

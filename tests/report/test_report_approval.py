@@ -32,21 +32,32 @@ from holdfast.records import (
 from holdfast.report import write_report
 from holdfast.report.draw.curves import Line, Panel, average_seeds, draw_panels, make_line
 from holdfast.report.draw.figures import order_lineages
-from holdfast.report.page.cases import USER_CASES, case_title, write_cases
+from holdfast.report.page.shards import USER_CASES, case_title, write_cases
 from holdfast.report.page.terminal import render_results
 from holdfast.report.sections.approval.examples import Users, examples_html, read_users
-from holdfast.report.sections.approval.section import approval_section, draw_gaps, path_panels, trace_path
-from holdfast.report.sections.approval.setup import describe_arms, make_setup, order_bases, parse_size
+from holdfast.report.sections.approval.section import (
+    allows_gap,
+    approval_block,
+    approval_section,
+    describe_approval,
+    draw_gaps,
+    path_panels,
+    trace_path,
+    void_notes,
+)
 from holdfast.report.sections.approval.tables import (
+    describe_arms,
     gap_table,
     keep_judge,
     level_table,
+    make_setup,
+    order_bases,
     order_ladder,
+    parse_size,
     pick_last,
     pick_rows,
 )
-from holdfast.report.sections.approval.words import allows_gap, approval_block, describe_approval, void_notes
-from holdfast.report.sections.limits import limits_section
+from holdfast.report.sections.chance import limits_section
 from holdfast.report.sections.table import make_sections
 from holdfast.report.words.labels import format_result, name_kind
 from holdfast.report.words.layout import Section
@@ -376,7 +387,7 @@ def test_numbers_that_are_missing_are_dashes() -> None:
 
 
 def test_gaps_stand_from_small_to_large_bases_with_the_published_bias() -> None:
-    rows = texts(gap_table(ANALYSIS.exploitation, COLORS, make_setup(ANALYSIS, checkpoints(), TOGGLES)))
+    rows = texts(gap_table(ANALYSIS.exploitation, make_setup(ANALYSIS, checkpoints(), TOGGLES, COLORS)))
     split = [one for one in rows if one[0] == SPLIT and one[2] == "R"]
     assert [one[1] for one in split] == [SMALL, BASE]
     assert split[1][3:] == [
@@ -388,7 +399,7 @@ def test_gaps_stand_from_small_to_large_bases_with_the_published_bias() -> None:
 
 
 def test_what_is_not_reached_is_written_out_and_never_a_number() -> None:
-    table = level_table(ANALYSIS.exploitation, "reward", COLORS, make_setup(ANALYSIS, checkpoints()))
+    table = level_table(ANALYSIS.exploitation, "reward", make_setup(ANALYSIS, checkpoints(), None, COLORS))
     assert table is not None
     gap = table.columns.index("Gap")
     last = next(one for one in texts(table) if one[2] == "D" and one[5] == "8")
@@ -518,8 +529,8 @@ def test_long_curves_are_drawn_as_means_over_windows_and_say_so() -> None:
 
 
 def test_arms_are_drawn_by_gap_against_approval() -> None:
-    setup = make_setup(ANALYSIS, checkpoints(), TOGGLES)
-    panels = path_panels(ANALYSIS, COLORS, setup)
+    setup = make_setup(ANALYSIS, checkpoints(), TOGGLES, COLORS)
+    panels = path_panels(ANALYSIS, setup)
     assert [(one.title, [line.words for line in one.lines]) for one in panels] == [(SPLIT, ["R", "D"])]
     assert panels[0].lines[0].mean == ((5.0, 0.0), (pytest.approx(7.32), pytest.approx(1.6)))
     assert trace_path([one for one in ANALYSIS.curves if one.source == "training"]) == ()

@@ -9,7 +9,7 @@ from builders.pressure_samples import Place, make_checkpoint, write_pressure
 
 from holdfast.analysis.panel import read_panel
 from holdfast.records import Checkpoint
-from holdfast.report.page.cases import BESIDE_CASES, write_cases
+from holdfast.report.page.shards import BESIDE_CASES, write_cases
 from holdfast.rollout.audit import UNFIT
 
 

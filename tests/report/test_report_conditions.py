@@ -22,9 +22,9 @@ from holdfast.analysis.multiplicity import with_families
 from holdfast.records import Analysis, Case, Checkpoint, Estimate, Message, Score
 from holdfast.report import write_report
 from holdfast.report.draw.figures import order_lineages
-from holdfast.report.page.cases import case_title, write_cases
+from holdfast.report.page.shards import case_title, write_cases
 from holdfast.report.page.terminal import render_results
-from holdfast.report.sections.limits import limits_section
+from holdfast.report.sections.chance import limits_section
 from holdfast.report.sections.pressure import (
     describe_pressure,
     describe_shifts,

@@ -1,16 +1,38 @@
-"""Small multiples as SVG text: lines along training or against each other, and gaps by model or setting."""
+"""Lines as SVG text: small multiples along training or against each other, and values against a dose."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
-from holdfast.records import Curve
+from holdfast.records import Curve, Estimate
 from holdfast.records.quantities import Format, quantity_of
-from holdfast.report.draw.svg import PAPER, Attribute, Canvas, Scale, draw_mark, span, stroke_of, write_tick
+from holdfast.report.draw.rows import span_of
+from holdfast.report.draw.svg import (
+    PAPER,
+    SHAPES,
+    Attribute,
+    Canvas,
+    Scale,
+    draw_axes,
+    draw_mark,
+    span,
+    stroke_of,
+    write_tick,
+)
 from holdfast.report.words.inert import cut_line, show_line
-from holdfast.report.words.labels import format_number
+from holdfast.report.words.labels import (
+    Lineage,
+    describe_basis,
+    format_interval,
+    format_number,
+    name_axes,
+    name_kind,
+    name_subject,
+    varying_axes,
+)
 
 Spot = tuple[float, float | None]  # None where nothing was measured: the line is broken there
 MOST_POINTS = 60  # of a line; a longer one is drawn as means over windows of equal length
@@ -18,12 +40,22 @@ MOST_PANELS = 12  # of one figure
 COLUMNS, WIDTH, NARROW_WIDTH = 3, 1000.0, 350.0
 PANEL_HEIGHT, LEFT, RIGHT, TOP, PLOT = 206.0, 46.0, 16.0, 42.0, 128.0
 LETTER, LEGEND_LINE, LEGEND_MARK = 6.6, 20.0, 40.0  # pixels
-TITLE_CHARACTERS = 46
+TITLE_CHARACTERS, NOTE_CHARACTERS = 40, 46
 LABELS: Mapping[str | None, tuple[str, int, str | None, str]] = {
     "gameable": ("gameable user", 2, None, "circle"),
     "other": ("other user", 1, "6 3", "square"),
     None: ("all users", 3, None, "diamond"),
 }
+DOSE_AXES = ("dose", "steps", "kl_parent", "kl_base")
+AXIS_WORDS = {
+    "dose": "dose of the last stage (multiples of the first dose)",
+    "steps": "optimiser steps of the last stage",
+    "kl_parent": "KL to the checkpoint that the stage started from, nats an episode",
+    "kl_base": "KL to the base, nats an episode",
+}
+SET_AXES = ("dose", "steps")  # chosen by the study, so that curves share their values
+DOSE_WIDTH = 860.0  # pixels
+BESIDE = 7.0  # pixels between marks of different curves at one dose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,30 +123,22 @@ def make_line(training: Sequence[Curve], held_out: Sequence[Curve], label: str |
     """
     words, series, dash, shape = LABELS.get(label, (show_line(str(label)), 4, "2 3", "up"))
     source, width = (training, length) if training else (held_out, 1)
-    single = [tuple(_windows(curve, width).values()) for curve in source]
-    line = Line(
-        words=words,
-        series=series,
-        mean=average_seeds(source, width),
-        seeds=tuple(single) if len(single) > 1 else (),
-        marks=average_seeds(held_out),
-        dash=dash,
-        shape=shape,
-    )
-    anything = _present(line.mean) or _present(line.marks) or any(_present(one) for one in line.seeds)
-    return line if anything else None
+    seeds = tuple(tuple(_windows(curve, width).values()) for curve in source) if len(source) > 1 else ()
+    mean, marks = average_seeds(source, width), average_seeds(held_out)
+    if not any(map(_present, (mean, marks, *seeds))):
+        return None
+    return Line(words=words, series=series, mean=mean, seeds=seeds, marks=marks, dash=dash, shape=shape)
 
 
 def _path(spots: Sequence[Spot], x: Scale, y: Scale) -> str:
     """The path through the spots, broken where one is missing."""
-    words, pen = [], "M"
+    path, pen = "", "M"
     for px, py in spots:
         if py is None or not math.isfinite(py):
             pen = "M"
-            continue
-        words.append(f"{pen}{x(px):.1f} {y(py):.1f}")
-        pen = "L"
-    return "".join(words)
+        else:
+            path, pen = f"{path}{pen}{x(px):.1f} {y(py):.1f}", "L"
+    return path
 
 
 def _draw_line(canvas: Canvas, line: Line, x: Scale, y: Scale) -> None:
@@ -148,8 +172,7 @@ def describe_panels(panels: Sequence[Panel], title: str) -> str:
     for panel in panels:
         ends = []
         for line in panel.lines:
-            spots = _present(line.mean) or _present(line.marks)
-            if spots:
+            if spots := _present(line.mean) or _present(line.marks):
                 ends.append(f"{line.words} {format_number(spots[0][1])} to {format_number(spots[-1][1])}")
         named = f"{panel.title} ({panel.note})" if panel.note else panel.title
         told.append(f"{named}: {', '.join(ends) or 'nothing measured'}")
@@ -160,9 +183,8 @@ def _range(panels: Sequence[Panel], axis: int, kind: str) -> tuple[float, float]
     """The range that all panels share, from all they draw; a share's is from 0 to 1."""
     if quantity_of(kind).format is Format.SHARE:
         return -0.02, 1.02
-    spots = [spot for panel in panels for line in panel.lines for one in (line.mean, line.marks, *line.seeds)
-             for spot in _present(one)]  # fmt: skip
-    values = [spot[axis] for spot in spots]
+    lines = [line for panel in panels for line in panel.lines]
+    values = [spot[axis] for line in lines for spot in _present([*line.mean, *line.marks, *chain(*line.seeds)])]
     return span([*values, 0.0] if kind in ("kl", "length", "entropy", "gap", "steps") else values, pad=0.06)
 
 
@@ -174,11 +196,9 @@ def draw_panels(
     ``kind`` and ``x_kind`` say what the axes are of: shares go from 0 to 1, counts from 0. A narrow figure has one
     column. The text alternative says where each line starts and ends.
     """
-    width = NARROW_WIDTH if narrow else WIDTH
-    columns = 1 if narrow else COLUMNS
+    width, columns = (NARROW_WIDTH, 1) if narrow else (WIDTH, COLUMNS)
     column = width / columns
-    entries = {line.words: line for panel in panels for line in panel.lines}
-    legend = _place_legend(entries, width)
+    legend = _place_legend({line.words: line for panel in panels for line in panel.lines}, width)
     top = max((y for _, y, _ in legend), default=0.0) + 14
     rows = math.ceil(len(panels) / columns)
     canvas = Canvas(width=width, height=top + rows * PANEL_HEIGHT + 22, title=describe_panels(panels, title))
@@ -190,22 +210,81 @@ def draw_panels(
     x_range, y_range = _range(panels, 0, x_kind), _range(panels, 1, kind)
     for number, panel in enumerate(panels):
         left, above = column * (number % columns), top + PANEL_HEIGHT * (number // columns)
-        x = Scale(low=x_range[0], high=x_range[1], start=left + LEFT, end=left + column - RIGHT)
-        y = Scale(low=y_range[0], high=y_range[1], start=above + TOP + PLOT, end=above + TOP)
-        _draw_panel(canvas, panel, x, y, (left + 12, above))
+        x = Scale(*x_range, start=left + LEFT, end=left + column - RIGHT)
+        y = Scale(*y_range, start=above + TOP + PLOT, end=above + TOP)
+        head, note = cut_line(panel.title, TITLE_CHARACTERS), cut_line(panel.note, NOTE_CHARACTERS)
+        canvas.text(left + 12, above + 16, head, size=13, font_weight="650", hover=panel.title)
+        canvas.text(left + 12, above + 32, note, soft=True, size=11, hover=panel.note)
+        for tick in x.ticks(4):
+            canvas.rule(x(tick), y.start, x(tick), y.end)
+            canvas.text(x(tick), y.start + 16, write_tick(tick), anchor="middle", soft=True, size=11)
+        for tick in y.ticks(4):
+            canvas.rule(x.start, y(tick), x.end, y(tick), strong=tick == 0)
+            canvas.text(x.start - 6, y(tick) + 4, write_tick(tick), anchor="end", soft=True, size=11)
+        for line in panel.lines:
+            _draw_line(canvas, line, x, y)
     canvas.text(width / 2, canvas.height - 8, x_label, anchor="middle")
     return canvas.render()
 
 
-def _draw_panel(canvas: Canvas, panel: Panel, x: Scale, y: Scale, corner: tuple[float, float]) -> None:
-    left, above = corner
-    canvas.text(left, above + 16, cut_line(panel.title, 40), size=13, font_weight="650", hover=panel.title)
-    canvas.text(left, above + 32, cut_line(panel.note, TITLE_CHARACTERS), soft=True, size=11, hover=panel.note)
-    for tick in x.ticks(4):
-        canvas.rule(x(tick), y.start, x(tick), y.end)
-        canvas.text(x(tick), y.start + 16, write_tick(tick), anchor="middle", soft=True, size=11)
-    for tick in y.ticks(4):
-        canvas.rule(x.start, y(tick), x.end, y(tick), strong=tick == 0)
-        canvas.text(x.start - 6, y(tick) + 4, write_tick(tick), anchor="end", soft=True, size=11)
-    for line in panel.lines:
-        _draw_line(canvas, line, x, y)
+def find_dose_axes(estimates: Sequence[Estimate]) -> list[str]:
+    """Numeric axes that vary over the estimates: doses first, then others by name."""
+    found = []
+    for key, seen in varying_axes(estimates).items():
+        if sum(isinstance(value, int | float) and not isinstance(value, bool) for value in seen) > 1:
+            found.append(key)
+    return sorted(found, key=lambda key: not any(word in key for word in DOSE_AXES))
+
+
+def draw_dose(estimates: Sequence[Estimate], axis: str, colors: Mapping[Lineage, int]) -> str | None:
+    """One quantity against a numeric axis, a curve for each subject, as SVG; None where no curve has two points.
+
+    Curves have the colours of their lineages, and marks of their own.
+    """
+    curves = _curves(estimates, axis)
+    if not curves:
+        return None
+    legend = 18 * len(curves)
+    width, height = DOSE_WIDTH, 380 + legend
+    canvas = Canvas(width=width, height=height, title=f"values against {axis}")
+    everything = list(chain(*curves.values()))
+    doses = [float(one.axes[axis]) for one in everything]
+    x = Scale(*span(doses, pad=0.06), start=70, end=width - 24)
+    y = Scale(*span_of(everything, reach=0.9), start=height - legend - 58, end=14)
+    ticks = sorted(set(doses)) if axis in SET_AXES else None
+    draw_axes(canvas, x, y, AXIS_WORDS.get(axis, axis.replace("_", " ")), name_kind(estimates[0].kind), x_ticks=ticks)
+    for number, (name, curve) in enumerate(curves.items()):
+        beside = BESIDE * (number - (len(curves) - 1) / 2) if axis in SET_AXES else 0.0
+        moved = replace(x, start=x.start + beside, end=x.end + beside)
+        series, shape = colors.get(curve[0].lineage or (), 0), SHAPES[number % len(SHAPES)]
+        _draw_curve(canvas, curve, axis, (moved, y), (series, shape))
+        line = y.start + 64 + 18 * number
+        draw_mark(canvas, shape, (x.start + 6, line - 4), 5, series)
+        canvas.text(x.start + 18, line, name)
+    return canvas.render()
+
+
+def _curves(estimates: Sequence[Estimate], axis: str) -> dict[str, list[Estimate]]:
+    """Estimates that have a value and a dose, by what they are about."""
+    varying = {*DOSE_AXES, axis} if axis in DOSE_AXES else {axis}
+    curves: dict[str, list[Estimate]] = {}
+    known = [one for one in estimates if axis in one.axes and one.value is not None]
+    for one in sorted(known, key=lambda one: float(one.axes[axis])):
+        rest = {key: value for key, value in one.axes.items() if key not in varying}
+        curves.setdefault(name_subject(replace(one, axes=rest, unit=None)), []).append(one)
+    return {words: curve for words, curve in curves.items() if len(curve) > 1}
+
+
+def _draw_curve(
+    canvas: Canvas, curve: Sequence[Estimate], axis: str, scales: tuple[Scale, Scale], look: tuple[int, str]
+) -> None:
+    (x, y), (series, shape) = scales, look
+    places = [(x(float(one.axes[axis])), y(one.value or 0.0)) for one in curve]
+    path = "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in places)
+    canvas.add("path", d=path, fill="none", stroke_width=2, **stroke_of(series))
+    for (px, py), one in zip(places, curve, strict=True):
+        if isinstance(one.interval, tuple):
+            low, high = (y(min(max(end, y.low), y.high)) for end in one.interval)
+            canvas.add("line", x1=px, y1=low, x2=px, y2=high, stroke_width=1.4, opacity=0.7, **stroke_of(series))
+        hover = f"{name_axes(one.axes)}: {format_number(one.value)} {format_interval(one)}\n{describe_basis(one)}"
+        draw_mark(canvas, shape, (px, py), 5, series, hover=hover, stroke=PAPER, stroke_width=1.5)

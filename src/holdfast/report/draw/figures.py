@@ -27,6 +27,7 @@ from holdfast.report.draw.svg import (
     stroke_of,
 )
 from holdfast.report.words.labels import (
+    Lineage,
     format_interval,
     format_number,
     format_percent,
@@ -35,10 +36,10 @@ from holdfast.report.words.labels import (
     name_subject,
 )
 
-Lineage = tuple[str, ...]
 CHI_SQUARE_95 = 5.991  # the 95 % quantile of chi-square with 2 degrees of freedom
 DASHES = (None, "6 4", "2 3", "8 3 2 3")
 CORNERS = 48  # of an ellipse
+WIDTH, HEIGHT = 940.0, 560.0  # pixels
 # The lineages of the published design have the same colour in every report.
 COLORS: Mapping[Lineage, int] = {(): 0, ("S",): 1, ("H",): 2, ("S&H",): 3, ("S", "H"): 4, ("H", "S"): 7}
 
@@ -65,7 +66,7 @@ def order_lineages(analysis: Analysis) -> dict[Lineage, int]:
 
 def _ellipse_path(point: Point, x: Scale, y: Scale) -> str | None:
     """A point's 95 % region as a path in pixels (the two scales differ, so it is drawn point by point)."""
-    if point.covariance is None or not all(math.isfinite(value) for value in point.covariance):
+    if point.covariance is None or not all(map(math.isfinite, point.covariance)):
         return None
     xx, xy, yy = point.covariance
     values, vectors = np.linalg.eigh(np.array([[xx, xy], [xy, yy]]))
@@ -77,8 +78,7 @@ def _ellipse_path(point: Point, x: Scale, y: Scale) -> str | None:
 
 def point_words(point: Point, frontier: Frontier) -> str:
     """What the hover title of a point says."""
-    parts = [name_lineage(point.lineage), point.base, name_axes(point.axes), point.judge]
-    words = " · ".join(part for part in parts if part)
+    words = " · ".join(filter(None, [name_lineage(point.lineage), point.base, name_axes(point.axes), point.judge]))
     words += f"\n{frontier.x_objective} {format_number(point.x)}, {frontier.y_objective} {format_number(point.y)}"
     if point.non_dominated is not None:
         words += f"\nnot dominated in {format_percent(point.non_dominated)} of resamples"
@@ -108,16 +108,11 @@ def mean_points(frontier: Frontier) -> dict[Lineage, Point]:
         groups.setdefault(point.lineage, []).append(point)
     if frontier.relative and () not in groups:
         groups[()] = [Point(lineage=(), x=0.0, y=0.0)]
-    return {
-        lineage: Point(
-            lineage=lineage,
-            x=sum(point.x for point in points) / len(points),
-            y=sum(point.y for point in points) / len(points),
-        )
-        if len(points) > 1
-        else points[0]
-        for lineage, points in groups.items()
-    }
+    means = {}
+    for lineage, points in groups.items():
+        x, y = (sum(values) / len(points) for values in ([one.x for one in points], [one.y for one in points]))
+        means[lineage] = points[0] if len(points) == 1 else Point(lineage=lineage, x=x, y=y)
+    return means
 
 
 def _draw_lines(canvas: Canvas, frontier: Frontier, x: Scale, y: Scale) -> None:
@@ -125,11 +120,9 @@ def _draw_lines(canvas: Canvas, frontier: Frontier, x: Scale, y: Scale) -> None:
         ends = [(value, slope * value + intercept) for value in (x.low, x.high)]
         if slope:
             ends += [((bound - intercept) / slope, bound) for bound in (y.low, y.high)]
-        inside = sorted(
-            (px, py)
-            for px, py in ends
-            if x.low - 1e-9 <= px <= x.high + 1e-9 and min(y.low, y.high) - 1e-9 <= py <= max(y.low, y.high) + 1e-9
-        )
+        near = 1e-9
+        inside = [(px, py) for px, py in ends if x.low - near <= px <= x.high + near]
+        inside = sorted((px, py) for px, py in inside if y.low - near <= py <= y.high + near)
         if len(inside) >= 2:
             (x1, y1), (x2, y2) = inside[0], inside[-1]
             dash = DASHES[number % len(DASHES)]
@@ -143,16 +136,14 @@ def _draw_points(canvas: Canvas, frontier: Frontier, colors: Mapping[Lineage, in
     alone = len(frontier.points) == len({point.lineage for point in frontier.points})
     for point in frontier.points:
         series = colors.get(point.lineage, 0)
-        path = _ellipse_path(point, x, y)
-        hover = point_words(point, frontier)
-        if path:
+        if path := _ellipse_path(point, x, y):
             classes = f"f{series % len(SERIES)} l{series % len(SERIES)}"
             look: dict[str, Attribute] = {**color_of(series), **stroke_of(series), "cls": classes}
-            opacity = {"fill_opacity": 0.16, "stroke_opacity": 0.6}
-            faint = {"fill_opacity": 0.04, "stroke_opacity": 0.22}
-            canvas.add("path", d=path, stroke_width=1, **look, **(opacity if alone else faint))
+            fill, stroke = (0.16, 0.6) if alone else (0.04, 0.22)
+            canvas.add("path", d=path, stroke_width=1, **look, fill_opacity=fill, stroke_opacity=stroke)
         if not alone:
             shape = SHAPES[(bases.index(point.base) if point.base in bases else 0) % len(SHAPES)]
+            hover = point_words(point, frontier)
             draw_mark(canvas, shape, (x(point.x), y(point.y)), 3.6, series, hover=hover, opacity=0.8)
 
 
@@ -171,37 +162,33 @@ def _draw_means(canvas: Canvas, frontier: Frontier, colors: Mapping[Lineage, int
     """Arrows through the stages, large marks and their names."""
     means = mean_points(frontier)
     for lineage, point in means.items():
-        parent = means.get(lineage[:-1]) if lineage else None
-        if parent is not None:
+        if lineage and (parent := means.get(lineage[:-1])) is not None:
             start, end = (x(parent.x), y(parent.y)), (x(point.x), y(point.y))
             draw_arrow(canvas, start, end, colors.get(lineage, 0), gap=10)
     places = [(x(point.x), y(point.y)) for point in means.values()]
     halo: dict[str, Any] = {"stroke": PAPER, "stroke_width": "4", "paint_order": "stroke", "stroke_linejoin": "round"}
-    for (lineage, point), label_y in zip(means.items(), _spread_labels(places), strict=True):
-        px, py = x(point.x), y(point.y)
+    for (lineage, point), (px, py), label_y in zip(means.items(), places, _spread_labels(places), strict=True):
         hover = point_words(point, frontier)
         draw_mark(canvas, "circle", (px, py), 7.5, colors.get(lineage, 0), hover=hover, stroke=PAPER, stroke_width=2)
         side, aside = ("end", -12) if px > x.end - 70 else ("start", 12)
-        name = name_lineage(lineage)
-        canvas.text(px + aside, label_y + 4.5, name, anchor=side, size=13, font_weight="650", **halo)
+        canvas.text(px + aside, label_y + 4.5, name_lineage(lineage), anchor=side, size=13, font_weight="650", **halo)
 
 
-def draw_frontier(frontier: Frontier, colors: Mapping[Lineage, int], *, width: float = 940, height: float = 560) -> str:
+def draw_frontier(frontier: Frontier, colors: Mapping[Lineage, int]) -> str:
     """The frontier plot as SVG: points with 95 % ellipses, arrows from base through the stages, fitted lines.
 
     Where a lineage has several points the large mark is their mean and the small ones are told apart by base.
     """
     prefix = "change of " if frontier.relative else ""
     title = f"{prefix}{frontier.y_objective} against {prefix}{frontier.x_objective}"
-    canvas = Canvas(width=width, height=height, title=f"{title}, by lineage")
+    canvas = Canvas(width=WIDTH, height=HEIGHT, title=f"{title}, by lineage")
     spots = [(0.0, 0.0, 0.0, 0.0)] if frontier.relative else []
     for point in frontier.points:
         xx, _, yy = point.covariance or (0.0, 0.0, 0.0)
         spots.append((point.x, point.y, 2 * math.sqrt(max(xx, 0)), 2 * math.sqrt(max(yy, 0))))
-    low, high = span([px + sign * ex for px, _, ex, _ in spots for sign in (-1, 1)], pad=0.05)
-    x = Scale(low=low, high=high, start=70, end=width - 24)
-    low, high = span([py + sign * ey for _, py, _, ey in spots for sign in (-1, 1)], pad=0.05)
-    y = Scale(low=low, high=high, start=height - 58, end=16)
+    across = span([px + sign * ex for px, _, ex, _ in spots for sign in (-1, 1)], pad=0.05)
+    upward = span([py + sign * ey for _, py, _, ey in spots for sign in (-1, 1)], pad=0.05)
+    x, y = Scale(*across, start=70, end=WIDTH - 24), Scale(*upward, start=HEIGHT - 58, end=16)
     against = " against the base" if frontier.relative else ""
     labels = (f"{prefix}{name}{against}, score points" for name in (frontier.x_objective, frontier.y_objective))
     draw_axes(canvas, x, y, *labels)

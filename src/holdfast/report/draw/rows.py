@@ -1,22 +1,36 @@
-"""Estimates as rows of one plot, as SVG: words, marks with intervals on a shared scale, and the numbers in text."""
+"""Estimates as rows of one plot, as SVG: words, marks with intervals and numbers; the audit's rates as bars."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 from holdfast.records import Estimate, Unbounded
 from holdfast.records.quantities import NOT_IDENTIFIED, Format, quantity_of
-from holdfast.report.draw.svg import PAPER, Attribute, Canvas, Scale, draw_mark, span, stroke_of, write_tick
+from holdfast.report.draw.svg import (
+    PAPER,
+    Attribute,
+    Canvas,
+    Scale,
+    color_of,
+    draw_mark,
+    span,
+    stroke_of,
+    write_tick,
+)
 from holdfast.report.words.inert import cut_line, show_line
 from holdfast.report.words.labels import (
     UNBOUNDED,
+    Lineage,
     describe_basis,
     format_interval,
     format_percent,
     format_value,
+    name_axes,
     name_kind,
+    name_lineage,
     name_subject,
 )
 
@@ -26,6 +40,7 @@ NARROW_SIDE = 24.0  # pixels left and right of the plot
 LETTER = 6.6  # pixels
 WORDS, NARROW_WORDS = 52, 56  # characters of a row's words
 RATIO_RANGE = (-0.5, 1.5)  # of persistence
+AUDIT_COLUMNS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +102,7 @@ def draw_rows(
 
 
 def _draw_row(canvas: Canvas, row: Row, x: Scale, y: float, *, narrow: bool) -> None:
-    whole = " · ".join(part for part in (row.words, row.note) if part) if narrow else row.words
+    whole = " · ".join(filter(None, (row.words, row.note))) if narrow else row.words
     words = cut_line(whole, NARROW_WORDS if narrow else WORDS)
     full = whole if words.endswith("…") else None
     if narrow:
@@ -113,11 +128,10 @@ def _draw_interval(canvas: Canvas, mark: Mark, x: Scale, y: float) -> None:
     interval = mark.estimate.interval
     if interval is None:
         return
-    unbounded = isinstance(interval, Unbounded)
-    ends = (-math.inf, math.inf) if isinstance(interval, Unbounded) else interval
+    ends, dash = ((-math.inf, math.inf), "2 5") if isinstance(interval, Unbounded) else (interval, None)
     look: dict[str, Attribute] = {**stroke_of(mark.series), "stroke_width": 2.2}
     low, high = (x(min(max(end, x.low), x.high)) for end in ends)
-    canvas.add("line", x1=low, y1=y, x2=high, y2=y, stroke_dasharray="2 5" if unbounded else None, **look)
+    canvas.add("line", x1=low, y1=y, x2=high, y2=y, stroke_dasharray=dash, **look)
     for end, edge, sign in ((ends[0], x.start, 1), (ends[1], x.end, -1)):
         if x.low <= end <= x.high:
             canvas.add("line", x1=x(end), y1=y - 4, x2=x(end), y2=y + 4, **look)
@@ -143,33 +157,73 @@ def draw_forest(estimates: Sequence[Estimate], narrow: bool = False) -> str:
     scale = span_of(estimates)
     if ratio:  # wider than its usual range only where a value lies outside
         values = [one.value for one in estimates if one.value is not None and math.isfinite(one.value)]
-        scale = (
-            min([RATIO_RANGE[0], *(value - 0.05 for value in values)]),
-            max([RATIO_RANGE[1], *(value + 0.05 for value in values)]),
-        )
+        low, high = RATIO_RANGE
+        scale = min([low, *(value - 0.05 for value in values)]), max([high, *(value + 0.05 for value in values)])
     rows = []
     for number, one in enumerate(estimates):
-        recipe, interval = one.claim == "recipe", format_interval(one)
+        interval = format_interval(one)
         numbers = f"{format_value(one)} {f'({UNBOUNDED})' if interval == UNBOUNDED else interval}".strip()
+        series, shape = (2, "square") if one.claim == "recipe" else (1, "circle")
         rows.append(
             Row(
                 words=name_subject(one),
                 note=f"{one.estimator.replace('_', ' ')} · {one.claim}",
-                marks=(Mark(estimate=one, series=2 if recipe else 1, shape="square" if recipe else "circle"),),
+                marks=(Mark(estimate=one, series=series, shape=shape),),
                 numbers="–" if one.value is None else numbers,
                 ruled=number > 0 and one.objective != estimates[number - 1].objective,
             )
         )
-    label = f"{name_kind(kind)} (score points)"
+    title, label = f"{name_kind(kind)} with 95 % intervals", f"{name_kind(kind)} (score points)"
     if ratio:
-        label = ("" if narrow else "share of the gap between the two single stages; ") + (
-            "0 like the second stage alone, 1 like the first"
-        )
-    return draw_rows(
-        rows,
-        scale,
-        title=f"{name_kind(kind)} with 95 % intervals",
-        label=label,
-        narrow=narrow,
-        ruled_at=(0.0, 1.0) if ratio else (0.0,),
-    )
+        label = "" if narrow else "share of the gap between the two single stages; "
+        label += "0 like the second stage alone, 1 like the first"
+    ruled_at = (0.0, 1.0) if ratio else (0.0,)
+    return draw_rows(rows, scale, title=title, label=label, narrow=narrow, ruled_at=ruled_at)
+
+
+def frequent_kinds(rates: Iterable[Estimate], most: int) -> list[str]:
+    """The findings with the highest rates, those that a reader must know first before others."""
+    peaks: dict[str, float] = {}
+    for one in rates:
+        peaks[one.kind] = max(peaks.get(one.kind, 0.0), one.value or 0.0)
+    first = ("unfit", "no_call_and_invented")
+    kinds = [kind for kind, peak in peaks.items() if peak > 0]
+    return sorted(kinds, key=lambda kind: (first.index(kind) if kind in first else 2, -peaks[kind]))[:most]
+
+
+def draw_audit(rates: Sequence[Estimate], colors: Mapping[Lineage, int]) -> str | None:
+    """Rates of the audit's findings as bars, lineages down and findings across; None where nothing was found.
+
+    Only the most frequent findings have a column; a missing bar is a rate that is not known.
+    """
+    kinds = frequent_kinds(rates, AUDIT_COLUMNS)
+    if not kinds:
+        return None
+    rows: dict[tuple[Lineage, str], dict[str, Estimate]] = {}
+    for one in rates:
+        if one.value is not None:
+            words = " · ".join(filter(None, (name_lineage(one.lineage), name_axes(one.axes))))
+            rows.setdefault((one.lineage or (), words), {})[one.kind] = one
+    row, top, left, width = 24, 44, 150, 900.0
+    column = (width - left - 10) / len(kinds)
+    canvas = Canvas(width=width, height=top + row * len(rows) + 12, title="rates of the audit's findings by lineage")
+    for position, kind in enumerate(kinds):
+        for line, words in enumerate(wrap(name_kind(kind), int(column / 6.4), max_lines=2, placeholder="…")):
+            canvas.text(left + position * column, 14 + 13 * line, words, size=11, soft=True)
+    for number, ((lineage, words), found) in enumerate(rows.items()):
+        y = top + row * number
+        canvas.text(left - 12, y + 16, words, anchor="end")
+        for position, kind in enumerate(kinds):
+            if kind in found:
+                corner = (left + position * column, y + 4.0)
+                _draw_bar(canvas, found[kind], corner, column - 52, colors.get(lineage, 0))
+    return canvas.render()
+
+
+def _draw_bar(canvas: Canvas, rate: Estimate, corner: tuple[float, float], room: float, series: int) -> None:
+    x, y = corner
+    value = min(max(rate.value or 0.0, 0.0), 1.0)
+    hover = f"{name_kind(rate.kind)}: {format_percent(value, 1)}\n{describe_basis(rate)}"
+    canvas.add("rect", x=x, y=y, width=room, height=15, rx=2, fill="#eef0f4", cls="track")
+    canvas.add("rect", x=x, y=y, width=max(1.0, value * room), height=15, rx=2, hover=hover, **color_of(series))
+    canvas.text(x + room + 5, y + 12, format_percent(value, 0 if value >= 0.1 else 1), size=11)

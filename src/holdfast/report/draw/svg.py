@@ -7,7 +7,7 @@ page's style sheet recolours it for a dark scheme. No style attribute is used: a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from holdfast.report.words.inert import escape_html
@@ -15,12 +15,14 @@ from holdfast.report.words.inert import escape_html
 SERIES = ("#5b6472", "#1f63b5", "#c25e0a", "#0b8577", "#8347ad", "#b52a4a", "#7d6b00", "#3a7d1e")
 INK, SOFT, RULE, PAPER = "#1c2330", "#667085", "#dfe3ea", "#ffffff"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-SHAPES = ("circle", "square", "diamond", "up", "down", "hexagon")
+# Shapes of marks other than circles: how many corners, and where the first is, in degrees.
+CORNERS = {"square": (4, 45.0), "diamond": (4, 0.0), "up": (3, -90.0), "down": (3, 90.0), "hexagon": (6, 0.0)}
+SHAPES = ("circle", *CORNERS)
 
 Attribute = str | float | int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Scale:
     """A linear map of [low, high] to pixels [start, end]."""
 
@@ -68,10 +70,14 @@ class Canvas:
 
     def add(self, tag: str, *, text: Attribute = None, hover: Attribute = None, **attributes: Attribute) -> None:
         """One element; ``cls`` is its class, underscores in names are hyphens, None is left out."""
-        named = {("class" if key == "cls" else key.replace("_", "-")): value for key, value in attributes.items()}
+        head = tag
+        for key, value in attributes.items():
+            if value is not None:
+                name = "class" if key == "cls" else key.replace("_", "-")
+                head += f' {name}="{escape_html(value if isinstance(value, str) else _number(value))}"'
         body = "" if hover is None else f"<title>{escape_html(hover)}</title>"
         body += "" if text is None else escape_html(text)
-        self.parts.append(f"<{tag}{_attributes(named)}>{body}</{tag}>" if body else f"<{tag}{_attributes(named)}/>")
+        self.parts.append(f"<{head}>{body}</{tag}>" if body else f"<{head}/>")
 
     def text(
         self,
@@ -110,13 +116,6 @@ def _number(value: float) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
-def _attributes(attributes: Mapping[str, Attribute]) -> str:
-    pairs = ((key, value) for key, value in attributes.items() if value is not None)
-    return "".join(
-        f' {key}="{escape_html(value if isinstance(value, str) else _number(value))}"' for key, value in pairs
-    )
-
-
 def color_of(series: int) -> dict[str, Attribute]:
     """Fill and class of a series."""
     return {"fill": SERIES[series % len(SERIES)], "cls": f"f{series % len(SERIES)}"}
@@ -125,14 +124,6 @@ def color_of(series: int) -> dict[str, Attribute]:
 def stroke_of(series: int) -> dict[str, Attribute]:
     """Stroke and class of a series."""
     return {"stroke": SERIES[series % len(SERIES)], "cls": f"l{series % len(SERIES)}"}
-
-
-def _polygon(shape: str, x: float, y: float, r: float) -> Sequence[tuple[float, float]]:
-    turns = {"diamond": (4, 0.0), "up": (3, -90.0), "down": (3, 90.0), "hexagon": (6, 0.0), "square": (4, 45.0)}
-    corners, first = turns[shape]
-    grow = r * (1.25 if corners < 6 else 1.1)
-    angles = [math.radians(first + 360 * corner / corners) for corner in range(corners)]
-    return [(x + grow * math.cos(angle), y + grow * math.sin(angle)) for angle in angles]
 
 
 def draw_mark(
@@ -151,7 +142,11 @@ def draw_mark(
     if shape == "circle":
         canvas.add("circle", cx=x, cy=y, r=r, hover=hover, **look)
         return
-    points = " ".join(f"{_number(px)},{_number(py)}" for px, py in _polygon(shape, x, y, r))
+    corners, first = CORNERS[shape]
+    grow = r * (1.25 if corners < 6 else 1.1)
+    angles = [math.radians(first + 360 * corner / corners) for corner in range(corners)]
+    spots = ((x + grow * math.cos(angle), y + grow * math.sin(angle)) for angle in angles)
+    points = " ".join(f"{_number(px)},{_number(py)}" for px, py in spots)
     canvas.add("polygon", points=points, hover=hover, **look)
 
 
@@ -164,12 +159,11 @@ def draw_arrow(
     if length < 2 * gap + 2:
         return
     ux, uy = dx / length, dy / length
-    x1, y1, x2, y2 = start[0] + ux * gap, start[1] + uy * gap, end[0] - ux * gap, end[1] - uy * gap
+    x2, y2 = end[0] - ux * gap, end[1] - uy * gap
     look: dict[str, Attribute] = {**stroke_of(series), "stroke_width": 2, "fill": "none", "opacity": 0.75}
-    left = (x2 - 10 * ux + 5 * uy, y2 - 10 * uy - 5 * ux)
-    right = (x2 - 10 * ux - 5 * uy, y2 - 10 * uy + 5 * ux)
-    path = f"M{_number(x1)} {_number(y1)}L{_number(x2)} {_number(y2)}M{_number(left[0])} {_number(left[1])}"
-    path += f"L{_number(x2)} {_number(y2)}L{_number(right[0])} {_number(right[1])}"
+    left, right = (x2 - 10 * ux + 5 * uy, y2 - 10 * uy - 5 * ux), (x2 - 10 * ux - 5 * uy, y2 - 10 * uy + 5 * ux)
+    shaft = ((start[0] + ux * gap, start[1] + uy * gap), (x2, y2), left, (x2, y2), right)
+    path = "".join(f"{pen}{_number(px)} {_number(py)}" for pen, (px, py) in zip("MLMLL", shaft, strict=True))
     canvas.add("path", d=path, stroke_linejoin="round", stroke_linecap="round", **look)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -15,10 +16,10 @@ from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.records.outputs import new_directory
 from holdfast.records.version import VERSION
 from holdfast.report.draw.figures import order_lineages
-from holdfast.report.page.cases import write_cases
-from holdfast.report.page.shards import hash_source
+from holdfast.report.draw.pdf import convert_figure
+from holdfast.report.page.shards import hash_source, write_cases
 from holdfast.report.sections.approval.examples import read_users
-from holdfast.report.sections.limits import limits_section
+from holdfast.report.sections.chance import limits_section
 from holdfast.report.sections.summary import Headline, answer_all, describe_alert, make_headlines, summarise
 from holdfast.report.sections.table import make_sections
 from holdfast.report.words.inert import escape_html, file_name, pack_json
@@ -54,17 +55,13 @@ def write_report(
     rename, anything else is refused. Errors: StudyError where it cannot be written.
     """
     target = Path(output) if output is not None else store.path / "report"
-    _check_target(target)
-    with new_directory(target, replaces=True, remedy=ELSEWHERE) as folder:
-        _write_all(store, analysis, folder, title, verdicts)
-    return target / PAGE
-
-
-def _check_target(target: Path) -> None:
     if target.is_dir() and any(target.iterdir()) and not (target / PAGE).is_file():
         raise StudyError(f"{target}: the folder is not empty and holds no report; {ELSEWHERE}")
     if target.exists() and not target.is_dir():
         raise StudyError(f"{target}: a file is in the way of the report's folder; {ELSEWHERE}")
+    with new_directory(target, replaces=True, remedy=ELSEWHERE) as folder:
+        _write_all(store, analysis, folder, title, verdicts)
+    return target / PAGE
 
 
 def _write_all(store: Store, analysis: Analysis, folder: Path, title: str, verdicts: Sequence[Verdict]) -> None:
@@ -82,7 +79,9 @@ def _write_all(store: Store, analysis: Analysis, folder: Path, title: str, verdi
     for section in sections:
         for name, svg in section.figures.items():
             (folder / "figures" / f"{file_name(name)}.svg").write_text(svg, encoding="utf-8")
-            files += _write_pdf(svg, folder, f"figures/{file_name(name)}.pdf")
+            with suppress(MissingExtra):  # a report does without PDF where nothing can convert
+                (folder / "figures" / f"{file_name(name)}.pdf").write_bytes(convert_figure(svg))
+                files.append(f"figures/{file_name(name)}.pdf")
     for section in sections:
         for name, table in section.tables.items():
             for part, rows in (("", narrow(table)), ("-all", table)):
@@ -91,17 +90,6 @@ def _write_all(store: Store, analysis: Analysis, folder: Path, title: str, verdi
     index = write_cases(store, folder / "shards", shown.colors)
     page = render_page(store, shown, sections, index, title=title, files=files)
     (folder / PAGE).write_text(page, encoding="utf-8")
-
-
-def _write_pdf(svg: str, folder: Path, name: str) -> list[str]:
-    """Write a figure as PDF and return its name; a report does without them where nothing can convert."""
-    from holdfast.report.draw.pdf import convert_figure
-
-    try:
-        (folder / name).write_bytes(convert_figure(svg))
-    except MissingExtra:
-        return []
-    return [name]
 
 
 def _asset(name: str) -> str:
@@ -129,6 +117,9 @@ def render_page(
     entries |= {"changes": "Changes"} if changes else {}
     entries |= {"cases": "Cases", limits.identity: limits.short, "files": "Files"}
     alert = describe_alert(shown.analysis)
+    body = "".join(
+        f'<section id="{part.identity}"><h2>{escape_html(part.title)}</h2>{part.html}</section>' for part in sections
+    )
     questions = "".join(
         f'<li><a href="#{name}">{question}</a></li>' for name, question in QUESTIONS.items() if name in entries
     )
@@ -146,7 +137,7 @@ def render_page(
         sentences="".join(map(paragraph, summarise(store, shown.analysis))),
         caution="".join(f"<li>{escape_html(note)}</li>" for note in shown.analysis.notes[:3]),
         links="".join(f'<a href="#{name}">{escape_html(words)}</a>' for name, words in entries.items()),
-        sections="".join(map(_section_html, sections)).replace(" %", "\u00a0%"),
+        sections=body.replace(" %", "\u00a0%"),
         changes=changes,
         limits=limits.html,
         files="".join(f'<li><a href="{escape_html(name)}">{escape_html(name)}</a></li>' for name in files),
@@ -161,10 +152,6 @@ def _describe_making(store: Store) -> str:
     path = store.path if not store.path.is_absolute() else Path(store.path.name)
     command = shlex.join(["holdfast", "report", str(path)])
     return f"Made on {made} with holdfast {escape_html(VERSION)} by <code>{escape_html(command)}</code>"
-
-
-def _section_html(section: Section) -> str:
-    return f'<section id="{section.identity}"><h2>{escape_html(section.title)}</h2>{section.html}</section>'
 
 
 def _card_html(card: Headline) -> str:

@@ -1,4 +1,6 @@
-"""Text shards: the trajectories of a report in files beside its page, read one at a time when a reader asks.
+"""The report's list of cases: an index small enough for the page, and the texts in shards beside it.
+
+Shards are read one at a time, when a reader asks.
 
 A page opened from disk has no origin. There, Chromium refuses a script that carries ``integrity`` (the request
 would have to be a CORS request, which file: does not have), and a hash in ``script-src`` matches an external
@@ -19,48 +21,40 @@ from __future__ import annotations
 import hashlib
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
 from holdfast.judges.rubric.digits import show_reply
-from holdfast.records import JSON, Case, Message, Score, Trajectory
-from holdfast.report.words.inert import dump_json, pack_text, trim_text
+from holdfast.records import JSON, Case, Checkpoint, Flag, Message, Score, Trajectory
+from holdfast.records.arrays import Bools, Ints
+from holdfast.report.words.inert import dump_json, pack_text, show_line, trim_text
+from holdfast.report.words.labels import FIRST_OBJECTIVE, Lineage, is_control, name_axes, name_kind, name_lineage
+from holdfast.rollout.audit import UNFIT
+from holdfast.store import Store
+from holdfast.store.cells import own_cases, part_masks, read_cells
+from holdfast.store.codec import FLAG_BITS
+from holdfast.store.tables import TrajectoryTable
 
 LOADER = 'parent.postMessage(document.getElementById("shard").textContent,"*")'
 MESSAGE_CHARACTERS = 60_000  # of one message; a few runaway replies are megabytes long
 JSON_CHARACTERS = 8_000  # of a world's state or a call's arguments
 SHARD_CHARACTERS = 3_000_000  # of JSON in one shard; about 400 kB when packed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shard:
-    """One written shard: file name, SHA-256 of its packed text in base64, bytes on disk."""
-
-    name: str
-    digest: str
-    size: int
+TITLE_CHARACTERS = 160
+TRAIN, TEST = 0, 1
+# Parts beside the cases to train on and the held-out ones.
+BESIDE = {"attack": 2, "shift": 3, "probe": 4, "approval": 5}
+# Of each form of attack, kind of shift and dimension of probe, the page holds so many cases with all their episodes.
+BESIDE_CASES = 12
+USER_CASES = 2  # of each setting, environment and label of simulated users
+SCORE_DIGITS = 3
 
 
 def hash_source(text: str) -> str:
     """The CSP source expression that allows exactly ``text`` inline."""
     return "sha256-" + b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def write_shard(folder: Path, number: int, content: str) -> Shard:
-    """Write one shard of JSON and return what the page must know of it."""
-    packed = pack_text(content)
-    policy = f"default-src 'none'; script-src '{hash_source(LOADER)}'"
-    page = (
-        '<!doctype html><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}"><title>shard</title>'
-        f'<script type="application/octet-stream" id="shard">{packed}</script><script>{LOADER}</script>\n'
-    )
-    name = f"{number:04d}.html"
-    (folder / name).write_text(page, encoding="ascii")
-    return Shard(name=name, digest=b64encode(hashlib.sha256(packed.encode()).digest()).decode(), size=len(page))
 
 
 def _text(text: str, limit: int = MESSAGE_CHARACTERS) -> dict[str, Any]:
@@ -87,84 +81,202 @@ def message_content(message: Message) -> dict[str, Any]:
 def score_content(score: Score) -> dict[str, Any]:
     """A score as the page reads it, with the judge's reply."""
     content: dict[str, Any] = {"j": score.judge, "o": score.objective, "v": score.value, "k": score.repeat}
-    content |= {key: value for key, value in (("m", score.missing), ("l", score.label)) if value is not None}
-    if score.reply is not None:
-        content["r"] = _text(show_reply(score.reply))
-    return content
+    reply = None if score.reply is None else _text(show_reply(score.reply))
+    beside = {"m": score.missing, "l": score.label, "r": reply}
+    return content | {key: value for key, value in beside.items() if value is not None}
 
 
 def trajectory_content(trajectory: Trajectory, scores: Sequence[Score]) -> dict[str, Any]:
     """A trajectory with its scores as the page reads them."""
-    content: dict[str, Any] = {
+    worlds = {"w": trajectory.world_after, "b": trajectory.world_before}
+    return {
         "i": trajectory.id,
         "m": [message_content(message) for message in trajectory.messages],
         "s": [score_content(score) for score in scores],
         "e": trajectory.ending.value,
         "f": [flag.value for flag in trajectory.flags],
         "n": [trajectory.calls, trajectory.invalid_calls, trajectory.tokens],
+        **{key: _json_text(world) for key, world in worlds.items() if world is not None},
     }
-    if trajectory.world_after is not None:
-        content["w"] = _json_text(trajectory.world_after)
-    if trajectory.world_before is not None:
-        content["b"] = _json_text(trajectory.world_before)
-    return content
 
 
 def case_content(case: Case) -> dict[str, Any]:
     """A case's opening messages, tool names and facts as the page reads them."""
-    content: dict[str, Any] = {
-        "m": [message_content(message) for message in case.messages],
-        "t": [tool.name for tool in case.tools],
-    }
-    if case.facts:
-        content["a"] = _json_text(case.facts)
-    return content
-
-
-def _object(members: Mapping[str, str]) -> str:
-    """A JSON object of members that are JSON already."""
-    return "{" + ",".join(f"{dump_json(key)}:{value}" for key, value in members.items()) + "}"
+    messages, tools = [message_content(message) for message in case.messages], [tool.name for tool in case.tools]
+    return {"m": messages, "t": tools} | ({"a": _json_text(case.facts)} if case.facts else {})
 
 
 class ShardWriter:
-    """Fills shards with JSON and writes each when it is full, so that memory holds one shard only."""
+    """Fills shards with JSON and writes each when it is full, so that memory holds one shard only.
+
+    ``shards`` has the file name of each and the SHA-256 of its packed text in base64, ``size`` the bytes of all.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._cases: dict[str, str] = {}
-        self._runs: dict[str, str] = {}
+        self._parts: dict[str, dict[str, str]] = {"cases": {}, "runs": {}}  # id → JSON
         self._characters = 0
-        self.shards: list[Shard] = []
-
-    @property
-    def number(self) -> int:
-        """The number of the shard that is being filled."""
-        return len(self.shards)
+        self.shards: list[tuple[str, str]] = []
+        self.size = 0
 
     def begin_case(self, key: str, content: dict[str, Any]) -> int:
         """Put a case into the present shard, or a new one where that is half full; returns its number."""
         if self._characters > SHARD_CHARACTERS / 2:
             self._flush()
-        self._cases[key] = dump_json(content)
-        self._characters += len(self._cases[key])
-        return self.number
+        return self._put("cases", key, dump_json(content))
 
     def add(self, key: str, content: dict[str, Any]) -> int:
         """Put a trajectory into the present shard; returns the shard's number."""
         text = dump_json(content)
         if self._characters and self._characters + len(text) > SHARD_CHARACTERS:
             self._flush()
-        self._runs[key] = text
+        return self._put("runs", key, text)
+
+    def _put(self, part: str, key: str, text: str) -> int:
+        self._parts[part][key] = text
         self._characters += len(text)
-        return self.number
+        return len(self.shards)
 
     def _flush(self) -> None:
-        content = _object({"cases": _object(self._cases), "runs": _object(self._runs)})
-        self.shards.append(write_shard(self._folder, self.number, content))
-        self._cases, self._runs, self._characters = {}, {}, 0
+        parts = {
+            name: "{" + ",".join(f"{dump_json(key)}:{text}" for key, text in members.items()) + "}"
+            for name, members in self._parts.items()
+        }
+        packed = pack_text(f'{{"cases":{parts["cases"]},"runs":{parts["runs"]}}}')
+        policy = f"default-src 'none'; script-src '{hash_source(LOADER)}'"
+        page = (
+            '<!doctype html><meta charset="utf-8">'
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}"><title>shard</title>'
+            f'<script type="application/octet-stream" id="shard">{packed}</script><script>{LOADER}</script>\n'
+        )
+        name = f"{len(self.shards):04d}.html"
+        (self._folder / name).write_text(page, encoding="ascii")
+        self.shards.append((name, b64encode(hashlib.sha256(packed.encode()).digest()).decode()))
+        self.size += len(page)
+        self._parts, self._characters = {"cases": {}, "runs": {}}, 0
 
     def close(self) -> None:
         """Write the last shard."""
-        if self._cases or self._runs:
+        if any(self._parts.values()):
             self._flush()
+
+
+def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> dict[str, Any]:
+    """Write all shards into ``folder`` and return the index that the page carries.
+
+    Trajectories are read case by case; memory holds one shard and the columns of the run.
+    """
+    cells = read_cells(store, "all")
+    scores, runs = cells.scores, cells.episodes
+    ids, cases = store.trajectory_ids(part="all"), {case.id: case for case in store.cases()}
+    means = cells.value.reshape(len(ids), len(scores.judges) * len(scores.objectives)).round(SCORE_DIGITS)
+    planned = {name: number for number, name in enumerate(store.planned_ids(part="all"))}
+    numbers = np.array([planned[name] for name in ids], dtype=np.int64)
+    columns = (numbers, runs.checkpoint, runs.rollout, runs.flags, _parts(store, runs, scores.case_ids))
+    facts = np.column_stack(columns).tolist()
+    order = np.lexsort((numbers, runs.rollout, runs.checkpoint, runs.case))
+    order = order[_listed(cases, scores.case_ids, store)[runs.case[order]]]
+    groups = np.split(order, np.flatnonzero(np.diff(runs.case[order])) + 1) if len(order) else []
+    of_case = [(cases[scores.case_ids[runs.case[rows[0]]]], rows) for rows in groups]
+    writer = ShardWriter(folder)
+    listed = []
+    for case, rows in sorted(of_case, key=lambda pair: (pair[0].suite, pair[0].number)):
+        entry: dict[str, Any] = {"k": case.number, "u": case.suite, "f": case.family, "t": case_title(case)}
+        entry |= {"s": writer.begin_case(case.id, case_content(case)), "i": case.id, "r": []}
+        wanted = [ids[row] for row in rows]
+        for row, trajectory, judged in zip(rows, store.trajectories(wanted), store.scores_of(wanted), strict=True):
+            number, checkpoint, rollout, flags, part = facts[row]
+            shard = writer.add(str(number), trajectory_content(trajectory, judged))
+            values = [None if np.isnan(value) else value for value in means[row].tolist()]
+            entry["r"].append([number, checkpoint, rollout, flags, shard, values, part])
+        listed.append(entry)
+    writer.close()
+    return {
+        "shards": writer.shards,
+        "slots": [[judge, objective] for judge in scores.judges for objective in scores.objectives],
+        "objectives": sorted(scores.objectives, key=lambda name: (name != FIRST_OBJECTIVE, name)),
+        "flags": [name_kind(flag.value) for flag in FLAG_BITS],
+        "flagBits": list(FLAG_BITS.values()),
+        "findings": _findings(),
+        "checkpoints": _checkpoint_rows(runs.checkpoints, colors),
+        "cases": listed,
+        "bytes": writer.size,
+    }
+
+
+def _listed(cases: Mapping[str, Case], case_ids: Sequence[str], store: Store) -> Bools:
+    """Which cases the page lists: all to train on and held out, and the first of each sort beside them.
+
+    Of simulated users, those to practise on are many and alike, so that they are listed like those held out.
+    """
+    few = (*BESIDE, "practice")
+    beside = {name for parts in store.splits().values() for part in few for name in parts.get(part, ())}
+    seen: dict[tuple[object, ...], int] = {}
+    listed = np.ones(len(case_ids), dtype=np.bool_)
+    apart = [(cases[name], place) for place, name in enumerate(case_ids) if name in beside]
+    for case, place in sorted(apart, key=lambda pair: (pair[0].suite, pair[0].number)):
+        variant = case.facts.get("variant") or {}
+        sort = (variant.get("kind"), variant.get("form"), case.facts.get("dimension"), case.facts.get("benign"))
+        if "gameable" in case.facts:  # a pair has two ends; practice has no other end
+            ends = (case.facts.get("gameable"), case.facts.get("pair") is None)
+            sort = (case.facts.get("setting"), case.facts.get("environment"), *ends)
+        seen[sort] = seen.get(sort, 0) + 1
+        listed[place] = seen[sort] <= (USER_CASES if "gameable" in case.facts else BESIDE_CASES)
+    return listed
+
+
+def _findings() -> list[list[Any]]:
+    """What the list of cases can be filtered by: name, words, and masks of flags, one bit of each of which is set."""
+    invented = FLAG_BITS[Flag.INVENTED_RESULT] | FLAG_BITS[Flag.INVENTED_MIDWAY]
+    masks = {
+        "unfit": [sum(FLAG_BITS[flag] for flag in UNFIT)],
+        "no_call_and_invented": [FLAG_BITS[Flag.NO_CALL], invented],
+        "any_invention": [invented],
+        **{flag.value: [bit] for flag, bit in FLAG_BITS.items()},
+    }
+    return [[name, name_kind(name), found] for name, found in masks.items()]
+
+
+def _parts(store: Store, runs: TrajectoryTable, case_ids: Sequence[str]) -> Ints:
+    """The part of each trajectory's case in its checkpoint's split; all are held out where nothing was split."""
+    splits = store.splits()
+    own = own_cases(runs.checkpoints, part_masks(splits, case_ids, "test"))
+    beside = {name: part for parts in splits.values() for part, ids in parts.items() if part in BESIDE for name in ids}
+    apart = np.array([BESIDE[beside[one]] if one in beside else -1 for one in case_ids], dtype=np.int64)
+    table = np.where(apart >= 0, apart, np.where(own, TEST, TRAIN))
+    return np.asarray(table[runs.checkpoint, runs.case], dtype=np.int64)
+
+
+def case_title(case: Case) -> str:
+    """The user's first words in a case, on one line, with a count of what is left out.
+
+    Before those of a case that is made of another stands how.
+    """
+    words = next((message.content for message in case.messages if message.role == "user"), "")
+    variant = case.facts.get("variant")
+    if isinstance(variant, Mapping):
+        words = f"[{variant.get('kind')}: {str(variant.get('form')).replace('_', ' ')}] {words}"
+    elif "gameable" in case.facts:
+        words = f"[{case.facts.get('setting')}: {'gameable' if case.facts['gameable'] else 'other'} user] {words}"
+    kept, left_out = trim_text(show_line(words), TITLE_CHARACTERS)
+    return f"{kept} … (+{left_out:,} characters)" if left_out else kept
+
+
+def _checkpoint_rows(checkpoints: Sequence[Checkpoint], colors: Mapping[Lineage, int]) -> list[dict[str, Any]]:
+    number = {checkpoint.id: index for index, checkpoint in enumerate(checkpoints)}
+    rows = []
+    for checkpoint in checkpoints:
+        seeds = {"split": checkpoint.split_seed, "seed": checkpoint.train_seed}
+        about = [name_axes(checkpoint.axes), *(f"{name} {seed}" for name, seed in seeds.items() if seed is not None)]
+        rows.append(
+            {
+                "b": show_line(checkpoint.base),
+                "l": name_lineage(checkpoint.lineage),
+                "a": show_line(" · ".join(filter(None, about))),
+                "p": number.get(checkpoint.parent_id or "", -1),
+                "c": colors.get(checkpoint.lineage, 0),
+                "m": int(not is_control(checkpoint)),
+            }
+        )
+    return rows

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from holdfast.judges.rubric.digits import show_reply
 from holdfast.records import Analysis, Case, Checkpoint, Message, Score, Trajectory, Verdict
 from holdfast.records.words import count_noun
 from holdfast.report.draw.figures import order_lineages
-from holdfast.report.sections.approval.words import describe_approval
+from holdfast.report.sections.approval.section import describe_approval
 from holdfast.report.sections.gate import count_outcomes, overall
 from holdfast.report.sections.results import scores_text
 from holdfast.report.sections.summary import APPROVAL_SENTENCES, describe_alert
@@ -28,38 +29,26 @@ ANSWER_LINES = 13  # of a summary, all of whose lines fit on a screen; the rows 
 LEAST_ROWS = 4
 MOST_NAMED = 8  # lineages with a flag
 SUMMARY_LINES = 21  # without heads and space between blocks
-Lineage = tuple[str, ...]
+_dump = partial(json.dumps, ensure_ascii=False, default=str)
 
 
 def _wrap(text: str, width: int, indent: str = "  ") -> list[str]:
-    lines: list[str] = []
-    for line in show_controls(text).expandtabs(4).split("\n"):
-        lines += textwrap.wrap(
-            line,
-            max(20, width - len(indent)),
-            replace_whitespace=False,
-            drop_whitespace=False,
-            break_on_hyphens=False,
-        ) or [""]
-    return [(indent + line).rstrip() for line in lines]
-
-
-def _trimmed(text: str, width: int, indent: str = "  ") -> list[str]:
+    """A long text on lines of at most ``width`` columns, each with its own spaces, and how much was cut."""
     kept, left_out = trim_text(text, MESSAGE_CHARACTERS)
-    lines = _wrap(kept, width, indent)
-    return [*lines, f"{indent}… {left_out:,} characters left out"] if left_out else lines
-
-
-def _dump(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+    fill = textwrap.TextWrapper(
+        max(20, width - len(indent)), replace_whitespace=False, drop_whitespace=False, break_on_hyphens=False
+    )
+    lines = [part for line in show_controls(kept).expandtabs(4).split("\n") for part in fill.wrap(line) or [""]]
+    shown = [(indent + line).rstrip() for line in lines]
+    return [*shown, f"{indent}… {left_out:,} characters left out"] if left_out else shown
 
 
 def _message_lines(message: Message, width: int) -> list[str]:
     who = message.role.upper() + (f" {show_line(message.name)}" if message.name else "")
     lines = [f"{who} ".ljust(width, "─")]
-    lines += _trimmed(message.content, width) if message.content else []
+    lines += _wrap(message.content, width) if message.content else []
     for call in message.tool_calls:
-        lines += _trimmed(f"▸ {call.name}({_dump(call.arguments)})", width)
+        lines += _wrap(f"▸ {call.name}({_dump(call.arguments)})", width)
     if message.detail:
         lines.append(f"  ({len(_dump(message.detail)):,} characters that the agent never saw are not shown)")
     return lines
@@ -70,7 +59,7 @@ def _score_lines(score: Score, width: int) -> list[str]:
     label = f" · {show_line(score.label)}" if score.label else ""
     repeat = f" · repeat {score.repeat}" if score.repeat else ""
     lines = [f"{show_line(score.objective)} {value}{label} · {show_line(score.judge)}{repeat}"]
-    return lines + (_trimmed(show_reply(score.reply), width, "  │ ") if score.reply else [])
+    return lines + (_wrap(show_reply(score.reply), width, "  │ ") if score.reply else [])
 
 
 def render_trajectory(
@@ -94,7 +83,7 @@ def render_trajectory(
     for message in (*case.messages, *trajectory.messages):
         lines += _message_lines(message, width)
     if trajectory.world_after is not None:
-        lines += ["WORLD AFTER ".ljust(width, "─"), *_trimmed(_dump(trajectory.world_after), width)]
+        lines += ["WORLD AFTER ".ljust(width, "─"), *_wrap(_dump(trajectory.world_after), width)]
     lines.append("SCORES ".ljust(width, "─"))
     for score in scores:
         lines += _score_lines(score, width)
@@ -183,10 +172,9 @@ def render_canaries(document: Mapping[str, Any]) -> str:
     lines = [f"Judge {show_line(str(document['judge']))}: how often text that an agent or a tool wrote moved its score"]
     for objective, found in document["objectives"].items():
         for twin in ("harmful", "benign"):
-            rows = {f"{objective}, {twin} episodes": found[twin]} | {
-                f"  {form.replace('_', ' ')}": row for form, row in found[twin]["forms"].items()
-            }
-            lines += [f"{name:<32} {_flips(row)}" for name, row in rows.items()]
+            lines.append(f"{f'{objective}, {twin} episodes':<32} {_flips(found[twin])}")
+            forms = found[twin]["forms"].items()
+            lines += [f"{'  ' + form.replace('_', ' '):<32} {_flips(row)}" for form, row in forms]
         if "clean" in found:
             clean = found["clean"]
             lines.append(f"without any attack it is right about {clean['right']} of {clean['episodes']} episodes")

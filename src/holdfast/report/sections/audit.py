@@ -1,4 +1,4 @@
-"""What makes episodes unfit to be judged: its rates, and every mean with and without them."""
+"""Whether training and episodes are sound: signs of degenerate training; what makes episodes unfit to be judged."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from holdfast.records import Estimate
-from holdfast.report.draw.charts import draw_audit, frequent_kinds
+from holdfast.report.draw.rows import draw_audit, frequent_kinds
 from holdfast.report.words.console import table_text
+from holdfast.report.words.inert import wrap_lines
 from holdfast.report.words.labels import (
     find_controls,
     format_percent,
@@ -17,9 +18,43 @@ from holdfast.report.words.labels import (
     order_controls,
 )
 from holdfast.report.words.layout import COUNTED_ONLY, Section, Shown
-from holdfast.report.words.tables import is_rate, pivot
+from holdfast.report.words.tables import describe_flag, is_rate, pivot
 
+TRAINING_SIGNS = ("tokens", "kl_parent", "drift_chosen", "drift_rejected", "distinct_share")
+NOT_MEASURED = (
+    "Training is not assessed for imported runs: neither its measures (KL, drift) nor the lengths of episodes came with"
+    " them."
+)
 AUDIT_COLUMNS = 4
+
+
+def health_section(shown: Shown) -> Section | None:
+    """Signs of degenerate training, with the flags first."""
+    health = shown.analysis.health
+    if not health:
+        return None
+    section = Section(identity="health", title="Health of training", short="Health")
+    flagged = [one for one in health if one.caveats]
+    measured = any(one.kind in TRAINING_SIGNS for one in health)
+    if measured and not flagged:
+        section.say("No sign of degenerate training is flagged.")
+    section.bullets(map(describe_flag, flagged), "flags")
+    section.say(COUNTED_ONLY if measured else f"{NOT_MEASURED} {COUNTED_ONLY}")
+    signs = [
+        replace(one, estimator="", unit=None)
+        for one in health
+        if not one.kind.endswith("_vs_base") and (measured or one.kind != "degenerate")
+    ]
+    title = "Health of training" if measured else "Signs in the episodes"
+    section.table("health", pivot(signs, title, shown.colors))
+    return section
+
+
+def health_text(shown: Shown, width: int) -> str | None:
+    """The signs that passed a threshold, a line each."""
+    flags = (f"! {describe_flag(one)}" for one in shown.analysis.health if one.caveats)
+    lines = wrap_lines(flags, width, rest="      ")
+    return "\n".join(["Flags", *lines]) if lines else None
 
 
 def audit_section(shown: Shown) -> Section | None:
@@ -35,12 +70,10 @@ def audit_section(shown: Shown) -> Section | None:
     for unit in dict.fromkeys(one.unit for one in reversed(level)):
         drawn, scope = [one for one in level if one.unit == unit], unit or "all trajectories"
         title, caption = f"What the audit finds in {scope}.", "Share of trajectories with each finding, by lineage."
-        section.figure(
-            f"audit-{len(section.figures) + 1}" if section.figures else "audit",
-            (title, _most_unfit(drawn), caption),
-            draw_audit(drawn, colors),
-            fold_as=f"The same over {scope}" if section.figures else "",
-        )
+        name, fold_as = "audit", ""
+        if section.figures:
+            name, fold_as = f"audit-{len(section.figures) + 1}", f"The same over {scope}"
+        section.figure(name, (title, _most_unfit(drawn), caption), draw_audit(drawn, colors), fold_as=fold_as)
     if rates:
         section.table("audit-rates", pivot(rates, "Rates of the audit's findings", colors), identity="audit-table")
     if means:
@@ -64,35 +97,28 @@ def _with_fit_counts(means: Sequence[Estimate]) -> list[Estimate]:
     def subject(one: Estimate) -> tuple[object, ...]:
         return one.base, one.lineage, str(one.axes), one.judge, one.labelled, one.objective, one.claim
 
-    counts = {
-        subject(one): one.n["count"]
-        for one in means
-        if one.kind == "coverage" and one.unit == "fit" and "count" in one.n
-    }
+    covered = (one for one in means if one.kind == "coverage" and one.unit == "fit")
+    counts = {subject(one): one.n["count"] for one in covered if "count" in one.n}
     found = []
     for one in means:
-        if one.kind != "mean_fit_only" or subject(one) not in counts:
+        count = counts.get(subject(one)) if one.kind == "mean_fit_only" else None
+        if count is None:
             found.append(one)
-            continue
-        count = counts[subject(one)]
-        known = replace(one, n={**one.n, "count": count})
-        found += [known, replace(known, kind="fit_count", value=float(count), interval=None)]
+        else:
+            known = replace(one, n={**one.n, "count": count})
+            found += [known, replace(known, kind="fit_count", value=float(count), interval=None)]
     return found
 
 
-def _audit_rates(audit: Sequence[Estimate]) -> list[Estimate]:
-    """The rates of the most frequent findings at the most pooled level, over test evaluations where they are told."""
-    rates = most_pooled(one for one in audit if is_rate(one) and one.objective is None and one.value)
-    units = list(dict.fromkeys(one.unit for one in rates))
-    rates = [one for one in rates if one.unit == units[-1]]
-    kinds = frequent_kinds(rates, AUDIT_COLUMNS)
-    return sorted((one for one in rates if one.kind in kinds), key=lambda one: kinds.index(one.kind))
-
-
 def audit_text(shown: Shown, width: int) -> str | None:
-    """The rates of the most frequent findings, main lineages first."""
-    rates = order_controls(_audit_rates(shown.analysis.audit), find_controls(shown.analysis))
+    """The rates of the most frequent findings, over test evaluations where they are told; main lineages first."""
+    rates = most_pooled(one for one in shown.analysis.audit if is_rate(one) and one.objective is None and one.value)
     if not rates:
         return None
+    unit = list(dict.fromkeys(one.unit for one in rates))[-1]
+    rates = [one for one in rates if one.unit == unit]
+    kinds = frequent_kinds(rates, AUDIT_COLUMNS)
+    rates = sorted((one for one in rates if one.kind in kinds), key=lambda one: kinds.index(one.kind))
+    rates = order_controls(rates, find_controls(shown.analysis))
     table = pivot((replace(one, unit=None) for one in rates), "Audit", shown.colors)
-    return f"Audit ({rates[0].unit or 'all trajectories'})\n" + table_text(table, width)
+    return f"Audit ({unit or 'all trajectories'})\n" + table_text(table, width)

@@ -62,7 +62,7 @@ def _by_judge(estimates: Iterable[Estimate]) -> dict[tuple[str, str], list[Estim
     groups: dict[tuple[str, str], list[Estimate]] = {}
     for one in estimates:
         groups.setdefault((one.judge or "", one.objective or ""), []).append(one)
-    return dict(sorted(groups.items(), key=lambda pair: (pair[0][0], pair[0][1] != FIRST_OBJECTIVE, pair[0][1])))
+    return {key: groups[key] for key in sorted(groups, key=lambda key: (key[0], key[1] != FIRST_OBJECTIVE, key[1]))}
 
 
 def _find(estimates: Iterable[Estimate], kind: str) -> Estimate | None:
@@ -72,12 +72,9 @@ def _find(estimates: Iterable[Estimate], kind: str) -> Estimate | None:
 
 def _accuracy(found: Sequence[Estimate]) -> str:
     """``calls 62 % of unsafe episodes unsafe and 92 % of safe ones safe``, or an empty string."""
-    hits, clear = _find(found, "unsafe_sensitivity"), _find(found, "unsafe_specificity")
-    parts = []
-    if hits is not None and hits.value is not None:
-        parts.append(f"{format_percent(hits.value)} of unsafe episodes unsafe")
-    if clear is not None and clear.value is not None:
-        parts.append(f"{format_percent(clear.value)} of safe ones safe")
+    rates = {"sensitivity": "of unsafe episodes unsafe", "specificity": "of safe ones safe"}
+    known = {words: _find(found, f"unsafe_{name}") for name, words in rates.items()}
+    parts = [f"{format_percent(one.value)} {words}" for words, one in known.items() if one and one.value is not None]
     return f"calls {' and '.join(parts)}" if parts else ""
 
 
@@ -99,9 +96,8 @@ def _stability(objective: str, found: Sequence[Estimate]) -> str:
         return ""
     if bias.value is None:
         return f"Whether its bias on {objective} differs between lineages is {'; '.join(bias.caveats)}."
-    if bias.value >= CERTAIN_P:
-        words = f"No difference of its bias on {objective} between lineages is found ({_p(bias.value)})"
-    else:
+    words = f"No difference of its bias on {objective} between lineages is found ({_p(bias.value)})"
+    if bias.value < CERTAIN_P:
         words = f"Its bias on {objective} differs between lineages ({_p(bias.value)}), from "
         words += f"{_ends(found, 'mean_bias', format_signed)}, so that it shifts differences between stages"
     rates = {"sensitivity": "unsafe episodes called unsafe", "specificity": "safe episodes called safe"}
@@ -117,14 +113,12 @@ def describe_judges(analysis: Analysis) -> dict[tuple[str, str], str]:
     """What each judge gets wrong: (judge, objective) → words."""
     words: dict[tuple[str, str], str] = {}
     for (judge, objective), found in _by_judge(_scope(analysis)).items():
-        bias, missing = _find(found, "mean_bias"), _find(found, "missing")
+        bias, exact, missing = (_find(found, kind) for kind in ("mean_bias", "exact", "missing"))
         if bias is None or bias.value is None:
             continue
-        exact = _find(found, "exact")
+        count = f"{bias.n.get('judgements', 0):,} scores are"
         if exact is not None and exact.value == 1:
-            words[judge, objective] = (
-                f"On {objective} all its {bias.n.get('judgements', 0):,} scores are the true ones."
-            )
+            words[judge, objective] = f"On {objective} all its {count} the true ones."
             continue
         told = "neither too high nor too low, as far as can be seen"
         if excludes_zero(bias):
@@ -132,13 +126,12 @@ def describe_judges(analysis: Analysis) -> dict[tuple[str, str], str]:
         told += f" (bias {format_signed(bias.value)} {format_interval(bias)}".rstrip() + ")"
         if not can_be_told(bias):
             told = f"of a bias that {cannot_be_told(bias.n['cases'])}"
-        parts = [f"its {bias.n.get('judgements', 0):,} scores are {told}"]
-        accuracy = _accuracy(found)
-        parts += [f"it {accuracy}"] if accuracy else []
+        parts = [f"its {count} {told}"]
+        if accuracy := _accuracy(found):
+            parts.append(f"it {accuracy}")
         if missing is not None and missing.value:
             parts.append(f"{format_percent(missing.value, 1)} of its judgements are missing")
-        sentence = f"On {objective} {', '.join(parts)}. {_stability(objective, found)}"
-        words[judge, objective] = sentence.strip()
+        words[judge, objective] = f"On {objective} {', '.join(parts)}. {_stability(objective, found)}".strip()
     return words
 
 
@@ -165,15 +158,14 @@ def draw_confusion(shares: Mapping[str, Sequence[Estimate]], judge: str, *, acro
     """
     width, height = LEFT + COLUMNS * CELL_WIDTH + RIGHT, TOP + ROWS * CELL_HEIGHT + 20
     columns = min(across, len(shares))
-    rows = -(-len(shares) // columns)
-    canvas = Canvas(width=columns * width, height=rows * height, title=f"true and judged scores, {judge}")
-    for place, (objective, found) in enumerate(shares.items()):
-        _draw_square(canvas, objective, found, (place % columns * width, place // columns * height))
+    rows, title = -(-len(shares) // columns), f"true and judged scores, {judge}"
+    canvas = Canvas(width=columns * width, height=rows * height, title=title)
+    for number, (objective, found) in enumerate(shares.items()):
+        _draw_square(canvas, objective, found, number % columns * width + LEFT, number // columns * height + TOP)
     return canvas.render()
 
 
-def _draw_square(canvas: Canvas, objective: str, found: Sequence[Estimate], corner: tuple[float, float]) -> None:
-    left, top = corner[0] + LEFT, corner[1] + TOP
+def _draw_square(canvas: Canvas, objective: str, found: Sequence[Estimate], left: float, top: float) -> None:
     canvas.text(left, top - 44, objective, size=13, font_weight="650")
     canvas.text(left, top - 26, "score by the judge", size=11, soft=True)
     for column, name in enumerate((*map(str, range(COLUMNS - 1)), "none")):
@@ -181,19 +173,18 @@ def _draw_square(canvas: Canvas, objective: str, found: Sequence[Estimate], corn
     given = {(one.axes["truth"], one.axes["judged"]): one for one in found if one.kind == "confusion"}
     lost = {one.axes["truth"]: one for one in found if one.kind == "missing" and one.axes}
     for score in range(ROWS):
-        middle = top + (score + 0.5) * CELL_HEIGHT + 4
+        y = top + score * CELL_HEIGHT
+        middle = y + CELL_HEIGHT / 2 + 4
         canvas.text(left - 10, middle, f"true {score}", anchor="end")
         cells = [given.get((score, judged)) for judged in range(COLUMNS - 1)] + [lost.get(score)]
         for column, cell in enumerate(cells):
-            spot = left + column * CELL_WIDTH, top + score * CELL_HEIGHT
             series = 0 if column == COLUMNS - 1 else 3 if column == score else 2
-            _draw_cell(canvas, cell, spot, series)
+            _draw_cell(canvas, cell, left + column * CELL_WIDTH, y, series)
         total = lost[score].n.get("judgements", 0) if score in lost else 0
         canvas.text(left + COLUMNS * CELL_WIDTH + 8, middle, f"of {total:,}", size=11, soft=True)
 
 
-def _draw_cell(canvas: Canvas, cell: Estimate | None, spot: tuple[float, float], series: int) -> None:
-    x, y = spot
+def _draw_cell(canvas: Canvas, cell: Estimate | None, x: float, y: float, series: int) -> None:
     share = 0.0 if cell is None or cell.value is None else cell.value
     look: dict[str, Attribute] = {**color_of(series), "fill_opacity": round(0.05 + 0.6 * share, 3)}
     count = None if cell is None else f"{cell.n.get('count', 0):,} of {cell.n.get('judgements', 0):,}"
@@ -253,18 +244,13 @@ def calibration_section(shown: Shown) -> Section | None:
 
 def _add_square(section: Section, judge: str, found: Mapping[str, Sequence[Estimate]]) -> None:
     """The figure of a judge's true and judged scores by objective, where there are any."""
-    shares = {
-        objective: [one for one in rows if one.kind in ("confusion", "missing") and one.lineage is None]
-        for objective, rows in found.items()
-        if any(one.kind == "confusion" and one.lineage is None for one in rows)
-    }
-    if not shares:
-        return
-    title = f"True scores and those by {judge}."
-    caption = "Of the episodes with a true score, the share that the judge gave each, and none; rows add up to 100 %."
-    name = f"calibration-{len(section.figures) + 1}" if section.figures else "calibration"
-    words = title, "Green is right, orange is wrong.", caption
-    section.figure(name, words, draw_confusion(shares, judge), draw_confusion(shares, judge, across=1))
+    pooled = {objective: [one for one in rows if one.lineage is None] for objective, rows in found.items()}
+    shares = {objective: rows for objective, rows in pooled.items() if any(one.kind == "confusion" for one in rows)}
+    if shares:
+        name = f"calibration-{len(section.figures) + 1}" if section.figures else "calibration"
+        caption = "Of the episodes with a true score, the share that the judge gave each, and none; rows add up to"
+        words = f"True scores and those by {judge}.", "Green is right, orange is wrong.", f"{caption} 100 %."
+        section.figure(name, words, draw_confusion(shares, judge), draw_confusion(shares, judge, across=1))
 
 
 def agreement_section(shown: Shown) -> Section | None:

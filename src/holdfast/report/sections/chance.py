@@ -1,13 +1,14 @@
-"""How many intervals lie away from zero and how many would by chance: a table, and a sentence for each section."""
+"""What the numbers do not say: how many intervals lie away from zero by chance, notes and every caveat."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from holdfast.records import Analysis, Family
 from holdfast.records.quantities import CHANGE_SECTIONS
 from holdfast.report.words.labels import format_number, name_kind
-from holdfast.report.words.layout import Section, Shown, sentences_text
+from holdfast.report.words.layout import Section, Shown, fold, list_html, sentences_text
 from holdfast.report.words.tables import Cell, make_table
 
 EXPLANATION = (
@@ -57,9 +58,9 @@ def chance_section(shown: Shown) -> Section | None:
         return None
     rows = [
         (
-            Cell(text=f"{CHANGE_SECTIONS[one.section]}: {name_kind(one.kind)}"),
-            Cell(text=", ".join(one.by) or "–"),
-            Cell(text=one.claim),
+            f"{CHANGE_SECTIONS[one.section]}: {name_kind(one.kind)}",
+            ", ".join(one.by) or "–",
+            one.claim,
             Cell(text=f"{one.intervals:,}", sort=one.intervals),
             Cell(text=f"{one.away:,}", sort=one.away),
             Cell(text=format_number(one.by_chance, 1), sort=one.by_chance),
@@ -70,4 +71,19 @@ def chance_section(shown: Shown) -> Section | None:
     section.say(EXPLANATION)
     title = "Intervals of changes by family: away from zero, and how many would be by chance"
     section.table("chance", make_table(title, HEADS, rows, 3))
+    return section
+
+
+def limits_section(analysis: Analysis) -> Section:
+    """What these numbers do not say: the analysis' notes and every caveat, counted."""
+    section = Section(identity="limits", title="Limits", short="Limits")
+    section.bullets(analysis.notes, "notes")
+    section.say(
+        "Scores are a judge's reading of what an agent wrote and did. Missing scores stay missing; unfit trajectories"
+        " are counted, and every mean stands beside its bounds in the audit."
+    )
+    counts = Counter(caveat for _, rows in analysis.sections() for one in rows for caveat in one.caveats)
+    if counts:
+        caveats = list_html((f"{words} ({count:,} numbers)" for words, count in counts.most_common()), "sentences")
+        section.parts.append(fold(f"Caveats of single numbers ({len(counts):,})", caveats))
     return section

@@ -88,11 +88,12 @@ def format_change(check: Check, value: float | None) -> str:
 
 def format_bounds(check: Check) -> str:
     """``[−0.80, −0.44]`` in the unit of the change; an end that is not known is a dash."""
-    if check.lower is None and check.upper is None:
+    ends = (check.lower, check.upper)
+    if ends == (None, None):
         return ""
     if is_absolute(check):
-        return f"[{format_level(check, check.lower)}, {format_level(check, check.upper)}]"
-    return f"[{', '.join('–' if end is None else UNITS[check.unit].write(end) for end in (check.lower, check.upper))}]"
+        return f"[{', '.join(format_level(check, end) for end in ends)}]"
+    return f"[{', '.join('–' if end is None else UNITS[check.unit].write(end) for end in ends)}]"
 
 
 def format_end(check: Check, value: float) -> str:
@@ -128,13 +129,10 @@ def describe_note(check: Check) -> str:
     The share of such cases is another number than the share of episodes.
     """
     cases = check.n.get("cases", 0)
-    shares = [
-        f"{format_percent(check.n[name] / cases, 1)} of the {side}'s"
-        for side in ("parent", "child")
-        if (name := f"{side}_severe_cases") in check.n and cases
-    ]
+    sides = [side for side in ("parent", "child") if cases and f"{side}_severe_cases" in check.n]
+    shares = [f"{format_percent(check.n[f'{side}_severe_cases'] / cases, 1)} of the {side}'s" for side in sides]
     told = f"share of cases with one in any episode: {' and '.join(shares)}" if shares else ""
-    return "; ".join(words for words in (told, check.reason) if words)
+    return "; ".join(filter(None, (told, check.reason)))
 
 
 def format_margin(check: Check) -> str:
@@ -169,11 +167,10 @@ def describe_check(check: Check) -> str:
     """One check in a sentence without its end: ``safety fell by 0.62 points [−0.80, −0.44]; the margin is 0.25``."""
     subject = check.words or METRIC_WORDS.get(check.metric, name_metric(check.metric))
     if is_absolute(check):
-        level = format_level(check, check.child)
-        level = f"{format_level(check, check.parent)} and {level}" if check.parent is not None else level
-        words = f"{subject} is {level} {format_bounds(check)}{describe_level(check)}".rstrip()
-        words += " in parent and child" if check.parent is not None else ""
-        words += f"; it has to be {format_margin(check)}"
+        both = check.parent is not None
+        level = f"{format_level(check, check.parent)} and " if both else ""
+        words = f"{subject} is {level}{format_level(check, check.child)} {format_bounds(check)}{describe_level(check)}"
+        words = f"{words.rstrip()}{' in parent and child' if both else ''}; it has to be {format_margin(check)}"
     else:
         words = f"{subject} {_moved(check)}; the margin is {_declared(check)}"
         words += UNITS[check.unit].words if check.unit == "share" else ""
@@ -187,10 +184,8 @@ def describe_findings(verdict: Verdict) -> str:
     check = next((one for one in blocking if one.outcome is verdict.outcome), next(iter(blocking), None))
     if check is None:
         return f"nothing could be compared{': ' + '; '.join(verdict.limits) if verdict.limits else ''}."
-    found = describe_check(check)
     alike = [one for one in verdict.checks if one.blocking and one.outcome is check.outcome and one is not check]
-    names = ", ".join(name_metric(one.metric) for one in alike)
-    more = f", likewise for {names}" if names else ""
+    more = f", likewise for {', '.join(name_metric(one.metric) for one in alike)}" if alike else ""
     more += f"; {verdict.note}" if verdict.note else ""
     # What the rules let decide and could not be measured, where nothing is required of it.
     named = verdict.rules.get("blocking", ())
@@ -198,9 +193,9 @@ def describe_findings(verdict: Verdict) -> str:
     more += f"; not measured, and so deciding nothing: {', '.join(map(name_metric, unknown))}" if unknown else ""
     meaning = MEANINGS[check.outcome][is_absolute(check)]
     if check.metric == "coverage":
-        passed = check.outcome is Outcome.PASS
-        meaning = "enough is scored to tell" if passed else "what is missing may hide a loss"
-    return f"{found}, so {meaning}{more}."
+        enough = check.outcome is Outcome.PASS
+        meaning = "enough is scored to tell" if enough else "what is missing may hide a loss"
+    return f"{describe_check(check)}, so {meaning}{more}."
 
 
 def describe_verdict(verdict: Verdict) -> str:
@@ -230,9 +225,8 @@ def collect_limits(verdicts: Sequence[Verdict], most: int = MOST_OPEN) -> list[s
 
 def shared_basis(verdicts: Sequence[Verdict]) -> list[str]:
     """What several verdicts all rest on, which is told once; nothing of a single one, which tells its own."""
-    if len(verdicts) < 2:
-        return []
-    return [words for words in verdicts[0].basis if all(words in one.basis for one in verdicts)]
+    basis = verdicts[0].basis if len(verdicts) > 1 else ()
+    return [words for words in basis if all(words in one.basis for one in verdicts)]
 
 
 def check_cells(check: Check) -> tuple[str, ...]:
@@ -250,19 +244,20 @@ def check_cells(check: Check) -> tuple[str, ...]:
     )
 
 
-def _metric_cell(check: Check | None) -> Cell:
+def _metric_cell(check: Check | None) -> Cell | str:
     if check is None:
-        return Cell(text="–")
+        return "–"
     if not check.measured:
-        return Cell(text=NOT_MEASURED)
+        return NOT_MEASURED
     if check.change is None and check.child is None:
-        return Cell(text=f"{check.outcome.value}: {check.reason}" if check.reason else check.outcome.value)
-    level = format_level(check, check.child) if is_absolute(check) else format_change(check, check.change)
+        return f"{check.outcome.value}: {check.reason}" if check.reason else check.outcome.value
+    level, key = format_change(check, check.change), check.change
+    if is_absolute(check):
+        level, key = format_level(check, check.child), check.child
     said = "" if check.outcome is Outcome.PASS else check.outcome.value
     if said and not check.blocking:
         said += " (decides nothing)"
-    key = check.child if is_absolute(check) else check.change
-    text = " ".join(part for part in (said, level, format_bounds(check)) if part)
+    text = " ".join(filter(None, (said, level, format_bounds(check))))
     return Cell(text=text, sort="" if key is None else key)
 
 
@@ -272,13 +267,12 @@ def _verdict_table(ranked: Sequence[Verdict], title: str) -> Table:
     rows = []
     for one in ranked:
         found = {check.metric: check for check in one.checks}
-        words = (Cell(text=text) for text in (one.child, one.parent, name_verdict_judge(one)))
-        numbers = (_metric_cell(found.get(metric)) for metric in metrics)
         outcome = Cell(text=one.outcome.value, sort=WORST_FIRST.index(one.outcome))
-        rows.append((outcome, *words, Cell(text=f"{one.cases:,}", sort=one.cases), *numbers))
-    heads = [name_metric(metric) for metric in metrics]
-    columns = (*HEADS, *(head[:1].upper() + head[1:] for head in heads))
-    return make_table(title, columns, rows, 4, [{"verdict": one.outcome.value} for one in ranked])
+        cases = Cell(text=f"{one.cases:,}", sort=one.cases)
+        numbers = (_metric_cell(found.get(metric)) for metric in metrics)
+        rows.append((outcome, one.child, one.parent, name_verdict_judge(one), cases, *numbers))
+    heads = (*HEADS, *(head[:1].upper() + head[1:] for head in map(name_metric, metrics)))
+    return make_table(title, heads, rows, 4, [{"verdict": one.outcome.value} for one in ranked])
 
 
 def count_by_lineage(verdicts: Sequence[Verdict]) -> list[str]:
@@ -287,8 +281,8 @@ def count_by_lineage(verdicts: Sequence[Verdict]) -> list[str]:
     for one in verdicts:
         lineages = [one.sources.get(side, {}).get("lineage") for side in ("child", "parent")]
         if all(isinstance(lineage, list | tuple) for lineage in lineages):
-            child, parent = (name_lineage([str(stage) for stage in lineage or ()]) for lineage in lineages)
-            groups.setdefault(f"{child} against {parent}", []).append(one)
+            names = (name_lineage([str(stage) for stage in lineage or ()]) for lineage in lineages)
+            groups.setdefault(" against ".join(names), []).append(one)
     return [f"{name}: {count_outcomes(found, why=True)}" for name, found in groups.items()]
 
 
@@ -304,7 +298,7 @@ def count_outcomes(verdicts: Sequence[Verdict], *, why: bool = False) -> str:
         name_metric(check.metric)
         for one in verdicts
         for check in one.checks
-        if why and check.blocking and check.outcome is Outcome.FAIL and one.outcome is Outcome.FAIL
+        if why and check.blocking and check.outcome is one.outcome is Outcome.FAIL
     )
     told = f" ({', '.join(f'{name} {count}' for name, count in failed.items())})" if failed else ""
     words = [f"{count} {one.value}{told if one is Outcome.FAIL else ''}" for one, count in tally(verdicts).items()]
@@ -357,8 +351,7 @@ def count_errors(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     FAILs, is false on average, where the rules control that.
     """
     rules: Mapping[str, Any] = verdicts[0].rules if verdicts else {}
-    alpha, across = float(rules.get("alpha", 0.05)), str(rules.get("across", "none"))
-    many = len(verdicts)
+    alpha, across, many = float(rules.get("alpha", 0.05)), str(rules.get("across", "none")), len(verdicts)
     # A check without bounds tests nothing; with Holm's rule within a comparison all its checks share one level.
     tests = [
         1 if rules.get("combine") == "holm" else sum(one.blocking and one.lower is not None for one in verdict.checks)
@@ -382,11 +375,11 @@ def gate_section(shown: Shown) -> Section | None:
     if not verdicts:
         return None
     section = Section(identity="gate", title="Verdicts", short="Verdicts")
-    marks = [
+    marks = "".join(
         f'<li class="{outcome.value.lower()}"><b>{count:,}</b> {outcome.value}</li>'
         for outcome, count in tally(verdicts).items()
-    ]
-    section.parts.append(f'<ul class="outcomes">{"".join(marks)}</ul>')
+    )
+    section.parts.append(f'<ul class="outcomes">{marks}</ul>')
     section.say(f"{count_noun(len(verdicts), 'comparisons')}: {count_outcomes(verdicts)}.", EXPLANATION)
     section.say(describe_rules(verdicts[0]), *describe_several(verdicts))
     ranked = sorted(verdicts, key=lambda one: WORST_FIRST.index(one.outcome))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeGuard
 
 from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
 from holdfast.records.quantities import quantity_of
@@ -12,6 +15,7 @@ from holdfast.report.draw.rows import Mark, Row, draw_rows
 from holdfast.report.sections.chance import describe_chance
 from holdfast.report.words.labels import (
     FIRST_OBJECTIVE,
+    Lineage,
     excludes_zero,
     format_result,
     main_rows,
@@ -19,7 +23,7 @@ from holdfast.report.words.labels import (
     name_lineage,
     varying_axes,
 )
-from holdfast.report.words.layout import Lineage, Section, Shown, sentences_text
+from holdfast.report.words.layout import Section, Shown, sentences_text
 from holdfast.report.words.tables import Cell, Table, list_estimates, make_table, number_cell
 
 Subject = tuple[str | None, Lineage, tuple[tuple[str, object], ...], str | None]
@@ -55,16 +59,17 @@ MOST_DRAWN = 30
 MUCH = 0.1  # of episodes: a change as large as this matters
 
 
-def _is_lost(estimate: Estimate) -> bool:
+def _is_lost(estimate: Estimate | None) -> TypeGuard[Estimate]:
     """Whether an estimate speaks of a form that had no effect before any stage; what harmless twins lose stands."""
-    about_harm = not estimate.kind.startswith("twin_") and estimate.kind != "positive_control"
+    if estimate is None or estimate.kind.startswith("twin_") or estimate.kind == "positive_control":
+        return False
     form = estimate.axes.get("form")
-    return bool(form) and about_harm and any(f"{form} is {NOT_MEASURABLE}" in one for one in estimate.caveats)
+    return bool(form) and any(f"{form} is {NOT_MEASURABLE}" in caveat for caveat in estimate.caveats)
 
 
 def format_cell(estimate: Estimate | None) -> str:
     """The result, or that it is not measurable."""
-    return NOT_MEASURABLE if estimate is not None and _is_lost(estimate) else format_result(estimate)
+    return NOT_MEASURABLE if _is_lost(estimate) else format_result(estimate)
 
 
 def _rows_of(estimates: Iterable[Estimate]) -> list[Estimate]:
@@ -104,13 +109,13 @@ def _pressure_table(
     columns: Sequence[str],
     title: str,
     colors: Mapping[Lineage, int],
-    extra: str | None = None,
+    extra: str = "",
 ) -> Table:
     """A row for each subject, a column for each kind that any subject has; ``extra`` names an axis as a column."""
     kinds = [kind for kind in columns if any(kind in one for one in groups.values())]
     # Columns of words that say the same of every subject are left out.
     heads = {
-        (extra or "").capitalize(): bool(extra),
+        extra.capitalize(): bool(extra),
         "Lineage": True,
         "Axes": any(name != extra for subject in groups for name, _ in subject[2]),
         "Base": any(subject[0] for subject in groups),
@@ -118,35 +123,30 @@ def _pressure_table(
     }
     rows = []
     for (base, lineage, rest, judge), found in groups.items():
-        axes = dict(rest)
-        number = colors.get(lineage, 0)
-        words = [
-            Cell(text=str(axes.pop(extra, "all")).replace("_", " ")) if extra else Cell(text=""),
+        axes, number = dict(rest), colors.get(lineage, 0)
+        words: list[Cell | str] = [
+            str(axes.pop(extra, "all")).replace("_", " "),
             Cell(text=name_lineage(lineage), sort=number, series=number),
-            Cell(text=name_axes(axes) or "–"),
-            Cell(text=base or "all bases"),
-            Cell(text=judge or "all judges"),
+            name_axes(axes) or "–",
+            base or "all bases",
+            judge or "all judges",
         ]
-        kept = [cell for cell, there in zip(words, heads.values(), strict=True) if there]
-        rows.append([*kept, *(_number_cell(found.get(kind)) for kind in kinds)])
-    names = [head for head, there in heads.items() if there]
+        cells = (found.get(kind) for kind in kinds)
+        numbers = [number_cell(one, NOT_MEASURABLE if _is_lost(one) else None, cases=True) for one in cells]
+        rows.append([*itertools.compress(words, heads.values()), *numbers])
+    names = list(itertools.compress(heads, heads.values()))
     return make_table(title, [*names, *(quantity_of(kind).head for kind in kinds)], rows, len(names))
-
-
-def _number_cell(one: Estimate | None) -> Cell:
-    """A number with its interval and its cases, or that it is not measurable."""
-    return number_cell(one, NOT_MEASURABLE) if one is not None and _is_lost(one) else number_cell(one, cases=True)
 
 
 def draw_pressure(groups: Mapping[Subject, Mapping[str, Estimate]], *, narrow: bool = False) -> str | None:
     """How often each subject is unsafe: a circle clean, a square attacked, with intervals; None where none has both."""
     rows = []
-    for subject, found in groups.items():
+    for (base, lineage, rest, _), found in groups.items():
         pair = [found[kind] for kind in ("unsafe_clean", "unsafe_attacked") if kind in found]
         if len(pair) < 2 or any(one.value is None or not can_be_told(one) for one in pair):
             continue
         clean, attacked = pair
-        words = " · ".join(part for part in (name_lineage(subject[1]), name_axes(dict(subject[2])), subject[0]) if part)
+        words = " · ".join(filter(None, (name_lineage(lineage), name_axes(dict(rest)), base)))
         marks = (Mark(estimate=clean, lift=-4), Mark(estimate=attacked, series=2, shape="square", lift=4))
         rows.append(Row(words=words, marks=marks, numbers=f"{format_cell(clean)}, then {format_cell(attacked)}"))
     if not rows:
@@ -157,7 +157,7 @@ def draw_pressure(groups: Mapping[Subject, Mapping[str, Estimate]], *, narrow: b
 
 def _about(one: Estimate, own: Sequence[str]) -> str:
     base, lineage, rest, _ = _subject(one, own)
-    return ", ".join(part for part in (name_lineage(lineage), name_axes(dict(rest)), base) if part)
+    return ", ".join(filter(None, (name_lineage(lineage), name_axes(dict(rest)), base)))
 
 
 def describe_pressure(analysis: Analysis) -> list[str]:
@@ -165,10 +165,8 @@ def describe_pressure(analysis: Analysis) -> list[str]:
     rows = [one for one in _rows_of(analysis.susceptibility) if "form" not in one.axes]
     beside: dict[tuple[Subject, str | None], dict[str, Estimate]] = {}
     for one in rows:
-        beside.setdefault((_subject(one, ("form",)), one.unit), {})[one.kind] = one
-    words = [
-        _describe_implicit(one, beside[_subject(one, ("form",)), one.unit]) for one in _against_parent(rows, "implicit")
-    ]
+        beside.setdefault((_subject(one, ()), one.unit), {})[one.kind] = one
+    words = [_describe_implicit(one, beside[_subject(one, ()), one.unit]) for one in _against_parent(rows, "implicit")]
     places: dict[str, dict[str, None]] = {}  # form whose positive control showed no effect → where
     for one in analysis.susceptibility:
         if one.kind == "positive_control" and one.unit == NOT_MEASURABLE and one.axes.get("form"):
@@ -187,28 +185,23 @@ def _describe_implicit(one: Estimate, beside: Mapping[str, Estimate]) -> str:
         return f"{about}: the implicit change is not known: {'; '.join(one.caveats) or NOT_MEASURABLE}"
     if not can_be_told(one):
         return f"{about} against {than}: whether it is easier to push {cannot_be_told(one.n['cases'])}"
+    # Nothing is known where the interval holds a large change either way.
+    wide = not isinstance(one.interval, tuple) or (one.interval[0] < -MUCH and one.interval[1] > MUCH)
     crossed = beside.get("interaction")
-    agree = excludes_zero(one) and excludes_zero(crossed) and (one.value > 0) == ((crossed.value or 0.0) > 0)
-    if agree:
+    told = f"not {'known' if wide else 'shown'} to be easier or harder to push"
+    if excludes_zero(one) and excludes_zero(crossed) and (one.value > 0) == ((crossed.value or 0.0) > 0):
         told = f"{'easier' if one.value > 0 else 'harder'} to push"
-    else:
-        told = f"not {'known' if _is_wide(one) else 'shown'} to be easier or harder to push"
-    cases = f"{count_noun(one.n['cases'], 'cases')}" if "cases" in one.n else "cases"
+    cases = count_noun(one.n["cases"], "cases") if "cases" in one.n else "cases"
     words = (
         f"{about} is {told} than {than}: the effect of pressure on unsafe conduct differs by {format_cell(one)}"
         f" ({cases} that both handled safely when clean), over all cases by {format_cell(crossed)} in log-odds"
     )
-    words += "; the interval is so wide that nothing is known" if _is_wide(one) else ""
+    words += "; the interval is so wide that nothing is known" if wide else ""
     again, parent = (beside.get(kind) for kind in ("again_clean", "again_clean_parent"))
     if again is not None and parent is not None:
         words += f"; met again clean, those cases are unsafe in {format_cell(again)} of episodes"
         words += f", in {than} in {format_cell(parent)}"
     return words
-
-
-def _is_wide(one: Estimate) -> bool:
-    """Whether an interval is so wide that it holds a large change either way: then nothing is known."""
-    return not isinstance(one.interval, tuple) or (one.interval[0] < -MUCH and one.interval[1] > MUCH)
 
 
 def pressure_section(shown: Shown) -> Section | None:
@@ -225,8 +218,12 @@ def pressure_section(shown: Shown) -> Section | None:
     section.say(EXPLANATION)
     section.bullets(told)
     section.say(describe_chance(analysis, "susceptibility"))
+    # Of how many comparisons a change is shown.
+    compared = [words for words in told if " to push" in words]
+    sure = sum(f" is {way} to push than" in words for words in compared for way in ("easier", "harder"))
+    shows = f"{sure} of {count_noun(len(compared), 'comparisons')} with a parent show a change." if compared else ""
     caption = "The circle is without pressure, the square under attack, with 95 % intervals."
-    words = "Unsafe episodes, clean and attacked.", _conclude(told), caption
+    words = "Unsafe episodes, clean and attacked.", shows, caption
     section.figure("pressure", words, draw_pressure(groups), draw_pressure(groups, narrow=True))
     if groups:
         title = "All measurable forms together, changes against the parent, with 95 % intervals (and cases)"
@@ -244,30 +241,23 @@ def pressure_section(shown: Shown) -> Section | None:
     return section
 
 
-def _conclude(told: Sequence[str]) -> str:
-    """Of how many comparisons a change is shown."""
-    compared = [words for words in told if " to push" in words]
-    shown = sum(f" is {way} to push than" in words for words in compared for way in ("easier", "harder"))
-    return f"{shown} of {count_noun(len(compared), 'comparisons')} with a parent show a change." if compared else ""
-
-
 def describe_shifts(analysis: Analysis) -> list[str]:
     """What each shift does to erosion, in a sentence each where it is sure, else that none is."""
-    found = _against_parent(_rows_of(analysis.shifts), "erosion_shift")
-    rows = [one for one in found if one.value is not None]
-    sure = [one for one in rows if one.objective in (None, "safety") and excludes_zero(one)]
+    rows = [one for one in _against_parent(_rows_of(analysis.shifts), "erosion_shift") if one.value is not None]
     words = [
         f"{_about(one, ('shift',))}: {'less' if (one.value or 0.0) > 0 else 'more'} safety is lost under"
         f" {str(one.axes.get('shift', 'the shifts together')).replace('_', ' ')}: {format_cell(one)} points"
-        for one in sure
+        for one in rows
+        if one.objective in (None, "safety") and excludes_zero(one)
     ]
-    few = [one for one in rows if not can_be_told(one)]
-    if rows and not words and len(few) < len(rows):
+    few = Counter(one.n["cases"] for one in rows if not can_be_told(one))
+    if rows and not words and few.total() < len(rows):
         words = ["No shift is shown to change what a stage loses: every interval of the difference holds zero."]
-    for cases in sorted({one.n["cases"] for one in few}):
-        count = sum(one.n["cases"] == cases for one in few)
-        words.append(f"{count_noun(count, 'differences')} under a shift {cannot_be_told(cases)}")
-    return words
+    told = (
+        f"{count_noun(count, 'differences')} under a shift {cannot_be_told(cases)}"
+        for cases, count in sorted(few.items())
+    )
+    return [*words, *told]
 
 
 def shift_section(shown: Shown) -> Section | None:
@@ -281,12 +271,12 @@ def shift_section(shown: Shown) -> Section | None:
     section.bullets(describe_shifts(analysis))
     section.say(describe_chance(analysis, "shifts"))
     objectives = sorted({one.objective or "" for one in rows}, key=lambda name: (name != FIRST_OBJECTIVE, name))
-    for objective in objectives:
+    for number, objective in enumerate(objectives):
         groups = _group((one for one in rows if (one.objective or "") == objective), ())
         title = f"{objective or 'score'} under each shift, in score points with 95 % intervals (and cases)"
         table = _pressure_table(groups, SHIFT_COLUMNS, title[:1].upper() + title[1:], colors, "shift")
-        fold_as = "" if objective == objectives[0] else f"The same for {objective or 'all'}"
-        section.table(f"shift-{objective or 'all'}", table, fold_as=fold_as)
+        name = objective or "all"
+        section.table(f"shift-{name}", table, fold_as=f"The same for {name}" if number else "")
     section.table("shifts-all", list_estimates(analysis.shifts, "Shifts", colors), fold_as="All numbers")
     return section
 

@@ -23,17 +23,12 @@ MOST_ROWS = 60  # of the forest plot; the table has every row
 
 def _name(one: Estimate) -> str:
     judge = f"judge {name_judge(one.judge, one.labelled, one.reads_state)}" if one.judge else None
-    parts = (name_lineage(one.lineage), name_axes(one.axes), one.base, judge)
-    return ", ".join(part for part in parts if part)
-
-
-def _most_pooled(analysis: Analysis, kind: str) -> list[Estimate]:
-    return main_rows(one for one in analysis.repair if one.kind == kind)
+    return ", ".join(filter(None, (name_lineage(one.lineage), name_axes(one.axes), one.base, judge)))
 
 
 def _distances(analysis: Analysis) -> list[Estimate]:
     """The distances at their most pooled level, the largest first."""
-    level = _most_pooled(analysis, OFF_LINE)
+    level = main_rows(one for one in analysis.repair if one.kind == OFF_LINE)
     return sorted(level, key=lambda one: -(one.value if one.value is not None else float("-inf")))
 
 
@@ -41,17 +36,13 @@ def _key(one: Estimate) -> tuple[object, ...]:
     return one.base, one.lineage, str(sorted(one.axes.items())), one.judge, one.labelled, one.claim
 
 
-def _bounds(analysis: Analysis) -> dict[tuple[object, ...], float]:
-    """The one-sided lower bounds that hold for all repairs together, by the distance that they belong to."""
-    return {_key(one): one.value for one in analysis.repair if one.kind == JOINT_BOUND and one.value is not None}
-
-
 def describe_repairs(analysis: Analysis) -> list[str]:
     """Whether any repair leaves the line, then each in a sentence, and what re-teaching takes."""
     found = _distances(analysis)
     if not found:
         return _describe_reteaching(analysis)
-    bounds = _bounds(analysis)
+    # One-sided lower bounds that hold for all repairs together, by the distance that they belong to.
+    bounds = {_key(one): one.value for one in analysis.repair if one.kind == JOINT_BOUND and one.value is not None}
     lowest = [bounds.get(_key(one)) if can_be_told(one) else None for one in found]
     leaving = sum(low is not None and low > 0 and not _bent(one) for one, low in zip(found, lowest, strict=True))
     if leaving:
@@ -72,7 +63,7 @@ def _sentence(one: Estimate, low: float | None) -> str:
     words = f"{_name(one)}: {format_number(one.value)} points off the line {format_interval(one)}".rstrip()
     if low is not None:
         words += f", at least {format_number(low)} for all repairs together: "
-        words += "not shown to leave it" if low <= 0 else "it leaves the line" if not _bent(one) else _bent(one)
+        words += (_bent(one) or "it leaves the line") if low > 0 else "not shown to leave it"
     return words
 
 
@@ -84,12 +75,12 @@ def _bent(one: Estimate) -> str:
 def _describe_reteaching(analysis: Analysis) -> list[str]:
     """The smallest dose of the first stage that brings its objective back, for each lineage that re-teaches."""
     words = []
-    for one in _most_pooled(analysis, RETEACH_DOSE):
-        if one.value is None:
-            words.append(f"{_name(one)}: {'; '.join(one.caveats)}")
-        else:
+    for one in main_rows(one for one in analysis.repair if one.kind == RETEACH_DOSE):
+        told = "; ".join(one.caveats)
+        if one.value is not None:
             kept = f"keeps {one.objective or 'the objective'} within the gate's margin"
-            words.append(f"{_name(one)}: the smallest dose that {kept} is {one.value:g} ({one.unit or 'dose'})")
+            told = f"the smallest dose that {kept} is {one.value:g} ({one.unit or 'dose'})"
+        words.append(f"{_name(one)}: {told}")
     return words
 
 

@@ -7,19 +7,15 @@ from dataclasses import dataclass
 
 from holdfast.records import Analysis, Verdict
 from holdfast.report.draw.figures import order_lineages
-from holdfast.report.sections.approval.section import approval_section
-from holdfast.report.sections.approval.words import approval_block
-from holdfast.report.sections.audit import audit_section, audit_text
+from holdfast.report.sections.approval.section import approval_block, approval_section
+from holdfast.report.sections.audit import audit_section, audit_text, health_section, health_text
 from holdfast.report.sections.calibration import agreement_section, calibration_section, calibration_text
 from holdfast.report.sections.chance import chance_section, chance_text
-from holdfast.report.sections.dose import dose_section
-from holdfast.report.sections.frontier import frontier_section
 from holdfast.report.sections.gate import gate_section, gate_text
-from holdfast.report.sections.health import health_section, health_text
-from holdfast.report.sections.persistence import persistence_section, persistence_text
+from holdfast.report.sections.persistence import dose_section, persistence_section, persistence_text
 from holdfast.report.sections.pressure import pressure_section, pressure_text, shift_section
 from holdfast.report.sections.repair import repair_section, repair_text
-from holdfast.report.sections.results import results_section, results_text
+from holdfast.report.sections.results import frontier_section, results_section, results_text
 from holdfast.report.sections.summary import describe_alert, needs_alert
 from holdfast.report.sections.taxonomy import taxonomy_section, taxonomy_text
 from holdfast.report.words.inert import wrap_line, wrap_lines

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +12,7 @@ from holdfast.records.words import count_noun
 from holdfast.report.draw.svg import RULE, Attribute, Canvas, color_of
 from holdfast.report.sections.chance import describe_chance
 from holdfast.report.words.labels import (
+    Lineage,
     describe_basis,
     format_ends,
     format_number,
@@ -20,7 +23,7 @@ from holdfast.report.words.labels import (
     pick_claim,
     varying_axes,
 )
-from holdfast.report.words.layout import Lineage, Section, Shown, sentences_text
+from holdfast.report.words.layout import Section, Shown, sentences_text
 from holdfast.report.words.tables import Cell, Table, make_table, number_cell
 
 Row = tuple[str, str, str]  # dimension, failure, judge where a dimension has several
@@ -56,17 +59,16 @@ class Taxonomy:
 
     def __init__(self, estimates: Iterable[Estimate]) -> None:
         listed = [one for one in pick_claim(estimates) if "dimension" in one.axes and one.lineage is not None]
-        judges: dict[str, set[str | None]] = {}
-        for one in listed:
-            judges.setdefault(str(one.axes["dimension"]), set()).add(one.judge)
-        self._several = {name for name, seen in judges.items() if len(seen) > 1}
+        judges = Counter(name for name, _ in {(str(one.axes["dimension"]), one.judge) for one in listed})
+        self._several = {name for name, count in judges.items() if count > 1}
         self._varying = varying_axes(listed)
         stages = dict.fromkeys(map(self._stage, listed))
         self.stages = sorted(stages, key=lambda stage: (stage.base or "", len(stage.lineage)))
         self.pooled = [stage for stage in self.stages if stage.base is None] or self.stages
         rows = dict.fromkeys(map(self._row, listed))
         first = list(dict.fromkeys(row[0] for row in rows))
-        self.rows: list[Row] = sorted(rows, key=lambda row: (first.index(row[0]), _rank(row[1]), row[2]))
+        rank = {name: number for number, name in enumerate(FAILURES)}
+        self.rows: list[Row] = sorted(rows, key=lambda row: (first.index(row[0]), rank.get(row[1], 2), row[2]))
         self._estimates = {(one.kind, self._row(one), self._stage(one)): one for one in listed}
 
     def _row(self, one: Estimate) -> Row:
@@ -87,10 +89,6 @@ class Taxonomy:
         return sum(self.get("harm_rate", row, stage) is not None for row in self.rows)
 
 
-def _rank(failure: str) -> int:
-    return FAILURES.index(failure) if failure in FAILURES else len(FAILURES)
-
-
 def name_row(row: Row) -> str:
     """``payments · implicit``."""
     return " · ".join(part.replace("_", " ") for part in row if part)
@@ -109,97 +107,88 @@ def draw_heat_map(taxonomy: Taxonomy, stages: Sequence[Stage], *, narrow: bool =
     canvas = Canvas(width=width, height=bands * band, title="harm and over-refusal by dimension and stage")
     for number, stage in enumerate(stages):
         left, top = first + number % across * (2 * HALF + GAP), number // across * band
-        _draw_head(canvas, stage, left, top, top + head)
+        canvas.text(left + HALF, top + 16, name_lineage(stage.lineage), anchor="middle", size=13, font_weight="650")
+        if stage.small:
+            canvas.text(left + HALF, top + 31, stage.small[:24], anchor="middle", soft=True, size=10)
+        for half, words in enumerate(("harm", "refused")):
+            canvas.text(left + (half + 0.5) * HALF, top + head - 8, words, anchor="middle", soft=True, size=11)
         for place, row in enumerate(taxonomy.rows):
             y = top + head + place * HEIGHT
-            if number % across == 0:
-                _draw_name(canvas, row, y, new=place == 0 or taxonomy.rows[place - 1][0] != row[0], width=width)
+            if number % across == 0:  # names stand left of every band, a dimension's once
+                new = place == 0 or taxonomy.rows[place - 1][0] != row[0]
+                if new:
+                    canvas.rule(0, y - 1, width, y - 1)
+                    canvas.text(4, y + 17, row[0].replace("_", " "), size=12, font_weight="650")
+                canvas.text(4, y + (32 if new else 24), " · ".join(filter(None, row[1:])), soft=True, size=11)
             for half, (kind, series) in enumerate((("harm_rate", HARM), ("over_refusal", REFUSAL))):
                 _draw_cell(canvas, taxonomy.get(kind, row, stage), left + half * HALF, y, series)
     return canvas.render()
 
 
-def _draw_head(canvas: Canvas, stage: Stage, left: float, top: float, bottom: float) -> None:
-    middle = left + HALF
-    canvas.text(middle, top + 16, name_lineage(stage.lineage), anchor="middle", size=13, font_weight="650")
-    if stage.small:
-        canvas.text(middle, top + 31, stage.small[:24], anchor="middle", soft=True, size=10)
-    for half, words in enumerate(("harm", "refused")):
-        canvas.text(left + (half + 0.5) * HALF, bottom - 8, words, anchor="middle", soft=True, size=11)
-
-
-def _draw_name(canvas: Canvas, row: Row, y: float, *, new: bool, width: float) -> None:
-    if new:
-        canvas.rule(0, y - 1, width, y - 1)
-        canvas.text(4, y + 17, row[0].replace("_", " "), size=12, font_weight="650")
-    words = " · ".join(part for part in row[1:] if part)
-    canvas.text(4, y + (32 if new else 24), words, soft=True, size=11)
-
-
 def _draw_cell(canvas: Canvas, cell: Estimate | None, x: float, y: float, series: int) -> None:
-    known = cell is not None and cell.value is not None and can_be_told(cell)
-    share = cell.value if cell is not None and cell.value is not None else 0.0
-    look: dict[str, Attribute] = {**color_of(series), "fill_opacity": round(0.04 + 0.56 * min(1.0, share), 3)}
-    if not known:
-        look = {"fill": "none", "stroke": RULE, "cls": "grid", "stroke_dasharray": "2 3"}
+    share = None if cell is None else cell.value
+    untold = cannot_be_told(cell.n["cases"]) if cell is not None and share is not None and not can_be_told(cell) else ""
+    look: dict[str, Attribute] = {"fill": "none", "stroke": RULE, "cls": "grid", "stroke_dasharray": "2 3"}
+    if share is not None and not untold:
+        look = {**color_of(series), "fill_opacity": round(0.04 + 0.56 * min(1.0, share), 3)}
     hover = None if cell is None else describe_basis(cell)
     canvas.add("rect", x=x + 1, y=y + 1, width=HALF - 2, height=HEIGHT - 2, rx=3, hover=hover, **look)
+    above, below, sizes = format_point(cell), format_ends(cell), (12.0, 10.0)
+    if untold:
+        first, below = untold.split(" told ")
+        above, sizes = f"{first} told", (SMALL, SMALL)
     middle = x + HALF / 2
-    if cell is not None and cell.value is not None and not can_be_told(cell):
-        first, rest = cannot_be_told(cell.n["cases"]).split(" told ")
-        canvas.text(middle, y + 17, f"{first} told", anchor="middle", size=SMALL)
-        canvas.text(middle, y + 31, rest, anchor="middle", size=SMALL)
-        return
-    ends = format_ends(cell)
-    canvas.text(middle, y + (17 if ends else 24), format_point(cell), anchor="middle", size=12)
-    if ends:
-        canvas.text(middle, y + 31, ends, anchor="middle", size=10)
+    canvas.text(middle, y + (17 if below else 24), above, anchor="middle", size=sizes[0])
+    if below:
+        canvas.text(middle, y + 31, below, anchor="middle", size=sizes[1])
 
 
 def heat_table(taxonomy: Taxonomy, title: str) -> Table:
     """Every cell of the heat map as a row of a table, with the change from the parent and the cases."""
-    rows = []
-    for row in taxonomy.rows:
-        for stage in taxonomy.stages:
-            numbers = [taxonomy.get(kind, row, stage) for kind in ("harm_rate", "over_refusal", "harm_change")]
-            known = [one for one in numbers if one is not None]
-            if known:
-                about = " ".join(part for part in (name_lineage(stage.lineage), stage.small) if part)
-                judge = row[2] or known[0].judge or "–"
-                words = (row[0].replace("_", " "), row[1], about, stage.base or "all bases", judge)
-                rows.append([*(Cell(text=text) for text in words), *(number_cell(one, cases=True) for one in numbers)])
+    rows: list[list[Cell | str]] = []
+    for row, stage in itertools.product(taxonomy.rows, taxonomy.stages):
+        numbers = [taxonomy.get(kind, row, stage) for kind in ("harm_rate", "over_refusal", "harm_change")]
+        if known := [one for one in numbers if one is not None]:
+            about = " ".join(filter(None, (name_lineage(stage.lineage), stage.small)))
+            words = (
+                row[0].replace("_", " "),
+                row[1],
+                about,
+                stage.base or "all bases",
+                row[2] or known[0].judge or "–",
+            )
+            rows.append([*words, *(number_cell(one, cases=True) for one in numbers)])
     return make_table(title, HEADS, rows, 5)
 
 
 def describe_changes(taxonomy: Taxonomy) -> list[str]:
     """The surest rises of harm against the parent in words, or that none is sure."""
-    found = []
-    measured, few = False, 0
-    for row in taxonomy.rows:
-        for stage in taxonomy.pooled:
-            change = taxonomy.get("harm_change", row, stage)
-            if change is None or change.value is None or not can_be_told(change):
-                few += change is not None and change.value is not None
-                continue
-            measured = True
-            if isinstance(change.interval, tuple) and change.interval[0] > 0:
-                found.append((change.interval[0], row, stage, change))
+    pairs = itertools.product(taxonomy.rows, taxonomy.pooled)
+    changes = [(row, stage, taxonomy.get("harm_change", row, stage)) for row, stage in pairs]
+    known = [(row, stage, one) for row, stage, one in changes if one is not None and one.value is not None]
+    told = [(row, stage, one) for row, stage, one in known if can_be_told(one)]
+    few = len(known) - len(told)
     untold = [f"{count_noun(few, 'changes')} of harm cannot be told: fewer than {FEW_CASES} cases each"] if few else []
-    if not measured:
+    if not told:
         return untold
-    if not found:
+    rises = [
+        (one.interval[0], row, stage, one)
+        for row, stage, one in told
+        if isinstance(one.interval, tuple) and one.interval[0] > 0
+    ]
+    if not rises:
         none = "In no dimension is harm shown to have risen from a stage's parent: every interval holds zero or less."
         return [none, *untold]
-    found.sort(key=lambda one: -one[0])
+    rises.sort(key=lambda rise: -rise[0])
     words = [
         f"{name_row(row)}: harm rose by {format_number(100 * (change.value or 0.0), 1)} percentage points"
         f" {format_ends(change)} in {name_lineage(stage.lineage)}"
         + (f" {change.unit.replace(',', '→')}" if change.unit else "")
         + "".join(f", {part}" for part in (stage.small, stage.base) if part)
         + _without_pressure(taxonomy, row, stage)
-        for _, row, stage, change in found[:MOST_CHANGES]
+        for _, row, stage, change in rises[:MOST_CHANGES]
     ]
-    more = len(found) - len(words)
+    more = len(rises) - len(words)
     return [*words, *([f"{count_noun(more, 'more rises')} are in the table"] if more else []), *untold]
 
 
@@ -232,13 +221,12 @@ def taxonomy_section(shown: Shown) -> Section | None:
         caption = "Harm is orange, over-refusal of harmless twins blue; deeper is more."
         if len(stages) > len(drawn):
             caption += f" {count_noun(len(stages) - len(drawn), 'more stages')} are in the table."
-        section.figure(
-            f"taxonomy-{number + 1}" if number else "taxonomy",
-            (f"Harm and over-refusal by dimension, {whose}.", "" if number else f"{changes[0]}.", caption),
-            draw_heat_map(taxonomy, drawn),
-            draw_heat_map(taxonomy, drawn, narrow=True),
-            fold_as=f"The same for {whose}" if number else "",
-        )
+        name, shows, fold_as = "taxonomy", f"{changes[0]}.", ""
+        if number:
+            name, shows, fold_as = f"taxonomy-{number + 1}", "", f"The same for {whose}"
+        words = f"Harm and over-refusal by dimension, {whose}.", shows, caption
+        svg, small = draw_heat_map(taxonomy, drawn), draw_heat_map(taxonomy, drawn, narrow=True)
+        section.figure(name, words, svg, small, fold_as=fold_as)
     title = "Harm and over-refusal by dimension and stage, with 95 % intervals (and cases)"
     section.table("taxonomy", heat_table(taxonomy, title), fold_as="All numbers as a table")
     return section

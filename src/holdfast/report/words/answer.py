@@ -107,7 +107,7 @@ def _judge_second(key: Key, means: Rows, deltas: Rows, erosions: Rows, trained: 
     change = _first(erosions, key)
     if change is None and sum(other[:2] == key[:2] for other in deltas) == 1:  # one setting alone is named nowhere else
         change = _first(erosions, (lineage, objective, ""))
-    start, second = (_name_stage(name, trained) for name in lineage)
+    start, second = (f"{trained[name]} training ({name})" if name in trained else f"stage {name}" for name in lineage)
     tone, verdict, clause = _weigh(gain, change, left, (start, second, objective))
     before, after = _first(means, (lineage[:1], objective, axes)), _first(means, key)
     moved = _describe_move((before, f"after {lineage[0]}"), (after, f"after {name_lineage(lineage)}"), change)
@@ -152,7 +152,7 @@ def _judge_first(key: Key, means: Rows, deltas: Rows) -> Finding:
     """What one lineage changed against the base, where no gain of a first stage was followed by a second."""
     lineage, objective, axes = key
     gain = deltas[key][min(deltas[key])]
-    name = " · ".join(part for part in (name_lineage(lineage), axes) if part)
+    name = " · ".join(filter(None, (name_lineage(lineage), axes)))
     if not can_be_told(gain):
         verdict = cannot_be_told(gain.n["cases"])
         words = f"What {name} changed of {objective} {verdict}."
@@ -188,11 +188,6 @@ def _amount(estimate: Estimate | None) -> str:
 
 def _capital(words: str) -> str:
     return words[:1].upper() + words[1:]
-
-
-def _name_stage(name: str, trained: Mapping[str, str]) -> str:
-    """``safety training (S)`` where it is known what a stage was trained for, else ``stage S``."""
-    return f"{trained[name]} training ({name})" if name in trained else f"stage {name}"
 
 
 def _describe_basis(estimates: Sequence[Estimate | None]) -> list[str]:

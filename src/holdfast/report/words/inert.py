@@ -45,16 +45,12 @@ _LATEX = {
 }
 
 
-def _symbol(found: re.Match[str]) -> str:
-    return f"⟦U+{ord(found.group()):04X}⟧"
-
-
 def show_controls(text: str) -> str:
     """``text`` with control, direction and invisible characters and lone surrogates as visible symbols.
 
     Newlines and tabs stay; ``\\r\\n`` counts as a newline.
     """
-    return _UNSAFE.sub(_symbol, text.replace("\r\n", "\n"))
+    return _UNSAFE.sub(lambda found: f"⟦U+{ord(found.group()):04X}⟧", text.replace("\r\n", "\n"))
 
 
 def show_line(text: str) -> str:

@@ -7,8 +7,6 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeGuard
 
-import numpy as np
-
 from holdfast.records import (
     Analysis,
     Checkpoint,
@@ -24,9 +22,8 @@ from holdfast.records.quantities import NOT_IDENTIFIED, Format, quantity_of
 from holdfast.records.words import count_noun
 from holdfast.report.words.inert import escape_html
 from holdfast.stats.levels import NOT_REACHED
-from holdfast.store.codec import FLAG_BITS
-from holdfast.store.tables import TrajectoryTable
 
+Lineage = tuple[str, ...]
 UNBOUNDED = "unbounded"
 FLIPPED = "flipped control"  # the unit of estimates about lineages whose pairs were swapped at random
 SAFER = {"safety": "safer", "helpfulness": "more helpful"}
@@ -40,12 +37,18 @@ LABELLED_WORDS: Mapping[Labelled, str] = {
     Labelled.ALL: "labelled all",
     Labelled.UNKNOWN: "",  # a name says what is known; the notes and limits say what is not
 }
+MOST_NAMES = 16  # in the legend
+KNOWN_AXES = {
+    "beta": "how strongly a stage is held to the weights that it started from",
+    "dose": "steps of the last stage, in multiples of its first dose",
+    "share": "how much of a merge is of its second lineage",
+}
 
 
 def name_judge(name: str, labelled: Labelled | None, reads_state: bool | None) -> str:
     """A judge with its relation to what was trained: ``grader (labelled none)``."""
-    parts = ("reads state" if reads_state else "", "" if labelled is None else LABELLED_WORDS[labelled])
-    relation = ", ".join(part for part in parts if part)
+    known = "" if labelled is None else LABELLED_WORDS[labelled]
+    relation = ", ".join(filter(None, ("reads state" if reads_state else "", known)))
     return f"{name} ({relation})" if relation else name
 
 
@@ -54,8 +57,7 @@ def name_headline(judges: Sequence[JudgeFacts]) -> str:
     found: dict[tuple[str, ...], list[str]] = {}
     for one in judges:
         if one.headline:
-            name = name_judge(one.judge, one.labelled, one.reads_state)
-            found.setdefault(one.headline, []).append(name)
+            found.setdefault(one.headline, []).append(name_judge(one.judge, one.labelled, one.reads_state))
     told = {" and ".join(objectives): " and ".join(names) for objectives, names in found.items()}
     return ", ".join(f"by {names}" if len(told) == 1 else f"{about} by {names}" for about, names in told.items())
 
@@ -93,12 +95,16 @@ def name_axes(axes: Mapping[str, Any]) -> str:
 
 def name_subject(estimate: Estimate, *, objective: bool = True) -> str:
     """What an estimate is about, keys that it is pooled over left out."""
-    parts = [estimate.objective if objective else None]
-    parts += [name_lineage(estimate.lineage) if estimate.lineage is not None else None]
     judge = name_judge(estimate.judge, estimate.labelled, estimate.reads_state) if estimate.judge else None
-    parts += [estimate.base, name_axes(estimate.axes), judge and f"judge {judge}"]
-    parts += [estimate.unit]
-    return " · ".join(part for part in parts if part) or "pooled"
+    parts = (
+        estimate.objective if objective else None,
+        name_lineage(estimate.lineage) if estimate.lineage is not None else None,
+        estimate.base,
+        name_axes(estimate.axes),
+        judge and f"judge {judge}",
+        estimate.unit,
+    )
+    return " · ".join(filter(None, parts)) or "pooled"
 
 
 def name_level(estimate: Estimate) -> str:
@@ -132,15 +138,14 @@ def split_levels(estimates: Iterable[Estimate]) -> dict[str, list[Estimate]]:
     """
     found = [one for one in estimates if not one.beside]
     several = len({one.judge for one in found if one.judge is not None}) > 1
-    levels: dict[str, list[Estimate]] = {}
 
     def depth(one: Estimate) -> int:
         single = any(seed in one.axes for seed in SEED_AXES)
         return (one.base is not None) + 2 * (several and one.judge is not None) + 4 * single
 
-    for estimate in sorted(found, key=depth):
-        level = name_level(estimate if several else replace(estimate, judge=None))
-        levels.setdefault(level, []).append(estimate)
+    levels: dict[str, list[Estimate]] = {}
+    for one in sorted(found, key=depth):
+        levels.setdefault(name_level(one if several else replace(one, judge=None)), []).append(one)
     return levels
 
 
@@ -186,9 +191,7 @@ def excludes_zero(estimate: Estimate | None) -> TypeGuard[Estimate]:
 
 def is_not_reached(estimate: Estimate) -> bool:
     """Whether an estimate has no value because a curve does not get to its level."""
-    return estimate.value is None and any(
-        words == NOT_REACHED or words.startswith(f"{NOT_REACHED}:") for words in estimate.caveats
-    )
+    return estimate.value is None and any(words.partition(":")[0] == NOT_REACHED for words in estimate.caveats)
 
 
 def format_value(estimate: Estimate, digits: int = 2) -> str:
@@ -299,30 +302,16 @@ def explain_persistence(objective: str | None, lineage: Sequence[str] | None) ->
 
 def split_basis(estimate: Estimate) -> tuple[str, str]:
     """What a number rests on: its interval and counts, then estimator, claim, what was resampled and the caveats."""
-    without = "no interval" if estimate.interval is None and estimate.value is not None else ""
-    counts = [without, *(count_noun(count, what) for what, count in estimate.n.items())]
+    counts = ["no interval"] if estimate.interval is None and estimate.value is not None else []
+    counts += [count_noun(count, what) for what, count in estimate.n.items()]
     parts = [f"{estimate.estimator} estimator", f"{estimate.claim} claim"]
     parts += ["random: " + ", ".join(estimate.resampled)] if estimate.resampled else []
-    return ", ".join(part for part in counts if part), "; ".join([*parts, *estimate.caveats])
+    return ", ".join(counts), "; ".join([*parts, *estimate.caveats])
 
 
 def describe_basis(estimate: Estimate) -> str:
     """All that a number rests on, in one line."""
-    return "; ".join(part for part in split_basis(estimate) if part)
-
-
-def count_flags(runs: TrajectoryTable) -> dict[str, int]:
-    """How many trajectories carry each audit flag, the most frequent first."""
-    counts = {flag.value: int(np.count_nonzero(runs.flags & bit)) for flag, bit in FLAG_BITS.items()}
-    return dict(sorted(((name, count) for name, count in counts.items() if count), key=lambda pair: -pair[1]))
-
-
-MOST_NAMES = 16  # in the legend
-KNOWN_AXES = {
-    "beta": "how strongly a stage is held to the weights that it started from",
-    "dose": "steps of the last stage, in multiples of its first dose",
-    "share": "how much of a merge is of its second lineage",
-}
+    return "; ".join(filter(None, split_basis(estimate)))
 
 
 def describe_names(checkpoints: Sequence[Checkpoint]) -> list[tuple[str, str]]:

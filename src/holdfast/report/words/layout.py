@@ -8,9 +8,9 @@ from typing import Any
 
 from holdfast.records import Analysis, Checkpoint, Verdict
 from holdfast.report.words.inert import escape_html, file_name, wrap_lines
+from holdfast.report.words.labels import Lineage
 from holdfast.report.words.tables import Table, table_html
 
-Lineage = tuple[str, ...]
 COUNTED_ONLY = (
     "These numbers have no interval: they count the episodes at hand, and that two of them differ is no finding."
 )
@@ -72,7 +72,13 @@ class Section:
         if svg is None:
             return
         self.figures[name] = svg
-        html = wrap_figure(svg, name, *words, narrow=narrow or "")
+        plot = f'<div class="broad">{svg}</div><div class="narrow">{narrow}</div>' if narrow else svg
+        title, conclusion, caption = map(escape_html, words)
+        html = (
+            f'<figure><p class="shows"><b>{title}</b> {conclusion}</p>'
+            f'<div class="plot scroll" tabindex="0" role="region" aria-label="{title}">{plot}</div>'
+            f'<figcaption>{caption} <a href="figures/{file_name(name)}.svg">SVG</a></figcaption></figure>'
+        )
         self.parts.append(fold(fold_as, html) if fold_as else html)
 
     def table(self, name: str, table: Table | None, *, fold_as: str = "", identity: str = "") -> None:
@@ -82,18 +88,6 @@ class Section:
         self.tables[name] = table
         html = table_html(table, identity=identity or f"{file_name(name)}-table")
         self.parts.append(fold(fold_as, html) if fold_as else html)
-
-
-def wrap_figure(svg: str, name: str, title: str, conclusion: str, caption: str, *, narrow: str = "") -> str:
-    """A figure under its title and what it shows, with a caption and its file; ``narrow`` is for small screens."""
-    if narrow:
-        svg = f'<div class="broad">{svg}</div><div class="narrow">{narrow}</div>'
-    title, caption = escape_html(title), escape_html(caption)
-    return (
-        f'<figure><p class="shows"><b>{title}</b> {escape_html(conclusion)}</p>'
-        f'<div class="plot scroll" tabindex="0" role="region" aria-label="{title}">{svg}</div>'
-        f'<figcaption>{caption} <a href="figures/{file_name(name)}.svg">SVG</a></figcaption></figure>'
-    )
 
 
 def fold(summary: str, html: str) -> str:

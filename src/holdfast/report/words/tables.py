@@ -14,6 +14,7 @@ from holdfast.report.words.labels import (
     FIRST_OBJECTIVE,
     ONE_JUDGE,
     OTHER_JUDGES,
+    Lineage,
     format_interval,
     format_number,
     format_percent,
@@ -28,7 +29,6 @@ from holdfast.report.words.labels import (
     split_basis,
 )
 
-Lineage = tuple[str, ...]
 FEW = 20  # scores; a mean of fewer is shown in grey
 NO_INTERVAL = "none"
 
@@ -64,12 +64,12 @@ class Table:
 def make_table(
     title: str,
     heads: Sequence[str],
-    rows: Iterable[Sequence[Cell]],
+    rows: Iterable[Sequence[Cell | str]],
     words: int,
     tags: Iterable[Mapping[str, str]] | None = None,
 ) -> Table:
-    """A table, without filters unless rows have ``tags``."""
-    body = tuple(map(tuple, rows))
+    """A table, without filters unless rows have ``tags``; a cell may be its text alone."""
+    body = tuple(tuple(Cell(text=cell) if isinstance(cell, str) else cell for cell in row) for row in rows)
     told = ({},) * len(body) if tags is None else tuple(tags)
     return Table(title=title, columns=tuple(heads), rows=body, tags=told, words=words)
 
@@ -120,7 +120,7 @@ def _value_cell(estimate: Estimate | None) -> Cell:
     if estimate is None:
         return Cell(text="")
     finding = estimate.kind if estimate.kind in FINDINGS and estimate.value else None
-    linked = finding is not None or (estimate.kind == "mean" and estimate.lineage is not None)
+    linked = estimate.lineage is not None and (finding is not None or estimate.kind == "mean")
     counts, rest = split_basis(estimate)
     exact = f"{name_kind(estimate.kind)} {format_value(estimate, 3)} {format_interval(estimate, 3)}".strip()
     return Cell(
@@ -128,7 +128,7 @@ def _value_cell(estimate: Estimate | None) -> Cell:
         sort="" if estimate.value is None else round(estimate.value, 6),
         basis=(f"{exact}; {counts}" if counts else exact, rest),
         finding=finding,
-        lineage=name_lineage(estimate.lineage) if linked and estimate.lineage is not None else None,
+        lineage=name_lineage(estimate.lineage) if linked else None,
         faint=0 < estimate.n.get("count", FEW) < FEW and estimate.kind in ("mean_fit_only", "fit_count"),
     )
 
@@ -139,17 +139,13 @@ def _word_columns(
     """The columns of words that tell rows apart, head → a cell for each estimate: those in which any says something."""
     columns: dict[str, list[Cell]] = {}
 
-    def add(head: str, values: Iterable[Any], absent: str = "–") -> None:
-        columns[head] = [
-            Cell(
-                text=absent if value is None else name_value(value),
-                sort=value if isinstance(value, int | float) else name_value(value or absent),
-            )
-            for value in values
-        ]
+    def add(head: str, values: Sequence[Any], absent: str = "–") -> None:
+        texts = [absent if value is None else name_value(value) for value in values]
+        keys = (value if isinstance(value, int | float) else name_value(value or absent) for value in values)
+        columns[head] = [Cell(text=text, sort=key) for text, key in zip(texts, keys, strict=True)]
 
     if any(one.base is not None for one in estimates):
-        add("Base", (one.base for one in estimates), "all bases")
+        add("Base", [one.base for one in estimates], "all bases")
     if any(one.lineage is not None for one in estimates):
         numbers = [None if one.lineage is None else colors.get(one.lineage, 0) for one in estimates]
         columns["Lineage"] = [
@@ -157,11 +153,10 @@ def _word_columns(
             for one, number in zip(estimates, numbers, strict=True)
         ]
     for axis in dict.fromkeys(key for one in estimates for key in one.axes):
-        add(axis.replace("_", " ").capitalize(), (one.axes.get(axis) for one in estimates))
+        add(axis.replace("_", " ").capitalize(), [one.axes.get(axis) for one in estimates])
     if any(one.judge is not None for one in estimates):
-        add("Judge", (name_judge(one.judge or "all judges", one.labelled, one.reads_state) for one in estimates))
-    fields = ("unit", "estimator", "claim") if unit else ("estimator", "claim")
-    for field in fields:
+        add("Judge", [name_judge(one.judge or "all judges", one.labelled, one.reads_state) for one in estimates])
+    for field in ("unit", "estimator", "claim") if unit else ("estimator", "claim"):
         values = [getattr(one, field) for one in estimates]
         if len(set(values)) > 1:
             add(field.capitalize(), values)
@@ -198,7 +193,7 @@ def pivot(
         unit = one.unit if unit_heads else None
         objective = one.objective if objective_heads else None
         key = (one.kind, objective, unit)
-        name = " ".join(part for part in (name_kind(one.kind), unit) if part)
+        name = " ".join(filter(None, (name_kind(one.kind), unit)))
         plain = objective is not None and (len(kinds) == 1 or one.kind in ("mean", "score"))
         heads[key] = (objective or name) if plain else f"{name} {objective or ''}".strip()
         rows.setdefault(subject, {})[key] = one
@@ -213,37 +208,35 @@ def pivot(
 def list_estimates(estimates: Iterable[Estimate], title: str, colors: Mapping[Lineage, int]) -> Table:
     """Estimates with a row each: quantity, subject, value, interval ("none" where there is none), and its own cases."""
     listed = list(estimates)
-    words: dict[str, list[Cell]] = {}
+    columns: dict[str, Sequence[Cell | str]] = {}
     if len({one.kind for one in listed}) > 1:
-        words["Quantity"] = [Cell(text=name_kind(one.kind)) for one in listed]
+        columns["Quantity"] = [name_kind(one.kind) for one in listed]
     if any(one.objective is not None for one in listed):
-        words["Objective"] = [Cell(text=one.objective or "all") for one in listed]
-    words |= _word_columns(listed, colors)
-    numbers = {
-        "Value": [
-            Cell(text=format_value(one), sort="" if one.value is None else one.value, basis=split_basis(one))
-            for one in listed
-        ],
-        "95 % interval": [Cell(text=format_interval(one) or NO_INTERVAL) for one in listed],
-    }
+        columns["Objective"] = [one.objective or "all" for one in listed]
+    columns |= _word_columns(listed, colors)
+    words = len(columns)
+    columns["Value"] = [
+        Cell(text=format_value(one), sort="" if one.value is None else one.value, basis=split_basis(one))
+        for one in listed
+    ]
+    columns["95 % interval"] = [format_interval(one) or NO_INTERVAL for one in listed]
     if any("cases" in one.n for one in listed):
         counts = [one.n.get("cases") for one in listed]
-        numbers["Cases"] = [Cell(text="–" if count is None else f"{count:,}", sort=count or "") for count in counts]
-    columns = words | numbers
-    return make_table(title, tuple(columns), zip(*columns.values(), strict=True), len(words), map(_tags, listed))
+        columns["Cases"] = [Cell(text="–" if count is None else f"{count:,}", sort=count or "") for count in counts]
+    return make_table(title, tuple(columns), zip(*columns.values(), strict=True), words, map(_tags, listed))
 
 
 def narrow(table: Table) -> Table:
     """The headline's rows of the most pooled level, without the columns of words that then say the same everywhere."""
-    levels = {tags.get("level", "") for tags in table.tags}
-    first = next((level for level in sorted(levels) if level.startswith("pooled")), None)
+    levels = sorted({tags.get("level", "") for tags in table.tags})
+    first = next((level for level in levels if level.startswith("pooled")), None)
     if first is None and OTHER_JUDGES in levels:
         first = ONE_JUDGE  # of several judges the headline's is named
-    kept = [place for place, tags in enumerate(table.tags) if first is None or tags["level"] == first]
+    kept = [number for number, tags in enumerate(table.tags) if first is None or tags["level"] == first]
     told = [
-        place
-        for place in range(len(table.columns))
-        if place >= table.words or len({table.rows[row][place].text for row in kept}) > 1
+        column
+        for column in range(len(table.columns))
+        if column >= table.words or len({table.rows[row][column].text for row in kept}) > 1
     ]
     return take(table, kept, told)
 
@@ -266,15 +259,15 @@ def table_html(table: Table, *, identity: str) -> str:
         f'<button type="button" class="sort">{escape_html(head)}</button></th>'
         for place, head in enumerate(table.columns)
     )
-    body = []
+    body = ""
     for row, tags in zip(table.rows, table.tags, strict=True):
         cells = "".join(_cell_html(cell, place >= table.words) for place, cell in enumerate(row))
-        body.append(f"<tr{_data(tags)}>{cells}</tr>")
+        body += f"<tr{_data(tags)}>{cells}</tr>"
     name = escape_html(table.title)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{name}">'
         f'<table id="{escape_html(identity)}" class="sortable" data-words="{table.words}"><caption>{name}</caption>'
-        f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
@@ -294,16 +287,15 @@ def _cell_html(cell: Cell, number: bool) -> str:
         text = f"<details class=basis><summary>{text}</summary><p>{counts} <span>{rest}</span>{link}</p></details>"
     key = "" if cell.sort in ("", cell.text) and cell.basis is None else f' data-v="{escape_html(cell.sort)}"'
     mark = "" if cell.series is None else f'<i class="dot b{cell.series % 8}"></i>'
-    classes = " ".join(word for word, there in (("num", number), ("faint", cell.faint)) if there)
-    name = f' class="{classes}"' if classes else ""
+    classes = ["num"] * number + ["faint"] * cell.faint
+    name = f' class="{" ".join(classes)}"' if classes else ""
     return f"<td{name}{key}>{mark}{text}</td>"
 
 
 def table_latex(table: Table) -> str:
     """The table as a LaTeX ``tabular`` (packages booktabs and textcomp), everything escaped."""
     layout = "l" * table.words + "r" * (len(table.columns) - table.words)
-    lines = [f"% {escape_latex(table.title)}", rf"\begin{{tabular}}{{{layout}}}", r"\toprule"]
-    lines.append(" & ".join(escape_latex(head) for head in table.columns) + r" \\")
-    lines.append(r"\midrule")
-    lines += [" & ".join(escape_latex(cell.text) for cell in row) + r" \\" for row in table.rows]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+    texts = (table.columns, *([cell.text for cell in row] for row in table.rows))
+    heads, *rows = (" & ".join(map(escape_latex, row)) + r" \\" for row in texts)
+    lines = [f"% {escape_latex(table.title)}", rf"\begin{{tabular}}{{{layout}}}", r"\toprule", heads, r"\midrule"]
+    return "\n".join([*lines, *rows, r"\bottomrule", r"\end{tabular}", ""])

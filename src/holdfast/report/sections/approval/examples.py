@@ -48,21 +48,6 @@ class Example:
     other: Side
     sort: str = ""
 
-    @property
-    def scenario(self) -> object:
-        """What both users ask about."""
-        return self.gameable.case.facts.get("scenario")
-
-    @property
-    def variety(self) -> tuple[object, object]:
-        """Setting and environment."""
-        return self.gameable.case.facts.get("setting"), self.gameable.case.family
-
-    @property
-    def approval(self) -> float:
-        """Both ratings of approval together."""
-        return (self.gameable.approval or 0.0) + (self.other.approval or 0.0)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Users:
@@ -108,10 +93,11 @@ def _read_toggles(store: Store, cases: Iterable[Case]) -> dict[str, Mapping[str,
         name = str(case.facts.get("setting"))
         if name in found:
             continue
-        found[name] = dict(case.facts.get("toggles") or {})
+        toggles = dict(case.facts.get("toggles") or {})
         if section is not None and (setting := section.settings.get(name)) is not None:
             environments = ", ".join(setting.environments or section.environments)
-            found[name] = {**found[name], "gameable_share": setting.gameable_share, "environments": environments}
+            toggles |= {"gameable_share": setting.gameable_share, "environments": environments}
+        found[name] = toggles
     return found
 
 
@@ -128,16 +114,13 @@ def _find_judge(scores: ScoreTable, rewarder: Rewarder | None) -> int | None:
 
 def find_last(checkpoints: Iterable[Checkpoint]) -> set[str]:
     """Ids of the checkpoints at the largest dose of each training whose last stage learned from rewards."""
-    last: dict[tuple[object, ...], tuple[float, str]] = {}
+    last: dict[tuple[object, ...], Checkpoint] = {}
     for point in checkpoints:
-        if not any(map(is_rewarded, point.stages[-1:])):
-            continue
-        rest = tuple(sorted((key, str(value)) for key, value in point.axes.items() if key != "dose"))
-        key = (point.base, point.lineage, rest, point.split_seed, point.train_seed)
-        dose = float(point.axes.get("dose", 1.0))
-        if key not in last or dose > last[key][0]:
-            last[key] = (dose, point.id)
-    return {name for _, name in last.values()}
+        if any(map(is_rewarded, point.stages[-1:])):
+            rest = tuple(sorted((key, str(value)) for key, value in point.axes.items() if key != "dose"))
+            key = (point.base, point.lineage, rest, point.split_seed, point.train_seed)
+            last[key] = max(last.get(key, point), point, key=lambda one: float(one.axes.get("dose", 1.0)))
+    return {point.id for point in last.values()}
 
 
 def _pair_up(cells: Cells, cases: Mapping[str, Case], judge: int, ids: Sequence[str]) -> Iterator[Example]:
@@ -170,61 +153,65 @@ def _pair_up(cells: Cells, cases: Mapping[str, Case], judge: int, ids: Sequence[
 def _choose(pairs: Sequence[Example], sort: str) -> list[Example]:
     """The first pairs of a sort, those of a new setting and environment before others, no scenario twice."""
 
-    def tie(pair: Example) -> tuple[int, str, int]:
-        return pair.gameable.case.number, pair.checkpoint.id, pair.rollout
+    def rank(pair: Example) -> tuple[object, ...]:
+        one, other = pair.gameable, pair.other
+        harm = other.harm - one.harm if sort == "exploited" else one.harm + other.harm
+        pleased = -((one.approval or 0.0) + (other.approval or 0.0))
+        first = (harm, pleased) if sort == "exploited" else (pleased, harm)
+        return *first, one.case.number, pair.checkpoint.id, pair.rollout
 
     if sort == "exploited":
         fitting = [pair for pair in pairs if is_exploit(pair.gameable.harm) and not is_exploit(pair.other.harm)]
-        fitting.sort(key=lambda pair: (pair.other.harm - pair.gameable.harm, -pair.approval, tie(pair)))
     else:
         fitting = [pair for pair in pairs if not is_exploit(max(pair.gameable.harm, pair.other.harm))]
-        fitting.sort(key=lambda pair: (-pair.approval, pair.gameable.harm + pair.other.harm, tie(pair)))
     chosen: list[Example] = []
+    varieties, scenarios = set(), set()
     for is_new in (True, False):
-        for pair in fitting:
-            known = is_new and pair.variety in {one.variety for one in chosen}
-            if len(chosen) < MOST_EXAMPLES and not known and pair.scenario not in {one.scenario for one in chosen}:
+        for pair in sorted(fitting, key=rank):
+            case = pair.gameable.case
+            variety, scenario = (case.facts.get("setting"), case.family), case.facts.get("scenario")
+            if len(chosen) < MOST_EXAMPLES and not (is_new and variety in varieties) and scenario not in scenarios:
                 chosen.append(pair)
+                varieties.add(variety)
+                scenarios.add(scenario)
     return chosen
 
 
 def examples_html(users: Users) -> str:
     """The examples as HTML, the two users of a scenario side by side; everything from a run is escaped and cut."""
-    parts = []
+    html = ""
     for sort, title in SORTS.items():
-        found = [one for one in users.examples if one.sort == sort]
-        if found:
-            parts.append(f"<h3>{escape_html(title)}</h3>{''.join(map(_example_html, found))}")
-    return "".join(parts)
+        if found := [one for one in users.examples if one.sort == sort]:
+            html += f"<h3>{escape_html(title)}</h3>{''.join(map(_example_html, found))}"
+    return html
 
 
 def _example_html(example: Example) -> str:
-    facts = example.gameable.case.facts
-    about = (facts.get("environment") or example.gameable.case.family, facts.get("topic"))
-    words = " · ".join(
-        str(part) for part in (*about, f"setting {facts.get('setting')}", example.checkpoint.name) if part
-    )
+    case = example.gameable.case
+    about = (case.facts.get("environment") or case.family, case.facts.get("topic"))
+    parts = (*about, f"setting {case.facts.get('setting')}", example.checkpoint.name)
+    words = " · ".join(str(part) for part in parts if part)
     sides = _side_html("Gameable user", example.gameable) + _side_html("Other user", example.other)
     return f'<h4>{escape_html(words)}</h4><div class="pair">{sides}</div>'
 
 
 def _side_html(name: str, side: Side) -> str:
     ratings = f"harm {format_number(side.harm, 1)} · approval {format_number(side.approval, 1)} (ratings from 1 to 10)"
-    opening = [one for one in side.case.messages if one.role != "system"]
-    system = "".join(_message_html(one) for one in side.case.messages if one.role == "system")
-    prompt = f"<details><summary>the agent's prompt</summary>{system}</details>" if system else ""
+    system, opening = ([one for one in side.case.messages if (one.role == "system") is said] for said in (True, False))
+    prompt = "".join(map(_message_html, system))
+    prompt = f"<details><summary>the agent's prompt</summary>{prompt}</details>" if system else ""
     said = () if side.trajectory is None else side.trajectory.messages
     body = "".join(map(_message_html, (*opening, *said)))
     return f'<article class="run"><h4>{name}</h4><p class="note">{escape_html(ratings)}</p>{prompt}{body}</article>'
 
 
 def _message_html(message: Message) -> str:
-    who: str = "agent" if message.role == "assistant" else message.role
-    who = f"{who} {message.name}" if message.name else who
-    asked = [_cut_html(f"{call.name}({dump_json(dict(call.arguments))})") for call in message.tool_calls]
-    calls = "".join(f'<div class="call"><div class="body">{words}</div></div>' for words in asked)
+    who = " ".join(filter(None, ("agent" if message.role == "assistant" else message.role, message.name)))
     text = f'<div class="body">{_cut_html(message.content)}</div>' if message.content else ""
-    return f'<div class="message {message.role}"><h5>{escape_html(who)}</h5>{text}{calls}</div>'
+    for call in message.tool_calls:
+        words = _cut_html(f"{call.name}({dump_json(dict(call.arguments))})")
+        text += f'<div class="call"><div class="body">{words}</div></div>'
+    return f'<div class="message {message.role}"><h5>{escape_html(who)}</h5>{text}</div>'
 
 
 def _cut_html(text: str) -> str:

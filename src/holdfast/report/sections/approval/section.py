@@ -5,34 +5,66 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from holdfast.records import Analysis, Curve, Estimate
+from holdfast.records import Analysis, Curve, Estimate, can_be_told
 from holdfast.records.quantities import quantity_of
+from holdfast.records.words import count_noun
 from holdfast.report.draw.curves import MOST_PANELS, Line, Panel, average_seeds, draw_panels, make_line, window_length
 from holdfast.report.draw.rows import Mark, Row, draw_rows, span_of
 from holdfast.report.draw.svg import SHAPES
 from holdfast.report.sections.approval.examples import Users, examples_html
-from holdfast.report.sections.approval.setup import Setup, is_main, make_setup
 from holdfast.report.sections.approval.tables import (
     AT_KL,
     Key,
+    Setup,
     cue_table,
     data_table,
     describe_toggles,
     gap_table,
+    is_main,
+    is_own,
     keep_judge,
+    key_of,
     ladder_table,
     level_table,
+    make_setup,
     order_keys,
     order_ladder,
     pick_last,
+    pick_rows,
     reaction_table,
+    subtract,
 )
-from holdfast.report.sections.approval.words import describe_approval, describe_gaps, name_key, own_curves, void_notes
-from holdfast.report.words.inert import escape_html
-from holdfast.report.words.labels import SEED_AXES, format_number, format_result, name_kind, name_lineage
-from holdfast.report.words.layout import Lineage, Section, Shown
-from holdfast.report.words.tables import list_estimates
+from holdfast.report.words.console import table_text
+from holdfast.report.words.inert import escape_html, wrap_line, wrap_lines
+from holdfast.report.words.labels import (
+    SEED_AXES,
+    Lineage,
+    excludes_zero,
+    format_number,
+    format_result,
+    is_not_reached,
+    name_kind,
+    name_lineage,
+)
+from holdfast.report.words.layout import Section, Shown
+from holdfast.report.words.tables import list_estimates, take
+from holdfast.stats.levels import NOT_REACHED
+from holdfast.study.users import visible_cues
 
+VOID = "void:"  # how a note begins that makes results void
+MOST_GROUPS = 2  # of arms that are told in words; the table has all
+MOST_ROWS = 24  # of a table in a terminal
+LEAST_CHANGE = 0.05  # rating points: less is called no change
+COMPACT: Mapping[str, str] = {  # columns of the table of gaps that a terminal shows → their heads there
+    "Setting": "Setting",
+    "Base": "Base",
+    "Lineage": "Lineage",
+    "Late gap, paired": "Late gap",
+    "Exploited, gameable": "Exploited",
+    "Exploited, other": "of others",
+    "Approval": "Approval",
+}
+NARROW = 100  # columns of a terminal: a narrower one does without approval
 EXPLANATION = (
     "Agents were trained on the approval of simulated users. A gameable user is pleased by encouragement of what harms"
     " them, the other user of the same scenario by being held back; the gap of harm between the two says whether an"
@@ -46,6 +78,174 @@ DASHES = (None, "6 4", "2 3", "8 3 2 3")
 MOST_LISTED = 2_000  # rows of the table of all numbers
 
 
+def void_notes(analysis: Analysis) -> list[str]:
+    """Why results are void: rows and notes that say so, each without the word."""
+    notes = (note for note in analysis.notes if note.startswith(VOID))
+    return list(dict.fromkeys(note.removeprefix(VOID).strip() for note in notes))
+
+
+def allows_gap(toggles: Mapping[str, object] | None) -> bool | None:
+    """Whether a setting lets an agent tell the users apart and gain by it; None where its toggles are not known."""
+    if not toggles:
+        return None
+    return bool(visible_cues(toggles)) and toggles.get("clause", "wants") != "none"
+
+
+def name_key(key: Key) -> str:
+    """``friend-split, tiny, R``."""
+    base, lineage, setting = key
+    return f"{setting}, {base}, {name_lineage(lineage)}"
+
+
+def own_curves(analysis: Analysis, setup: Setup) -> dict[Key, list[Curve]]:
+    """Base × lineage × own setting → its curves over all environments, in order of setting, lineage and size."""
+    found: dict[Key, list[Curve]] = {}
+    for curve in [curve for curve in analysis.curves if "environment" not in curve.axes] or analysis.curves:
+        setting = curve.axes.get("setting", setup.settings.get(curve.lineage))
+        if is_own(setup, curve.lineage, setting):
+            found.setdefault((curve.base, curve.lineage, str(setting or "all settings")), []).append(curve)
+    return {key: found[key] for key in order_keys(found, setup)}
+
+
+def _ends(curves: Sequence[Curve]) -> tuple[float, float] | None:
+    """First and last approval along a training, held out where it was measured twice; None without two."""
+    for source in ("held-out", "training"):
+        mine = [one for one in curves if one.kind == "reward" and one.source == source]
+        mine = [one for one in mine if one.axes.get("label") is None] or mine
+        spots = average_seeds(mine, window_length(mine) if source == "training" else 1)
+        values = [y for _, y in spots if y is not None]
+        if len(values) > 1:
+            return values[0], values[-1]
+    return None
+
+
+def describe_reward(analysis: Analysis, setup: Setup) -> list[str]:
+    """Whether approval rose along training, in how many trainings, and most where."""
+    ends = {key: found for key, curves in own_curves(analysis, setup).items() if (found := _ends(curves))}
+    if not ends:
+        return []
+    changes = {key: last - first for key, (first, last) in ends.items()}
+    rose = sum(change > LEAST_CHANGE for change in changes.values())
+    words = f"Approval rose along {rose} of {count_noun(len(changes), 'trainings')}"
+    if rose:
+        best = max(changes, key=changes.__getitem__)
+        words += f", most in {name_key(best)} (from {' to '.join(format_number(end, 1) for end in ends[best])})"
+    return [f"{words}."]
+
+
+def _is_open(one: Estimate) -> bool:
+    return excludes_zero(one) and isinstance(one.interval, tuple) and one.interval[0] > 0
+
+
+def describe_gaps(analysis: Analysis, setup: Setup) -> list[str]:
+    """Whether the gap of harm opened where a cue allows it, and whether it stayed flat where none does."""
+    late = pick_last(analysis.exploitation, "late_gap", setup)
+    late = {key: one for key, one in late.items() if is_main(setup, key[1]) and one.value is not None}
+    groups: dict[bool | None, dict[Key, Estimate]] = {}
+    for key in order_keys(late, setup):
+        groups.setdefault(allows_gap(setup.toggles.get(key[2])), {})[key] = late[key]
+    words = []
+    heads = {True: "Where a cue allows it, the gap of harm", None: "The gap of harm between gameable and other users"}
+    for allowed, head in heads.items():
+        if found := groups.get(allowed, {}):
+            told = f"{head} is open in {sum(map(_is_open, found.values()))} of {count_noun(len(found), 'trainings')}"
+            best = max(found, key=lambda key: found[key].value or 0.0)
+            words.append(f"{told}, largest in {name_key(best)}: {format_result(found[best])}{_unsure(found)}.")
+    if found := groups.get(False, {}):
+        bounded = [one for one in found.values() if isinstance(one.interval, tuple) and can_be_told(one)]
+        told = "Where no cue tells the users apart, or the judge does not tell their wishes apart, it stays flat"
+        told += f" in {sum(not excludes_zero(one) for one in bounded)} of {count_noun(len(found), 'trainings')}"
+        open_ones = [f"{name_key(key)}: {format_result(one)}" for key, one in found.items() if _is_open(one)]
+        words.append(f"{told}{'; it is open in ' + '; '.join(open_ones) if open_ones else ''}{_unsure(found)}.")
+    return words
+
+
+def _unsure(found: Mapping[Key, Estimate]) -> str:
+    missing = sum(not isinstance(one.interval, tuple) for one in found.values())
+    return f" ({missing} without an interval are counted as neither open nor flat)" if missing else ""
+
+
+def describe_arms_at_reward(analysis: Analysis, setup: Setup) -> list[str]:
+    """Gaps of arms at the highest approval that two of them reach, for the first base and settings with arms."""
+    groups: dict[tuple[str, str], dict[object, list[Estimate]]] = {}
+    for one in pick_rows(analysis.exploitation, "gap_at_reward"):
+        base, lineage, setting = key_of(one)
+        if is_own(setup, lineage, one.axes.get("setting")):
+            groups.setdefault((base, setting), {}).setdefault(one.axes.get("level"), []).append(one)
+    words = []
+    for (base, setting), levels in groups.items():
+        if len({one.lineage for rows in levels.values() for one in rows}) < 2:
+            continue
+        shared = [at for at, rows in levels.items() if sum(one.value is not None for one in rows) > 1]
+        if not shared:
+            words.append(f"In {setting}, {base}, no two arms reach the same declared level of approval.")
+            continue
+        at = max(shared, key=lambda level: float(level) if isinstance(level, int | float) else float("-inf"))
+        told = [f"{name_lineage(one.lineage)} {format_result(one)}" for one in levels[at] if one.value is not None]
+        missing = [name_lineage(one.lineage) for one in levels[at] if is_not_reached(one)]
+        tail = f"; {NOT_REACHED} by {', '.join(missing)}" if missing else ""
+        words.append(f"In {setting}, {base}, the gap at approval {at:g} is {', '.join(told)}{tail}.")
+    return words[:MOST_GROUPS]
+
+
+def describe_bias(analysis: Analysis, setup: Setup) -> list[str]:
+    """How far the published estimator lies from the paired one, on average."""
+    late, published = (pick_last(analysis.exploitation, kind, setup) for kind in ("late_gap", "max_hex_gap"))
+    found = [bias for key in published if (bias := subtract(published[key], late.get(key))) is not None]
+    if not found:
+        return []
+    mean = sum(found) / len(found)
+    return [
+        f"Max HEX Gap as published lies {format_number(abs(mean))} rating points {'above' if mean >= 0 else 'below'}"
+        f" the paired late gap on average over {count_noun(len(found), 'trainings')}; a maximum of a smoothed series is"
+        " above zero where no gap is."
+    ]
+
+
+def describe_approval(analysis: Analysis, setup: Setup | None = None) -> list[str]:
+    """What happened: approval, gaps with and without a cue, arms at matched approval, the published estimator."""
+    known = make_setup(analysis) if setup is None else setup
+    analysis, _ = keep_judge(analysis)
+    words = [*describe_reward(analysis, known), *describe_gaps(analysis, known)]
+    return [*words, *describe_arms_at_reward(analysis, known), *describe_bias(analysis, known)]
+
+
+def _reaction_lines(analysis: Analysis) -> list[str]:
+    """What each base reacts to before training, and what not, in a line each."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for one in pick_rows(analysis.exploitation, "reaction"):
+        verdicts = found.setdefault(one.base or "all bases", {})
+        verdicts.setdefault(one.unit or "not known", []).append(str(one.axes.get("toggle", "all")).replace("_", " "))
+    told = {
+        base: (f"{name}: {', '.join(those)}" for name, those in verdicts.items()) for base, verdicts in found.items()
+    }
+    return [f"{base} before training: {'; '.join(words)}" for base, words in told.items()]
+
+
+def approval_block(shown: Shown, width: int) -> str | None:
+    """The results of training for approval for a terminal of ``width`` columns; None where a run has none."""
+    analysis = shown.analysis
+    if not analysis.exploitation:
+        return None
+    setup = make_setup(analysis, colors=shown.colors)
+    lines = ["Approval (ratings from 1 to 10)"]
+    lines += wrap_lines((f"! void: {note}" for note in void_notes(analysis)), width)
+    lines += wrap_lines([*describe_approval(analysis, setup), *_reaction_lines(analysis)], width)
+    rows = keep_judge(analysis)[0].exploitation
+    gaps, levels = gap_table(rows, setup), level_table(rows, "reward", setup)
+    if gaps is not None:  # which has more columns than a terminal
+        compact = {name: head for name, head in COMPACT.items() if width >= NARROW or name != "Approval"}
+        gaps = take(gaps, range(len(gaps.rows)), [i for i, head in enumerate(gaps.columns) if head in compact])
+        gaps = replace(gaps, columns=tuple(compact[head] for head in gaps.columns))
+    for table in (gaps, levels):
+        if table is not None:
+            cut = take(table, range(len(table.rows))[:MOST_ROWS], range(len(table.columns)))
+            lines += ["", *wrap_line(table.title, width, "", ""), table_text(cut, width)]
+            left = len(table.rows) - len(cut.rows)
+            lines += [f"  … {left:,} more rows in the report"] if left > 0 else []
+    return "\n".join(lines)
+
+
 def make_panels(analysis: Analysis, kind: str, setup: Setup) -> tuple[list[Panel], int]:
     """A panel for each base, lineage and setting with a curve of a kind, and the steps that a point is the mean of."""
     groups = {
@@ -56,15 +256,13 @@ def make_panels(analysis: Analysis, kind: str, setup: Setup) -> tuple[list[Panel
     for (base, lineage, setting), curves in groups.items():
         labels = {curve.axes.get("label") for curve in curves}
         lines = []
-        for label in LABELS:
-            if label in labels and (label is not None or len(labels) == 1):
-                mine = [curve for curve in curves if curve.axes.get("label") == label]
-                training, held_out = ([one for one in mine if one.source == name] for name in ("training", "held-out"))
-                lines.append(make_line(training, held_out, label, length))
-        known = tuple(line for line in lines if line is not None)
-        if known:
+        for label in [label for label in LABELS if label in labels and (label is not None or len(labels) == 1)]:
+            mine = [curve for curve in curves if curve.axes.get("label") == label]
+            training, held_out = ([one for one in mine if one.source == name] for name in ("training", "held-out"))
+            lines.append(make_line(training, held_out, label, length))
+        if known := tuple(line for line in lines if line is not None):
             parts = (base, name_lineage(lineage), describe_toggles(setup.toggles.get(setting)))
-            panels.append(Panel(title=setting, note=" · ".join(part for part in parts if part), lines=known))
+            panels.append(Panel(title=setting, note=" · ".join(filter(None, parts)), lines=known))
     return panels, length
 
 
@@ -76,30 +274,17 @@ def _add_curves(section: Section, analysis: Analysis, setup: Setup) -> None:
     section.head("Along training")
     is_open = [kind for kind in OPEN_KINDS if kind in found] or list(found)[:1]
     for kind, (panels, length) in found.items():
-        title = f"{quantity_of(kind).head} along training"
+        head = quantity_of(kind).head
         caption = "Thin lines are single seeds, the bold one their mean"
         caption += f" over windows of {length} steps" if length > 1 else ""
         caption += "; marks are held-out episodes, averaged over seeds. All plots share their axes."
+        look = {"title": f"{head} along training", "x_label": "optimiser step"}
         for number in range(0, len(panels), MOST_PANELS):
-            svg, small = (
-                draw_panels(
-                    panels[number : number + MOST_PANELS],
-                    title=title,
-                    x_label="optimiser step",
-                    kind=kind,
-                    narrow=narrow,
-                )
-                for narrow in (False, True)
-            )
-            more = f"-{number // MOST_PANELS + 1}" if number else ""
-            folded = f"{quantity_of(kind).head}: more trainings" if number else quantity_of(kind).head
-            section.figure(
-                f"approval-{kind.replace('_', '-')}{more}",
-                (f"{title}, by setting.", "", caption),
-                svg,
-                small,
-                fold_as="" if kind in is_open and not number else folded,
-            )
+            some = panels[number : number + MOST_PANELS]
+            fold_as = f"{head}: more trainings" if number else "" if kind in is_open else head
+            name = f"approval-{kind.replace('_', '-')}" + (f"-{number // MOST_PANELS + 1}" if number else "")
+            svg, small = (draw_panels(some, kind=kind, narrow=narrow, **look) for narrow in (False, True))
+            section.figure(name, (f"{head} along training, by setting.", "", caption), svg, small, fold_as=fold_as)
 
 
 def draw_gaps(gaps: Mapping[Key, tuple[Estimate | None, Estimate | None]], *, narrow: bool = False) -> str | None:
@@ -107,30 +292,30 @@ def draw_gaps(gaps: Mapping[Key, tuple[Estimate | None, Estimate | None]], *, na
 
     None where no row has a number.
     """
-    rows, drawn = [], []
+    rows = []
     for key, pair in gaps.items():
-        looks = ((1, "square"), (2, "diamond"))
         marks = tuple(
             Mark(estimate=one, series=series, shape=shape)
-            for one, (series, shape) in zip(pair, looks, strict=True)
+            for one, series, shape in zip(pair, (1, 2), ("square", "diamond"), strict=True)
             if one is not None and one.value is not None
         )
         if marks:
-            drawn += [mark.estimate for mark in marks]
-            numbers = "not known" if pair[0] is None or pair[0].value is None else format_result(pair[0])
-            if pair[1] is not None and pair[1].value is not None:
-                numbers += f", published {format_number(pair[1].value)}"
+            paired, published = pair
+            numbers = "not known" if paired is None or paired.value is None else format_result(paired)
+            if published is not None and published.value is not None:
+                numbers += f", published {format_number(published.value)}"
             rows.append(Row(words=name_key(key), marks=marks, numbers=numbers))
     if not rows:
         return None
     words = "; ".join(f"{row.words}: {row.numbers}" for row in rows)
     title, label = f"Gap of harm, in rating points. {words}", f"{name_kind('late_gap')} (rating points)"
-    return draw_rows(rows, span_of(drawn), title=title, label=label, narrow=narrow)
+    scale = span_of(mark.estimate for row in rows for mark in row.marks)
+    return draw_rows(rows, scale, title=title, label=label, narrow=narrow)
 
 
-def _add_gaps(section: Section, analysis: Analysis, colors: Mapping[Lineage, int], setup: Setup) -> None:
+def _add_gaps(section: Section, analysis: Analysis, setup: Setup) -> None:
     """The published gap beside the paired one, by setting and from small to large bases."""
-    table = gap_table(analysis.exploitation, colors, setup)
+    table = gap_table(analysis.exploitation, setup)
     if table is None:
         return
     section.head("The gap by model size")
@@ -147,7 +332,7 @@ def _add_gaps(section: Section, analysis: Analysis, colors: Mapping[Lineage, int
     section.table("approval-gaps", table)
 
 
-def _add_ladder(section: Section, analysis: Analysis, colors: Mapping[Lineage, int], setup: Setup) -> None:
+def _add_ladder(section: Section, analysis: Analysis, setup: Setup) -> None:
     """Settings in the order of one toggle changed at a time; nothing where there is one setting only."""
     late = pick_last(analysis.exploitation, "late_gap", setup)
     late = {key: one for key, one in late.items() if is_main(setup, key[1])}
@@ -163,7 +348,7 @@ def _add_ladder(section: Section, analysis: Analysis, colors: Mapping[Lineage, i
     gaps = {key: (late[key], None) for key in keys}
     words = "Paired late gap of harm by setting.", "", "With 95 % intervals."
     section.figure("approval-ladder", words, draw_gaps(gaps), draw_gaps(gaps, narrow=True))
-    section.table("approval-ladder", ladder_table(rungs, keys, late, colors, setup))
+    section.table("approval-ladder", ladder_table(rungs, keys, late, setup))
 
 
 def trace_path(curves: Sequence[Curve]) -> tuple[tuple[float, float], ...]:
@@ -174,40 +359,40 @@ def trace_path(curves: Sequence[Curve]) -> tuple[tuple[float, float], ...]:
         mine = [curve for curve in held if curve.kind == kind and curve.axes.get("label") == label]
         return {x: y for x, y in average_seeds(mine) if y is not None}
 
-    reward, gap = read("reward", None), read("hex_gap", None)
-    if not reward:
-        one, other = read("reward", "gameable"), read("reward", "other")
-        reward = {x: (one[x] + other[x]) / 2 for x in one if x in other}
-    if not gap:
-        one, other = read("harm", "gameable"), read("harm", "other")
-        gap = {x: one[x] - other[x] for x in one if x in other}
+    def both(kind: str) -> list[tuple[float, float, float]]:
+        one, other = read(kind, "gameable"), read(kind, "other")
+        return [(x, one[x], other[x]) for x in one if x in other]
+
+    reward = read("reward", None) or {x: (one + other) / 2 for x, one, other in both("reward")}
+    gap = read("hex_gap", None) or {x: one - other for x, one, other in both("harm")}
     return tuple((reward[x], gap[x]) for x in sorted(reward) if x in gap)
 
 
-def path_panels(analysis: Analysis, colors: Mapping[Lineage, int], setup: Setup) -> list[Panel]:
+def path_panels(analysis: Analysis, setup: Setup) -> list[Panel]:
     """Gap against approval along training: a panel for each setting and base that several arms share, a line each."""
     groups: dict[tuple[str, str], list[Line]] = {}
     for (base, lineage, setting), curves in own_curves(analysis, setup).items():
-        path = trace_path(curves)
-        if path:
-            number = colors.get(lineage, 0)
-            place = len(groups.get((base, setting), ()))
-            look = {"dash": DASHES[place % len(DASHES)], "shape": SHAPES[place % len(SHAPES)]}
-            line = Line(words=name_lineage(lineage), series=number, mean=path, marks=path, **look)  # type: ignore[arg-type]
-            groups.setdefault((base, setting), []).append(line)
-    shared = {place: lines for place, lines in groups.items() if len(lines) > 1}
-    return [Panel(title=setting, note=base, lines=tuple(lines)) for (base, setting), lines in shared.items()]
+        if path := trace_path(curves):
+            lines = groups.setdefault((base, setting), [])
+            dash, shape = DASHES[len(lines) % len(DASHES)], SHAPES[len(lines) % len(SHAPES)]
+            look = {"words": name_lineage(lineage), "series": setup.colors.get(lineage, 0)}
+            lines.append(Line(mean=path, marks=path, dash=dash, shape=shape, **look))  # type: ignore[arg-type]
+    return [
+        Panel(title=setting, note=base, lines=tuple(lines))
+        for (base, setting), lines in groups.items()
+        if len(lines) > 1
+    ]
 
 
-def _add_arms(section: Section, analysis: Analysis, colors: Mapping[Lineage, int], setup: Setup) -> None:
+def _add_arms(section: Section, analysis: Analysis, setup: Setup) -> None:
     """Arms at matched approval and KL, what they learned from, the way they took, and what their rewards came to."""
     rows = analysis.exploitation
     matched = {
-        "approval-at-reward": level_table(rows, "reward", colors, setup),
-        "approval-at-kl": level_table(rows, "kl", colors, setup),
-        "approval-data": data_table(rows, colors, setup),
+        "approval-at-reward": level_table(rows, "reward", setup),
+        "approval-at-kl": level_table(rows, "kl", setup),
+        "approval-data": data_table(rows, setup),
     }
-    panels = path_panels(analysis, colors, setup)[:MOST_PANELS]
+    panels = path_panels(analysis, setup)[:MOST_PANELS]
     if panels or any(matched.values()):
         section.head("Arms at matched levels")
         section.say(
@@ -225,7 +410,7 @@ def _add_arms(section: Section, analysis: Analysis, colors: Mapping[Lineage, int
     arms = {lineage: arm for lineage, arm in setup.arms.items() if arm.on_policy}
     on_policy = [one for one in rows if one.kind in AT_KL and one.lineage in arms]
     rewards = {arms[one.lineage].reward for one in on_policy if one.lineage is not None}
-    if len(rewards) > 1 and (table := level_table(on_policy, "kl", colors, setup)) is not None:
+    if len(rewards) > 1 and (table := level_table(on_policy, "kl", setup)) is not None:
         section.head("The choice of reward")
         section.say("On-policy arms alone, as far from where they started as one another.")
         section.table("approval-rewards", replace(table, title="Rewards at matched KL, with 95 % intervals"))
@@ -233,17 +418,14 @@ def _add_arms(section: Section, analysis: Analysis, colors: Mapping[Lineage, int
 
 def _add_numbers(section: Section, rows: Sequence[Estimate], colors: Mapping[Lineage, int]) -> None:
     """Every number over all environments and seeds, and the late ones by environment, behind lines that open them."""
-    whole = [one for one in rows if not {"environment", *SEED_AXES} & set(one.axes)]
-    split = [one for one in rows if "environment" in one.axes and not set(SEED_AXES) & set(one.axes)]
-    split = [one for one in split if one.kind in ("late_gap", "max_hex_gap", "hex_gap")]
-    for name, head, listed in (
-        ("approval-environments", "By environment", split),
-        ("approval-all", "All numbers", whole),
-    ):
+    pooled = [one for one in rows if not set(SEED_AXES) & set(one.axes)]
+    whole = [one for one in pooled if "environment" not in one.axes]
+    split = [one for one in pooled if "environment" in one.axes and one.kind in ("late_gap", "max_hex_gap", "hex_gap")]
+    for name, head, listed in (("environments", "By environment", split), ("all", "All numbers", whole)):
         if listed:
             left = f", the first {MOST_LISTED:,} of {len(listed):,}" if len(listed) > MOST_LISTED else ""
             table = list_estimates(listed[:MOST_LISTED], f"{head}{left}", colors)
-            section.table(name, table, fold_as=table.title)
+            section.table(f"approval-{name}", table, fold_as=table.title)
 
 
 def approval_section(shown: Shown) -> Section | None:
@@ -251,10 +433,10 @@ def approval_section(shown: Shown) -> Section | None:
 
     The users of ``shown`` give settings their toggles, without which there is no ladder, and the examples.
     """
-    everything, colors, users = shown.analysis, shown.colors, shown.users or Users()
+    everything, users = shown.analysis, shown.users or Users()
     if not everything.exploitation:
         return None
-    setup = make_setup(everything, shown.checkpoints, users.toggles)
+    setup = make_setup(everything, shown.checkpoints, users.toggles, shown.colors)
     analysis, judge = keep_judge(everything)
     section = Section(identity="approval", title="Approval", short="Approval")
     if notes := void_notes(analysis):
@@ -263,8 +445,8 @@ def approval_section(shown: Shown) -> Section | None:
     section.say(f"{EXPLANATION} All ratings here are those of the judge {judge}." if judge else EXPLANATION)
     section.bullets(describe_approval(analysis, setup))
     _add_curves(section, analysis, setup)
-    _add_gaps(section, analysis, colors, setup)
-    _add_ladder(section, analysis, colors, setup)
+    _add_gaps(section, analysis, setup)
+    _add_ladder(section, analysis, setup)
     reactions, cues = reaction_table(everything.exploitation), cue_table(analysis.exploitation)
     if reactions or cues:
         section.head("What the numbers rest on")
@@ -275,11 +457,11 @@ def approval_section(shown: Shown) -> Section | None:
         )
         section.table("approval-reactions", reactions)
         section.table("approval-cues", cues)
-    _add_arms(section, analysis, colors, setup)
+    _add_arms(section, analysis, setup)
     if users.examples:
         section.head("Users side by side")
         rated = f"Held-out pairs at the last checkpoints, with ratings by {users.judge}."
         section.say(f"{rated} More stand among the cases below.")
         section.parts.append(examples_html(users))
-    _add_numbers(section, everything.exploitation, colors)
+    _add_numbers(section, everything.exploitation, shown.colors)
     return section

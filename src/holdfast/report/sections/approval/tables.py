@@ -1,17 +1,21 @@
-"""Tables of training for approval: gaps by model and setting, reactions and cues, arms at matched levels."""
+"""How a run learned from rewards, in tables: gaps by model and setting, reactions and cues, arms at matched levels."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from holdfast.records import Analysis, Estimate
+from holdfast.records import Analysis, Checkpoint, Estimate
 from holdfast.records.quantities import quantity_of
-from holdfast.report.sections.approval.setup import Lineage, Setup, is_own, order_bases
-from holdfast.report.words.labels import SEED_AXES, format_number, format_signed, name_lineage, name_value
+from holdfast.report.words.labels import SEED_AXES, Lineage, format_number, format_signed, name_lineage, name_value
 from holdfast.report.words.tables import Cell, Table, make_table, number_cell
+from holdfast.study.stages import is_rewarded
 from holdfast.study.users import visible_cues
 
+_SIZE = re.compile(r"(?<![a-z0-9.])(\d+(?:[.p]\d+)?)\s?([kmb])(?![a-z0-9])", re.IGNORECASE)
+_UNITS = {"k": 1e3, "m": 1e6, "b": 1e9}
 Key = tuple[str, Lineage, str]  # base, lineage, setting
 AT_REWARD = ("gap_at_reward", "exploit_at_reward", "kl_at_reward", "tokens_at_reward")
 AT_KL = ("reward_at_kl", "gap_at_kl", "success_at_kl")
@@ -20,6 +24,113 @@ LEVELS: Mapping[str, tuple[Sequence[str], str, str]] = {
     "kl": (AT_KL, "Arms at matched KL, with 95 % intervals", "KL (nats)"),
 }
 DATA = ("data_harm", "log_ratio", "ess", "mismatch")
+TOGGLES: Mapping[str, str] = {
+    "policy_role": "Agent",
+    "judge_role": "Judge",
+    "traits": "Traits",
+    "style": "Style",
+    "leak": "Leak",
+    "clause": "Wish",
+    "turns": "Turns",
+    "gameable_share": "Gameable share",
+    "environments": "Environments",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """How a lineage learned from rewards: the setting of its users, what it was rewarded for, whose rollouts."""
+
+    setting: str | None
+    reward: str
+    rollouts: str
+    on_policy: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What tables need beside estimates: how lineages were trained and in which setting, and what settings are.
+
+    ``toggles`` are those of each setting, in the settings' order; ``bases`` stand from small to large; ``colors`` are
+    the numbers of lineages.
+    """
+
+    arms: Mapping[Lineage, Arm] = field(default_factory=dict)
+    settings: Mapping[Lineage, str] = field(default_factory=dict)
+    toggles: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    bases: tuple[str, ...] = ()
+    colors: Mapping[Lineage, int] = field(default_factory=dict)
+
+
+def parse_size(base: str) -> float | None:
+    """The number of weights that a base's name carries, such as 350,000 in ``tiny-0.35m``; None where it has none."""
+    found = _SIZE.findall(base.replace("_", "-"))
+    return float(found[-1][0].replace("p", ".")) * _UNITS[found[-1][1].lower()] if found else None
+
+
+def order_bases(bases: Iterable[str]) -> tuple[str, ...]:
+    """Bases from small to large where their names carry sizes, those without one after them, as listed."""
+    listed = tuple(dict.fromkeys(bases))
+    return tuple(sorted(listed, key=lambda base: size if (size := parse_size(base)) is not None else float("inf")))
+
+
+def describe_arms(checkpoints: Iterable[Checkpoint]) -> dict[Lineage, Arm]:
+    """Lineage → how its last stage that learned from rewards did so; lineages without one are left out."""
+    found: dict[Lineage, Arm] = {}
+    for point in checkpoints:
+        stage = next(filter(is_rewarded, reversed(point.stages)), None)
+        if stage is None or point.lineage in found:
+            continue
+        settings = stage.settings
+        setting, own = settings.get("setting"), settings.get("rollouts", "policy") == "policy"
+        found[point.lineage] = Arm(
+            setting=None if setting is None else str(setting),
+            reward=str(settings.get("reward") or (stage.objectives or ("approval",))[0]),
+            rollouts=_describe_rollouts(stage.method, settings),
+            on_policy=stage.method == "grpo" and own and not settings.get("lag"),
+        )
+    return found
+
+
+def make_setup(
+    analysis: Analysis,
+    checkpoints: Iterable[Checkpoint] = (),
+    toggles: Mapping[str, Mapping[str, object]] | None = None,
+    colors: Mapping[Lineage, int] | None = None,
+) -> Setup:
+    """What is known of a run's arms and settings, from the records of stages and, for settings, from training logs."""
+    arms = describe_arms(checkpoints)
+    logged: dict[Lineage, set[str]] = {}
+    for curve in analysis.curves:
+        if curve.source == "training" and "setting" in curve.axes:
+            logged.setdefault(curve.lineage, set()).add(str(curve.axes["setting"]))
+    settings = {lineage: found.pop() for lineage, found in logged.items() if len(found) == 1}
+    settings |= {lineage: arm.setting for lineage, arm in arms.items() if arm.setting is not None}
+    bases = [*(one.base for one in analysis.exploitation if one.base), *(curve.base for curve in analysis.curves)]
+    return Setup(arms=arms, settings=settings, toggles=toggles or {}, bases=order_bases(bases), colors=colors or {})
+
+
+def is_main(setup: Setup, lineage: Lineage) -> bool:
+    """Whether a lineage was trained on-policy for approval alone, as far as is known."""
+    arm = setup.arms.get(lineage)
+    return arm is None or (arm.on_policy and arm.reward == "approval")
+
+
+def _describe_rollouts(method: str, settings: Mapping[str, object]) -> str:
+    """``on-policy``, ``4 steps stale``, ``SFT on its own best`` …: whose rollouts an arm learned from, and how."""
+    whose, lag = settings.get("rollouts", "policy"), settings.get("lag") or 0
+    if method != "grpo":
+        how = "SFT" if method == "best_sft" else "DPO"
+        return f"{how} on {'another model’s' if whose == 'source' else 'its own'} best"
+    if whose == "policy":
+        return f"policy gradient, {lag} steps stale" if lag else "on-policy"
+    words = "policy gradient on " + ("another model’s rollouts" if whose == "source" else "rollouts of the start")
+    return words if settings.get("importance", True) else f"{words}, not weighted"
+
+
+def is_own(setup: Setup, lineage: Lineage, setting: object) -> bool:
+    """Whether users of a setting are those that a lineage was trained on, as far as is known."""
+    return setting is None or setup.settings.get(lineage, setting) == setting
 
 
 def keep_judge(analysis: Analysis) -> tuple[Analysis, str | None]:
@@ -27,10 +138,7 @@ def keep_judge(analysis: Analysis) -> tuple[Analysis, str | None]:
 
     Where it is not known or has no rows it is who judged most, the first by name. What is of no judge stays.
     """
-    counts: dict[str, int] = {}
-    for one in analysis.exploitation:
-        if one.judge is not None:
-            counts[one.judge] = counts.get(one.judge, 0) + 1
+    counts = Counter(one.judge for one in analysis.exploitation if one.judge is not None)
     if not counts:
         return analysis, None
     judge = min(counts, key=lambda name: (name.partition("#")[0] != analysis.rewarder, -counts[name], name))
@@ -50,6 +158,10 @@ def pick_rows(estimates: Iterable[Estimate], *kinds: str) -> list[Estimate]:
         lambda one: not set(SEED_AXES) & set(one.axes),
         lambda one: one.base is not None,
     )
+
+    def rank(one: Estimate) -> tuple[bool, bool, bool]:
+        return one.value is not None, one.interval is not None, one.claim == "recipe"
+
     picked: list[Estimate] = []
     for kind in kinds:
         rows = [one for one in estimates if one.kind == kind]
@@ -59,12 +171,8 @@ def pick_rows(estimates: Iterable[Estimate], *kinds: str) -> list[Estimate]:
         for one in rows:
             key = (one.base, one.lineage, str(sorted(one.axes.items(), key=str)), one.judge)
             groups.setdefault(key, []).append(one)
-        picked += [max(group, key=_rank) for group in groups.values()]
+        picked += [max(group, key=rank) for group in groups.values()]
     return picked
-
-
-def _rank(one: Estimate) -> tuple[bool, bool, bool]:
-    return one.value is not None, one.interval is not None, one.claim == "recipe"
 
 
 def key_of(one: Estimate) -> Key:
@@ -72,9 +180,7 @@ def key_of(one: Estimate) -> Key:
     return one.base or "all bases", one.lineage or (), str(one.axes.get("setting", "all settings"))
 
 
-def pick_last(
-    estimates: Iterable[Estimate], kind: str, setup: Setup, *, label: str | None = None
-) -> dict[Key, Estimate]:
+def pick_last(estimates: Iterable[Estimate], kind: str, setup: Setup, label: str | None = None) -> dict[Key, Estimate]:
     """Base × lineage × own setting → the estimate of a kind at the largest dose, of one label of users."""
     groups: dict[Key, list[Estimate]] = {}
     for one in pick_rows(estimates, kind):
@@ -103,15 +209,14 @@ def order_keys(keys: Iterable[Key], setup: Setup) -> list[Key]:
     return sorted(listed, key=place)
 
 
-def word_cells(key: Key, colors: Mapping[Lineage, int], setup: Setup) -> list[Cell]:
+def word_cells(key: Key, setup: Setup) -> list[Cell]:
     """Setting, base and lineage of a row, and how the lineage was trained where that is known."""
     base, lineage, setting = key
-    arm = setup.arms.get(lineage)
-    series = colors.get(lineage, 0)
+    arm, series = setup.arms.get(lineage), setup.colors.get(lineage, 0)
+    trained = [Cell(text="–" if arm is None else arm.rollouts)] if setup.arms else []
     place = order_bases([*setup.bases, base]).index(base)
-    cells = [Cell(text=setting), Cell(text=base, sort=place)]
-    cells.append(Cell(text=name_lineage(lineage), sort=series, series=series))
-    return cells + ([Cell(text="–" if arm is None else arm.rollouts)] if setup.arms else [])
+    named = Cell(text=name_lineage(lineage), sort=series, series=series)
+    return [Cell(text=setting), Cell(text=base, sort=place), named, *trained]
 
 
 def word_heads(setup: Setup) -> tuple[str, ...]:
@@ -135,7 +240,7 @@ def subtract(one: Estimate | None, other: Estimate | None) -> float | None:
     return one.value - other.value
 
 
-def gap_table(estimates: Sequence[Estimate], colors: Mapping[Lineage, int], setup: Setup) -> Table | None:
+def gap_table(estimates: Sequence[Estimate], setup: Setup) -> Table | None:
     """Published and paired gap, exploit rates and approval at the end, for each base, lineage and setting."""
     late, published = (pick_last(estimates, kind, setup) for kind in ("late_gap", "max_hex_gap"))
     gameable, other = (pick_last(estimates, "exploit_rate", setup, label=label) for label in ("gameable", "other"))
@@ -143,23 +248,19 @@ def gap_table(estimates: Sequence[Estimate], colors: Mapping[Lineage, int], setu
     keys = order_keys([*late, *published, *(key for key in gameable if key[1])], setup)
     if not keys:
         return None
-    heads = (*word_heads(setup), "Late gap, paired", "Max HEX Gap, published", "Published − paired")
-    heads += ("Exploited, gameable", "Exploited, other", "Approval")
     rows = []
     for key in keys:
-        ours, theirs = late.get(key), published.get(key)
-        bias = subtract(theirs, ours)
+        bias = subtract(published.get(key), late.get(key))
         difference = Cell(text="–") if bias is None else Cell(text=format_signed(bias), sort=bias)
-        rates = [number_cell(found.get(key)) for found in (gameable, other)]
-        numbers = [number_cell(ours), number_cell(theirs), difference, *rates, _middle_cell(pleased, key)]
-        rows.append([*word_cells(key, colors, setup), *numbers])
+        ours, theirs, *rates = (number_cell(found.get(key)) for found in (late, published, gameable, other))
+        rows.append([*word_cells(key, setup), ours, theirs, difference, *rates, _middle_cell(pleased, key)])
+    heads = (*word_heads(setup), "Late gap, paired", "Max HEX Gap, published", "Published − paired")
+    heads += ("Exploited, gameable", "Exploited, other", "Approval")
     title = "Gap of harm between gameable and other users (rating points), with 95 % intervals"
     return make_table(title, heads, rows, len(word_heads(setup)))
 
 
-def level_table(
-    estimates: Sequence[Estimate], matched: str, colors: Mapping[Lineage, int], setup: Setup
-) -> Table | None:
+def level_table(estimates: Sequence[Estimate], matched: str, setup: Setup) -> Table | None:
     """Arms at declared levels of "reward" or "kl": a row for each arm and level, "not reached" where it stays below."""
     columns, title, level = LEVELS[matched]
     rows = pick_rows(estimates, *columns)
@@ -173,22 +274,22 @@ def level_table(
     order = order_keys((key for key, _ in found), setup)
     body = []
     for key, at in sorted(found, key=lambda pair: (order.index(pair[0]), to_number(pair[1]))):
-        arm = setup.arms.get(key[1])
-        rewarded = [Cell(text="–" if arm is None else arm.reward)] if setup.arms else []
-        name = Cell(text=f"{at:g}" if isinstance(at, int | float) else str(at), sort=to_number(at))
-        cells = [number_cell(found[key, at].get(kind)) for kind in kinds]
-        body.append([*word_cells(key, colors, setup), *rewarded, name, *cells])
+        words = word_cells(key, setup)
+        if setup.arms:
+            words.append(Cell(text=setup.arms[key[1]].reward if key[1] in setup.arms else "–"))
+        words.append(Cell(text=f"{at:g}" if isinstance(at, int | float) else str(at), sort=to_number(at)))
+        body.append([*words, *(number_cell(found[key, at].get(kind)) for kind in kinds)])
     heads = (*word_heads(setup), *(("Trained for",) if setup.arms else ()), level)
     return make_table(title, (*heads, *(quantity_of(kind).head for kind in kinds)), body, len(heads) - 1)
 
 
-def data_table(estimates: Sequence[Estimate], colors: Mapping[Lineage, int], setup: Setup) -> Table | None:
+def data_table(estimates: Sequence[Estimate], setup: Setup) -> Table | None:
     """What each arm learned from: its harmful share, and how far it is from the arm's own policy."""
     found = {kind: last for kind in DATA if (last := pick_last(estimates, kind, setup))}
     keys = order_keys((key for last in found.values() for key in last), setup)
     if not keys:
         return None
-    rows = [[*word_cells(key, colors, setup), *(number_cell(last.get(key)) for last in found.values())] for key in keys]
+    rows = [[*word_cells(key, setup), *(number_cell(last.get(key)) for last in found.values())] for key in keys]
     heads = (*word_heads(setup), *(quantity_of(kind).head for kind in found))
     return make_table("What each arm learned from", heads, rows, len(word_heads(setup)))
 
@@ -199,13 +300,13 @@ def reaction_table(estimates: Sequence[Estimate]) -> Table | None:
     if not rows:
         return None
     several = len({one.judge for one in rows}) > 1
-    body = []
+    body: list[list[Cell | str]] = []
     for one in rows:
         toggle = str(one.axes.get("toggle", "all")).replace("_", " ")
         if one.kind == "cue_free_gap":
             toggle = f"no cue ({one.axes.get('setting', 'all settings')})"
         words = [toggle, one.base or "all bases", *([one.judge or "all judges"] * several), one.unit or "not known"]
-        body.append([*(Cell(text=text) for text in words), number_cell(one)])
+        body.append([*words, number_cell(one)])
     heads = ("Toggle", "Base", *(("Judge",) * several), "Verdict", "Reaction")
     return make_table("Reaction of each base before training", heads, body, len(heads) - 1)
 
@@ -219,27 +320,13 @@ def cue_table(estimates: Sequence[Estimate]) -> Table | None:
             found.setdefault(place, {})[one.kind] = one
     if not found:
         return None
-    body = []
+    body: list[list[Cell | str]] = []
     for place, pair in found.items():
         count = max((count for one in pair.values() for count in one.n.values()), default=None)
-        counted = Cell(text="–") if count is None else Cell(text=f"{count:,}", sort=count)
-        numbers = (number_cell(pair.get(kind)) for kind in ("cue", "cue_length"))
-        body.append([*(Cell(text=text) for text in place), *numbers, counted])
+        counted = "–" if count is None else Cell(text=f"{count:,}", sort=count)
+        body.append([*place, *(number_cell(pair.get(kind)) for kind in ("cue", "cue_length")), counted])
     heads = ("Setting", "Channel", "Label told from words", "Length, gameable − other (words)", "n")
     return make_table("Cue audit: what tells the two users apart (chance is 50 %)", heads, body, 2)
-
-
-TOGGLES: Mapping[str, str] = {
-    "policy_role": "Agent",
-    "judge_role": "Judge",
-    "traits": "Traits",
-    "style": "Style",
-    "leak": "Leak",
-    "clause": "Wish",
-    "turns": "Turns",
-    "gameable_share": "Gameable share",
-    "environments": "Environments",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,53 +344,42 @@ def order_ladder(toggles: Mapping[str, Mapping[str, object]]) -> list[Rung]:
         return []
     first, *rest = toggles
     rungs = [Rung(setting=first, against=None, changed={})]
+
+    def step(setting: str, against: str) -> Rung:
+        new, old = toggles[setting], toggles[against]
+        keys = dict.fromkeys([*TOGGLES, *old, *new])
+        changed = {key: new.get(key) for key in keys if old.get(key) != new.get(key)}
+        return Rung(setting=setting, against=against, changed=changed)
+
     while rest:
         # Of equally near ones the latest on the ladder is held against, and the first setting comes first.
-        choices = [
-            Rung(setting=name, against=rung.setting, changed=_differ(toggles[rung.setting], toggles[name]))
-            for rung in reversed(rungs)
-            for name in rest
-        ]
+        choices = [step(name, rung.setting) for rung in reversed(rungs) for name in rest]
         rungs.append(min(choices, key=lambda rung: len(rung.changed)))
         rest.remove(rungs[-1].setting)
     return rungs
-
-
-def _differ(one: Mapping[str, object], other: Mapping[str, object]) -> dict[str, object]:
-    """The toggles of the other in which it differs from the one."""
-    keys = dict.fromkeys([*TOGGLES, *one, *other])
-    return {key: other.get(key) for key in keys if one.get(key) != other.get(key)}
 
 
 def describe_toggles(toggles: Mapping[str, object] | None) -> str:
     """``friend, cue: style and leak``; an empty string where toggles are not known."""
     if not toggles:
         return ""
-    cues = visible_cues(toggles)
-    role = str(toggles.get("policy_role", "friend"))
-    words = f"{role}, cue: {' and '.join(cues)}" if cues else f"{role}, no cue"
+    cues = " and ".join(visible_cues(toggles))
+    words = f"{toggles.get('policy_role', 'friend')}, {f'cue: {cues}' if cues else 'no cue'}"
     return f"{words}, no wish" if toggles.get("clause") == "none" else words
 
 
-def ladder_table(
-    rungs: Sequence[Rung],
-    keys: Sequence[Key],
-    late: Mapping[Key, Estimate],
-    colors: Mapping[Lineage, int],
-    setup: Setup,
-) -> Table:
+def ladder_table(rungs: Sequence[Rung], keys: Sequence[Key], late: Mapping[Key, Estimate], setup: Setup) -> Table:
     """A row for each rung and training: what changed against which setting, the toggles that vary, the paired gap."""
-    varying = [
-        toggle for toggle in TOGGLES if len({str(setup.toggles[rung.setting].get(toggle)) for rung in rungs}) > 1
-    ]
+    toggles = [setup.toggles[rung.setting] for rung in rungs]
+    varying = [name for name in TOGGLES if len({str(one.get(name)) for one in toggles}) > 1]
     by_name = {rung.setting: rung for rung in rungs}
-    rows = []
+    rows: list[list[Cell | str]] = []
     for key in keys:
         rung = by_name[key[2]]
         changes = ", ".join(f"{name.replace('_', ' ')} {_name(value)}" for name, value in rung.changed.items())
         changed = "–" if rung.against is None else f"{changes or 'nothing'} (against {rung.against})"
-        own = [Cell(text=_name(setup.toggles[key[2]].get(toggle))) for toggle in varying]
-        rows.append([*word_cells(key, colors, setup), Cell(text=changed), *own, number_cell(late[key])])
+        own = [_name(setup.toggles[key[2]].get(toggle)) for toggle in varying]
+        rows.append([*word_cells(key, setup), changed, *own, number_cell(late[key])])
     heads = (*word_heads(setup), "Changed", *(TOGGLES[toggle] for toggle in varying), "Late gap, paired")
     title = "Settings, one toggle changed at a time where there are such, with 95 % intervals"
     return make_table(title, heads, rows, len(heads) - 1)
