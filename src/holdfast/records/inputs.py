@@ -55,6 +55,17 @@ def read_bytes(path: Path | str, most: int, *, subject: str | None = None, remed
     return data
 
 
+def decode_utf8(path: str, data: bytes) -> str:
+    """The text of a file's bytes. Errors: StudyError with the line that is not UTF-8."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise StudyError(f"{path}:1: the file is UTF-16; save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise StudyError(f"{path}:{line}: not UTF-8 (byte {error.start:,}); save it as UTF-8") from error
+
+
 def read_settings(path: Path | str, what: str, *, subject: str | None = None) -> dict[str, Any]:
     """The tables of a TOML file; ``what`` says which file is wanted: "a study file". Errors: StudyError."""
     data = read_bytes(path, SETTINGS_BYTES, subject=subject, remedy=f"give the path of {what}")
@@ -143,8 +154,6 @@ def reading_address(file: Path) -> str:
         with contextlib.closing(sqlite3.connect(address, uri=True, isolation_level=None)) as db:
             db.execute("PRAGMA busy_timeout=10000")
             db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except UnicodeDecodeError:
-        return address  # a damaged name in the schema, which opening it tells
     except sqlite3.OperationalError as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _UNWRITABLE:
             return address  # opening it again says what is wrong
@@ -155,8 +164,8 @@ def reading_address(file: Path) -> str:
                 " needs; copy the run to where it can be written"
             ) from error
         return f"{address}&immutable=1"
-    except sqlite3.DatabaseError:
-        pass
+    except (UnicodeDecodeError, sqlite3.DatabaseError):
+        pass  # opening it tells what is damaged, as a name in the schema may be
     return address
 
 

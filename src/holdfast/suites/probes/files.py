@@ -79,7 +79,7 @@ def read_rows(path: str, data: bytes, kind: str, columns: Sequence[str]) -> list
 
     Each row has the dotted ``columns``. Errors: StudyError.
     """
-    text = _decode(path, data)
+    text = inputs.decode_utf8(path, data)
     if not text.strip():
         raise StudyError(f"{path}: the file is empty; fetch it again")
     read = {"csv": _read_csv, "jsonl": _read_lines}.get(kind)
@@ -93,16 +93,6 @@ def read_rows(path: str, data: bytes, kind: str, columns: Sequence[str]) -> list
     if not rows:
         raise StudyError(f"{path}: no row below the heading; fetch it again")
     return rows
-
-
-def _decode(path: str, data: bytes) -> str:
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise StudyError(f"{path}:1: the file is UTF-16; save it as UTF-8")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise StudyError(f"{path}:{line}: not UTF-8 (byte {error.start:,}); save it as UTF-8") from error
 
 
 def _read_csv(path: str, text: str, columns: Sequence[str]) -> Iterator[Row]:

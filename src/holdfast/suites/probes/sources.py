@@ -80,16 +80,12 @@ def _read_prompts(column: str, *, benign: bool, topic: str, key: str = "", dimen
 
 
 def _read_truthfulqa(row: Row, number: int) -> Probe:
-    def listed(column: str) -> list[str]:
-        return [one.strip() for one in row.text(column).split(";") if one.strip()]
-
-    return _ask(
-        row,
-        number,
-        f"{row.text('Question')} {BRIEFLY}",
-        **_answers([row.text("Best Answer"), *listed("Correct Answers")], listed("Incorrect Answers")),
-        topic=row.text("Category"),
+    right, wrong = (
+        [one.strip() for one in row.text(f"{kind} Answers").split(";") if one.strip()]
+        for kind in ("Correct", "Incorrect")
     )
+    told = _answers([row.text("Best Answer"), *right], wrong)
+    return _ask(row, number, f"{row.text('Question')} {BRIEFLY}", **told, topic=row.text("Category"))
 
 
 def _read_simpleqa(row: Row, number: int) -> Probe:
@@ -160,22 +156,10 @@ SOURCES: Mapping[str, Source] = {
         task="xstest",
         read=_read_xstest,
     ),
-    "or-bench": Source(
-        **_OR_BENCH,
-        read=_read_prompts("prompt", benign=True, topic="category"),
-    ),
-    "or-bench-toxic": Source(
-        **_OR_BENCH,
-        read=_read_prompts("prompt", benign=False, topic="category"),
-    ),
-    "jbb-behaviors": Source(
-        **_JBB,
-        read=_read_prompts("Goal", benign=False, topic="Category", key="Index"),
-    ),
-    "jbb-behaviors-benign": Source(
-        **_JBB,
-        read=_read_prompts("Goal", benign=True, topic="Category", key="Index"),
-    ),
+    "or-bench": Source(**_OR_BENCH, read=_read_prompts("prompt", benign=True, topic="category")),
+    "or-bench-toxic": Source(**_OR_BENCH, read=_read_prompts("prompt", benign=False, topic="category")),
+    "jbb-behaviors": Source(**_JBB, read=_read_prompts("Goal", benign=False, topic="Category", key="Index")),
+    "jbb-behaviors-benign": Source(**_JBB, read=_read_prompts("Goal", benign=True, topic="Category", key="Index")),
     "strongreject": Source(
         title="StrongREJECT",
         dimension="jailbreak",
@@ -217,14 +201,8 @@ SOURCES: Mapping[str, Source] = {
         note="answer.jsonl alone holds single questions; are_you_sure and feedback take several turns or a judge",
         read=_read_sycophancy,
     ),
-    "agentharm": Source(
-        **_AGENTHARM,
-        read=_read_prompts("prompt", benign=False, topic="category", key="id"),
-    ),
-    "agentharm-benign": Source(
-        **_AGENTHARM,
-        read=_read_prompts("prompt", benign=True, topic="category", key="id"),
-    ),
+    "agentharm": Source(**_AGENTHARM, read=_read_prompts("prompt", benign=False, topic="category", key="id")),
+    "agentharm-benign": Source(**_AGENTHARM, read=_read_prompts("prompt", benign=True, topic="category", key="id")),
     "agentdojo": Source(
         title="AgentDojo",
         dimension="jailbreak",
