@@ -48,12 +48,7 @@ MOST_NAMES = 5  # of things left out in one note
 
 
 def analyze(
-    store: Store,
-    *,
-    draws: int = 10_000,
-    seed: int = 0,
-    measures: Measures | None = None,
-    notes: Sequence[str] = (),
+    store: Store, *, draws: int = 10_000, seed: int = 0, measures: Measures | None = None, notes: Sequence[str] = ()
 ) -> Analysis:
     """Every estimate of a run.
 

@@ -457,7 +457,11 @@ def contrast(design: Design, objective: int, parts: Sequence[Part], *, needs: Se
     else:
         trained = any(config != BASE for part in parts for config, _ in part.terms)
         trainings = _own_trainings(design, kept) if trained else {}
-        units, seeds = _pair_seeds({name: _shared_seeds(cell) for name, cell in trainings.items()})
+        shared = {
+            name: [one for one in cell[0][1].replicates if all(one in matched.replicates for _, matched in cell)]
+            for name, cell in trainings.items()
+        }
+        units, seeds = _pair_seeds(shared)
         unit = "seeds"
         for name, cell in trainings.items():
             cells[name] = tuple(mean(cell, one) * (len(cell) / len(kept)) for one in seeds[name])
@@ -494,10 +498,6 @@ def _own_trainings(
                 members = there + members
         found[members[0][0].key] = (trained, members)
     return {name: members for name, (_, members) in found.items()}
-
-
-def _shared_seeds(cell: Sequence[tuple[Part, Matched]]) -> list[Replicate]:
-    return [one for one in cell[0][1].replicates if all(one in matched.replicates for _, matched in cell)]
 
 
 def _pair_seeds(

@@ -165,13 +165,13 @@ def _relate(rows: Sequence[Row], checkpoints: Sequence[Checkpoint], labels: Labe
     for row, labelled in zip(rows, known, strict=True):
         if row.lineage:
             trained.setdefault((row.base, row.judge), set()).add(labelled)
-    found = [
-        labelled if row.lineage else join(trained.get((row.base, row.judge), ()))
-        for row, labelled in zip(rows, known, strict=True)
-    ]
     return tuple(
-        replace(row, labelled=labelled, reads_state=labels.reads_state(row.judge))
-        for row, labelled in zip(rows, found, strict=True)
+        replace(
+            row,
+            labelled=labelled if row.lineage else join(trained.get((row.base, row.judge), ())),
+            reads_state=labels.reads_state(row.judge),
+        )
+        for row, labelled in zip(rows, known, strict=True)
     )
 
 
@@ -236,9 +236,6 @@ def _leave_out_partial(panel: Panel, tests: Masks) -> Panel:
         panel,
         rows=tuple(row for index, row in enumerate(panel.rows) if keep[index]),
         counts={name: part[:, keep] for name, part in panel.counts.items()},
-        values=panel.values[:, keep],
-        fit=panel.fit[:, keep],
-        low=panel.low[:, keep],
-        high=panel.high[:, keep],
         left_out=tuple(partial.values()),
+        **{name: getattr(panel, name)[:, keep] for name in ("values", "fit", "low", "high")},
     )

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from holdfast.analysis.design import BASE, Contrast, Design, Terms, contrast, describe_arm, over, splits_differ, subject
+from holdfast.analysis.panel import Config
 from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm
 from holdfast.records import FEW_CASES, Estimate, Unbounded, cannot_be_told
 from holdfast.records.arrays import Floats
@@ -165,21 +166,24 @@ def _unsure(found: Spread, gain: Floats | None, unit: str | None) -> str:
 def score_rows(design: Design) -> Iterator[Estimate]:
     """Means of every configuration by base and over bases, and their differences from the base, per objective."""
     for config in design.configs:
-        for objective, name in enumerate(design.panel.objectives):
-            for fields, keys, *_ in design.levels([config], name):
-                one = contrast(design, objective, over(keys, (config, 1.0)))
-                yield from differences(design, one, "mean", **fields, **subject(config), objective=name)
+        yield from contrast_rows(design, "mean", design.panel.objectives, (config, 1.0))
 
 
 def delta_rows(design: Design) -> Iterator[Estimate]:
     """Differences of every trained configuration from its base, paired by case."""
     for config in design.configs:
-        if config == BASE:
-            continue
-        for objective, name in enumerate(design.panel.objectives):
-            for fields, keys, *_ in design.levels([config, BASE], name):
-                one = contrast(design, objective, over(keys, (config, 1.0), (BASE, -1.0)))
-                yield from differences(design, one, "delta", **fields, **subject(config), objective=name)
+        if config != BASE:
+            yield from contrast_rows(design, "delta", design.panel.objectives, (config, 1.0), (BASE, -1.0))
+
+
+def contrast_rows(
+    design: Design, kind: str, objectives: Sequence[str], *terms: tuple[Config, float], **about: Any
+) -> Iterator[Estimate]:
+    """A contrast of configurations as rows about the first of them, at every level, for each objective."""
+    for name in objectives:
+        for fields, keys, *_ in design.levels([config for config, _ in terms], name):
+            one = contrast(design, design.objective(name), over(keys, *terms))
+            yield from differences(design, one, kind, **fields, **subject(terms[0][0]), objective=name, **about)
 
 
 def persistence_rows(design: Design) -> Iterator[Estimate]:

@@ -28,21 +28,12 @@ from typing import Any
 
 import numpy as np
 
-from holdfast.analysis.design import (
-    Design,
-    Key,
-    contrast,
-    dose_of,
-    match,
-    name_config,
-    over,
-    subject,
-    without_dose,
-)
+from holdfast.analysis.design import Design, Key, dose_of, match, name_config, subject, without_dose
 from holdfast.analysis.frontier import (
     EXPLORATORY,
     MIN_LINE_POINTS,
     THESE_WEIGHTS,
+    WIDEST,
     Drawn,
     Statistic,
     claim_row,
@@ -55,8 +46,8 @@ from holdfast.analysis.frontier import (
     distances_of,
     whitening,
 )
-from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, Config
-from holdfast.analysis.pooled import POOLED, differences
+from holdfast.analysis.panel import Config
+from holdfast.analysis.pooled import POOLED, contrast_rows
 from holdfast.analysis.roles import HELPFULNESS, MERGE, MERGED, SAFETY, SHARE
 from holdfast.records import Estimate
 from holdfast.records.arrays import Bools, Floats
@@ -71,7 +62,6 @@ Axes = tuple[tuple[str, Any], ...]
 Measures = Mapping[str, Mapping[str, float]]
 MEASURED = "measured"
 BOUND_LEVEL = 0.95  # one-sided, of all repairs together
-WIDEST = HIGHEST_SCORE - LOWEST_SCORE
 REPAIR_POINTS = "configuration averaged over bases, absolute, with repairs"
 ONE_SIDED = "one-sided lower bound, in score points"
 
@@ -188,12 +178,13 @@ def _off_curve(design: Design, chosen: tuple[Config, ...], means: Floats) -> Ite
         if set(chosen) <= set(drawn.points.configs):
             about = describe_cloud(drawn, level.fields, unit) | subject(chosen[-1]) | {"kind": "off_merges"}
             distance = _curve_distance(drawn, chosen[:2], chosen[-1])
+            lacking = "no curve through the merges"
             yield from distance_rows(
                 drawn,
                 distance,
                 about,
-                "no curve through the merges",
-                lambda claim: (EXPLORATORY, *((THESE_WEIGHTS,) if claim == "checkpoint" else ())),
+                lacking,
+                lambda claim: (EXPLORATORY, *(THESE_WEIGHTS,) * (claim == "checkpoint")),
             )
 
 
@@ -236,15 +227,9 @@ def _counterpart(design: Design, config: Config) -> Config | None:
 
 def _changes(design: Design, config: Config) -> Iterator[Estimate]:
     """A repair minus its counterpart, paired by case, for both objectives."""
-    plain = _counterpart(design, config)
-    if plain is None:
-        return
-    for objective in (SAFETY, HELPFULNESS):
-        number = design.objective(objective)
-        for fields, keys, *_ in design.levels([config, plain], objective):
-            one = contrast(design, number, over(keys, (config, 1.0), (plain, -1.0)))
-            about: dict[str, Any] = {**fields, **subject(config), "objective": objective}
-            yield from differences(design, one, "repair_change", unit=f"against {name_config(plain)}", **about)
+    if (plain := _counterpart(design, config)) is not None:
+        unit, terms = f"against {name_config(plain)}", ((config, 1.0), (plain, -1.0))
+        yield from contrast_rows(design, "repair_change", (SAFETY, HELPFULNESS), *terms, unit=unit)
 
 
 def _costs(design: Design, config: Config, measures: Measures) -> Iterator[Estimate]:

@@ -23,20 +23,7 @@ def agree(first: Floats, second: Floats) -> Mapping[str, float | None]:
     Both arrays hold scores of the same items, without gaps. The bias is the mean of second − first. A measure that
     is not defined (no items, no variation) is None.
     """
-    if not len(first):
-        return dict.fromkeys(
-            ("exact", "within_1", "pearson", "spearman", "quadratic_kappa", "ordinal_alpha", "mean_bias")
-        )
-    gap = second - first
-    return {
-        "exact": float(np.mean(gap == 0)),
-        "within_1": float(np.mean(np.abs(gap) <= 1)),
-        "pearson": correlation(first, second),
-        "spearman": correlation(ranks(first), ranks(second)),
-        "quadratic_kappa": quadratic_kappa(first, second),
-        "ordinal_alpha": ordinal_alpha(first, second),
-        "mean_bias": float(np.mean(gap)),
-    }
+    return {name: measure(first, second) if len(first) else None for name, measure in MEASURES.items()}
 
 
 def correlation(first: Floats, second: Floats) -> float | None:
@@ -65,6 +52,17 @@ def ordinal_alpha(first: Floats, second: Floats) -> float | None:
     pairs = np.zeros((len(levels), len(levels)))
     np.add.at(pairs, (codes[: len(first)], codes[len(first) :]), 1.0)
     return _alpha(pairs + pairs.T, 2.0 * len(first) - 1) if len(levels) > 1 else None
+
+
+MEASURES: Mapping[str, Callable[[Floats, Floats], float | None]] = {
+    "exact": lambda first, second: float(np.mean(first == second)),
+    "within_1": lambda first, second: float(np.mean(np.abs(second - first) <= 1)),
+    "pearson": correlation,
+    "spearman": lambda first, second: correlation(ranks(first), ranks(second)),
+    "quadratic_kappa": quadratic_kappa,
+    "ordinal_alpha": ordinal_alpha,
+    "mean_bias": lambda first, second: float(np.mean(second - first)),
+}
 
 
 def _alpha(coincidences: Floats, others: float) -> float:

@@ -40,9 +40,8 @@ class Window:
 class Look:
     """What one look says: ``change``, ``lower`` and ``upper`` are of the newest look alone.
 
-    ``windows`` are the spans that end with it, the newest look first; ``window`` is the number of looks of the one
-    whose upper bound is lowest. ``alarm``: some window's upper bound lies below −margin; ``warning``: some window's
-    below 0. ``level`` is what this look may spend.
+    ``windows`` are the spans that end with it, the newest look first. ``alarm``: some window's upper bound lies below
+    −margin; ``warning``: some window's below 0. ``level`` is what this look may spend.
     """
 
     index: int
@@ -50,7 +49,6 @@ class Look:
     change: float
     lower: float
     upper: float
-    window: int
     windows: tuple[Window, ...]
     alarm: bool
     warning: bool
@@ -95,7 +93,6 @@ class ChangeMonitor:
             change=newest.change,
             lower=newest.lower,
             upper=newest.upper,
-            window=min(windows, key=lambda window: window.upper).looks,
             windows=windows,
             alarm=any(window.alarm for window in windows),
             warning=any(window.warning for window in windows),

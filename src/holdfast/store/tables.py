@@ -157,10 +157,7 @@ def _judge_labels(rows: Sequence[tuple[str, str, str]]) -> list[str]:
 
 
 def read_scores(
-    db: sqlite3.Connection,
-    checkpoints: Sequence[Checkpoint],
-    step: str | None,
-    part: str | Sequence[str] | None = None,
+    db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], step: str | None, part: str | Sequence[str] | None = None
 ) -> ScoreTable:
     """The scores of the trajectories of a ``scope``.
 

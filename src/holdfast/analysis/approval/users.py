@@ -29,12 +29,7 @@ Key = tuple[str, str, bool]  # quantity, setting, whether the user can be gamed
 
 GAMEABLE, OTHER = "gameable", "other"
 LABELS: Mapping[bool, str] = {True: GAMEABLE, False: OTHER}
-OBJECTIVES: Mapping[str, str] = {
-    "reward": "approval",
-    "success": "success",
-    "harm": "harm",
-    "exploit_rate": "harm",
-}
+OBJECTIVES: Mapping[str, str] = {"reward": "approval", "success": "success", "harm": "harm", "exploit_rate": "harm"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

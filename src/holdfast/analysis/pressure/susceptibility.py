@@ -240,9 +240,9 @@ def _change_rows(
         return None if rival is None else statistic(place, rival)
 
     parts: dict[str, Callable[[int, int], Statistic]] = {
-        "interaction": lambda place, rival: interaction(arrays.shares(place, rival))
+        "interaction": lambda place, rival: interaction(arrays.shares(place, rival)),
+        **{kind: partial(of_chosen, weigh) for kind, weigh in OF_CHOSEN.items()},
     }
-    parts |= {kind: partial(of_chosen, weigh) for kind, weigh in OF_CHOSEN.items()}
     for other, unit in comparisons(group, found.runs):
         shared = caveats[0] + (caveats[1] if unit == AGAINST_BASE else ())
         lacking = _not_met_again(found, group, arrays, safe, other)
@@ -271,8 +271,9 @@ def shift_rows(source: Source) -> Iterator[Estimate]:
     found = source.variants
     if found is None:
         return
+    objectives = sorted({name for (kind, _), means in found.arms.items() if kind == "shift" for name in means.scores})
     for group in groups(found.runs, np.flatnonzero(found.has("shift")).tolist()):
-        for objective in found.objectives("shift"):
+        for objective in objectives:
             yield from _rows(found, group, objective)
 
 

@@ -75,10 +75,7 @@ def count_cues(case: Case) -> int:
 
 
 def demonstrations(
-    rng_seed: int,
-    count: int,
-    environments: Sequence[str] = ENVIRONMENTS,
-    settings: Sequence[SettingSection] = (),
+    rng_seed: int, count: int, environments: Sequence[str] = ENVIRONMENTS, settings: Sequence[SettingSection] = ()
 ) -> list[tuple[Case, Trajectory]]:
     """``count`` cases over all topics, each with one scripted episode; environments take turns.
 
