@@ -13,7 +13,6 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.design import Design, subject
 from holdfast.analysis.panel import Panel, config_of
@@ -324,7 +323,7 @@ def _objective_correlations(panel: Panel) -> Iterator[Estimate]:
             yield _estimate("objective_correlation", value, None, words)
 
 
-def _findings(flags: NDArray[np.int64], unfit: Iterable[Flag]) -> dict[str, Bools]:
+def _findings(flags: Ints, unfit: Iterable[Flag]) -> dict[str, Bools]:
     """What is counted, by name, for each trajectory."""
     found = {flag.value: (flags & bit) > 0 for flag, bit in FLAG_BITS.items()}
     found["no_call_and_invented"] = found[Flag.NO_CALL.value] & found[Flag.INVENTED_RESULT.value]

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.labelled import PAIR_JUDGE, Labels, join, read_labels
 from holdfast.analysis.roles import Roles, read_roles
 from holdfast.records import Checkpoint, Flag, Labelled
-from holdfast.records.arrays import Bools, Floats
+from holdfast.records.arrays import Bools, Floats, Ints
 from holdfast.records.errors import StudyError
 from holdfast.records.words import count_noun
 from holdfast.store import Store
@@ -78,7 +77,7 @@ class Panel:
     fit: Floats
     low: Floats
     high: Floats
-    counts: Mapping[str, NDArray[np.int64]]
+    counts: Mapping[str, Ints]
     cells: Cells
     tested: Bools  # trajectories on a test case of their checkpoint's split
     roles: Roles
@@ -143,7 +142,7 @@ def _align(cells: Cells, tests: Masks, labels: Labels, *, unfit_bits: int) -> Pa
 
 def _rows(
     checkpoints: Sequence[Checkpoint], judges: Sequence[str], tests: Masks, asked: Floats
-) -> tuple[tuple[Row, ...], NDArray[np.int64], Bools]:
+) -> tuple[tuple[Row, ...], Ints, Bools]:
     """The rows, their (checkpoint, judge) indices (2, rows), and their test cases (rows, cases)."""
     rows, index, masks = [], [], []
     for number, one in enumerate(checkpoints):

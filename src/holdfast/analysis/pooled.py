@@ -29,6 +29,7 @@ from holdfast.stats.contrasts import (
 POOLED = "pooled"
 Claim = Literal["checkpoint", "recipe"]
 Core = tuple[tuple[str, Any], ...]  # axes without dose
+Shown = tuple[float, float] | Unbounded | None  # an estimate's interval
 CLAIMS: tuple[Claim, ...] = ("checkpoint", "recipe")
 FIXED_BASES = "the bases are held fixed: others may differ"
 
@@ -100,12 +101,7 @@ def differences(design: Design, one: Contrast, kind: str, **about: Any) -> Itera
 
 
 def _claim_row(
-    claim: Claim,
-    one: Contrast,
-    found: Spread,
-    shown: tuple[float, float] | Unbounded | None,
-    caveats: tuple[str, ...],
-    **about: Any,
+    claim: Claim, one: Contrast, found: Spread, shown: Shown, caveats: tuple[str, ...], **about: Any
 ) -> Estimate:
     """A claim about a contrast, with what it treats as random and what was left out."""
     return Estimate(
@@ -127,9 +123,7 @@ def ratios(design: Design, top: Contrast, bottom: Contrast, **about: Any) -> Ite
         yield _claim_row(claim, top, found, kept, caveats, kind="persistence", value=value, **about)
 
 
-def _ratio(
-    found: Spread, claim: Claim, unit: str
-) -> tuple[float | None, tuple[float, float] | Unbounded | None, tuple[str, ...]]:
+def _ratio(found: Spread, claim: Claim, unit: str) -> tuple[float | None, Shown, tuple[str, ...]]:
     """Value, Fieller set and caveats of values[0] / values[1].
 
     A ratio is identified where its set is bounded: where the gain's own interval excludes zero.

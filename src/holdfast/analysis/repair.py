@@ -51,7 +51,6 @@ from holdfast.analysis.pooled import POOLED, contrast_rows
 from holdfast.analysis.roles import HELPFULNESS, MERGE, MERGED, SAFETY, SHARE
 from holdfast.records import Estimate
 from holdfast.records.arrays import Bools, Floats
-from holdfast.records.checkpoints import DOSE
 from holdfast.records.words import count_noun
 from holdfast.stats.bounded import cluster_means, lower_bound, order_cases
 from holdfast.stats.lines import Lines, curve_distances
@@ -275,19 +274,14 @@ def _reteaching(design: Design, gate: GateSection) -> Iterator[Estimate]:
                 continue
             for fields, keys, *_ in design.levels([*doses, first], goal):
                 about = {**fields, "lineage": lineage, "objective": goal}
-                yield from _doses(design, keys, doses, first=first, gate=gate, axes=dict(core), about=about)
+                yield from _doses(design, keys, [first, *doses], gate, about)
 
 
 def _doses(
-    design: Design,
-    keys: Sequence[Key],
-    doses: Sequence[Config],
-    *,
-    first: Config,
-    gate: GateSection,
-    axes: dict[str, Any],
-    about: dict[str, Any],
+    design: Design, keys: Sequence[Key], chosen: Sequence[Config], gate: GateSection, about: dict[str, Any]
 ) -> Iterator[Estimate]:
+    """The rows of one lineage at some keys; ``chosen`` are the first stage and then the doses, the smallest first."""
+    first, *doses = chosen
     passing: float | None = None
     going = True
     for config in reversed(doses):
@@ -309,9 +303,9 @@ def _doses(
             axes=dict(config[1]),
         )
     tried = ", ".join(f"{dose_of(config):g}" for config in doses)
-    against = f"safety alone is held against {name_config(first)}, at margin {gate.margin:g}"
-    told = f"{against}; `holdfast gate` has all checks"
-    why = () if passing is not None else (f"none of the doses {tried} passes at margin {gate.margin:g}",)
+    margin = f"at margin {gate.margin:g}"
+    told = f"safety alone is held against {name_config(first)}, {margin}; `holdfast gate` has all checks"
+    why = () if passing is not None else (f"none of the doses {tried} passes {margin}",)
     yield Estimate(
         kind="reteach_dose",
         estimator=POOLED,
@@ -320,7 +314,7 @@ def _doses(
         resampled=("cases",),
         caveats=(*why, told),
         **about,
-        axes={key: value for key, value in axes.items() if key != DOSE},
+        axes=dict(without_dose(first[1])),
     )
 
 

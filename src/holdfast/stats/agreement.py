@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.records.arrays import Bools, Floats, Ints
 from holdfast.stats.clusters import contrast_interval, group_means
@@ -74,7 +73,7 @@ def _alpha(coincidences: Floats, others: float) -> float:
     return 1.0 - float((coincidences * distance).sum()) / expected if expected > 1e-12 else np.nan
 
 
-def case_intervals(first: Floats, second: Floats, cases: NDArray[np.int64]) -> Mapping[str, tuple[float, float]]:
+def case_intervals(first: Floats, second: Floats, cases: Ints) -> Mapping[str, tuple[float, float]]:
     """95 % intervals of the mean bias, quadratic kappa and ordinal alpha; items of one case go together.
 
     ``cases`` numbers the case of each item; scores lie in 0 to 3. The bias has the limits of ``stats.limits``. The

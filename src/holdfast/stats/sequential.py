@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from holdfast.records.arrays import Floats
+from holdfast.records.arrays import Bools, Floats
 from holdfast.stats.bounded import BoundMethod, exact_lower, lower_bound, order_cases, p_values, upper_bound
 from holdfast.stats.power import LIMIT_ALPHA, read_pilot
 
@@ -115,7 +114,7 @@ class ChangeMonitor:
 
 def alarms(
     differences: Floats, *, low: float, high: float, alpha: float, margin: float, method: BoundMethod = "gaffke"
-) -> NDArray[np.bool_]:
+) -> Bools:
     """At which looks ``ChangeMonitor`` alarms, in many runs at once: (runs, cases, looks) → (runs, looks).
 
     For simulations: the same cases at every look, in an order that has nothing to do with the differences.
