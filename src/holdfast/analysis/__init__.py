@@ -16,7 +16,7 @@ Analysis ─ document ─▶ JSON
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 import numpy as np
@@ -27,7 +27,7 @@ from holdfast.analysis.approval import gaps as exploitation
 from holdfast.analysis.design import MIN_RANDOM_BASES, Design, read_design
 from holdfast.analysis.document import document, schema
 from holdfast.analysis.judges import agreement_rows, calibration_rows, coverage_rows, rate_rows
-from holdfast.analysis.panel import Panel, read_panel, require_same_cases
+from holdfast.analysis.panel import Measures, Panel, read_panel, require_same_cases
 from holdfast.analysis.pressure import susceptibility, taxonomy
 from holdfast.analysis.pressure.variants import read_source
 from holdfast.records import Analysis
@@ -37,8 +37,6 @@ from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.resample import resampled_means
 from holdfast.store import Store
 from holdfast.study.noted import read_gate
-
-Measures = Mapping[str, Mapping[str, float]]
 
 __all__ = ["analyze", "document", "require_same_cases", "schema"]
 

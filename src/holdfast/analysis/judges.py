@@ -16,7 +16,7 @@ import numpy as np
 
 from holdfast.analysis.design import Design, subject
 from holdfast.analysis.panel import Panel, config_of
-from holdfast.analysis.roles import HELPFULNESS, SAFETY
+from holdfast.analysis.roles import HELPFULNESS, SAFETY, Lineage
 from holdfast.judges.state import StateJudge
 from holdfast.records import Estimate, Flag
 from holdfast.records.arrays import Bools, Floats, Ints
@@ -34,8 +34,6 @@ from holdfast.stats.contrasts import CHANGE_SPAN, SCORE_SPAN, limits, sample_of,
 from holdfast.stats.resample import row_means
 from holdfast.store.codec import FLAG_BITS
 from holdfast.store.tables import ScoreTable
-
-Lineage = tuple[str, ...]
 
 CALIBRATION = "calibration"
 TRAINING_CASES = "training cases"

@@ -19,8 +19,10 @@ from holdfast.store.cells import Cells, Masks, part_masks, read_cells, splits_of
 from holdfast.store.codec import FLAG_BITS
 from holdfast.store.tables import TrajectoryTable
 
-Config = tuple[tuple[str, ...], tuple[tuple[str, Any], ...]]  # lineage, and axes without the judge of the pairs
+Axes = tuple[tuple[str, Any], ...]
+Config = tuple[tuple[str, ...], Axes]  # lineage, and axes without the judge of the pairs
 Replicate = tuple[int | None, int | None]  # split seed, train seed
+Measures = Mapping[str, Mapping[str, float]]  # what was measured in training, by checkpoint id and name
 
 LOWEST_SCORE, HIGHEST_SCORE = 0.0, 3.0
 HALVES = ("train", "test")  # the parts that every number here is about

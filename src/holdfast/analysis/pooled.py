@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from holdfast.analysis.design import BASE, Contrast, Design, Terms, contrast, describe_arm, over, splits_differ, subject
-from holdfast.analysis.panel import Config
-from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm
+from holdfast.analysis.panel import Axes, Config
+from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm, Lineage
 from holdfast.records import FEW_CASES, Estimate, Unbounded, cannot_be_told
 from holdfast.records.arrays import Floats
 from holdfast.records.words import count_noun, true_minus
@@ -28,7 +28,6 @@ from holdfast.stats.contrasts import (
 
 POOLED = "pooled"
 Claim = Literal["checkpoint", "recipe"]
-Core = tuple[tuple[str, Any], ...]  # axes without dose
 Shown = tuple[float, float] | Unbounded | None  # an estimate's interval
 CLAIMS: tuple[Claim, ...] = ("checkpoint", "recipe")
 FIXED_BASES = "the bases are held fixed: others may differ"
@@ -197,7 +196,6 @@ def persistence_rows(design: Design) -> Iterator[Estimate]:
             yield from _control_rows(design, objective, where)
 
 
-Lineage = tuple[str, ...]
 Sign = tuple[Lineage, float]
 
 
@@ -205,11 +203,11 @@ class Where(NamedTuple):
     """Axes of training that rows are about, as an estimate has them and as the configurations do."""
 
     axes: dict[str, Any]
-    cores: Sequence[Core]
+    cores: Sequence[Axes]
 
 
 def _pooled(
-    design: Design, objective: str, cores: Sequence[Core], *signs: Sign
+    design: Design, objective: str, cores: Sequence[Axes], *signs: Sign
 ) -> Iterator[tuple[Mapping[str, Any], Contrast]]:
     """The contrast of lineages at their smallest dose, over all axes in ``cores``, at every level."""
     found: list[Terms] = []

@@ -46,7 +46,7 @@ from holdfast.analysis.frontier import (
     distances_of,
     whitening,
 )
-from holdfast.analysis.panel import Config
+from holdfast.analysis.panel import Axes, Config, Measures
 from holdfast.analysis.pooled import POOLED, contrast_rows
 from holdfast.analysis.roles import HELPFULNESS, MERGE, MERGED, SAFETY, SHARE
 from holdfast.records import Estimate
@@ -57,8 +57,6 @@ from holdfast.stats.lines import Lines, curve_distances
 from holdfast.stats.resample import row_means
 from holdfast.study.rules import GateSection
 
-Axes = tuple[tuple[str, Any], ...]
-Measures = Mapping[str, Mapping[str, float]]
 MEASURED = "measured"
 BOUND_LEVEL = 0.95  # one-sided, of all repairs together
 REPAIR_POINTS = "configuration averaged over bases, absolute, with repairs"

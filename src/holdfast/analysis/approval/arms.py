@@ -19,6 +19,7 @@ import numpy as np
 
 from holdfast.analysis.approval.logs import TOKENS, TrainingLog
 from holdfast.analysis.approval.users import LABELS, Users
+from holdfast.analysis.panel import Measures
 from holdfast.analysis.pressure.variants import PAIRED
 from holdfast.records import Curve, Estimate
 from holdfast.records.arrays import Floats, Ints
@@ -27,8 +28,6 @@ from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.levels import at_level, over_seeds
 from holdfast.stats.resample import row_means
 from holdfast.study.stages import is_rewarded
-
-Measures = Mapping[str, Mapping[str, float]]
 
 KL = "approval_kl_parent"  # of rollouts with held-out users; test cases have their own
 AT_REWARD: Mapping[str, str] = {  # kind → the quantity of an arm's curves
