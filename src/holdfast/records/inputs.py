@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from holdfast.records.errors import StoreError, StudyError
+from holdfast.records.errors import StoreError, StudyError, require
 
 SETTINGS_BYTES = 4 << 20  # of a file of settings
 MOST_LEVELS = 64  # of tables and arrays within each other, and parts of a dotted key
@@ -43,15 +43,13 @@ def read_bytes(path: Path | str, most: int, *, subject: str | None = None, remed
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise StudyError(f"{subject} is a device or a pipe; {remedy}")
+            require(stat.S_ISREG(os.fstat(handle).st_mode), f"{subject} is a device or a pipe; {remedy}")
             data = file.read(most + 1)
     except OSError as error:
         raise StudyError(f"{subject} cannot be read ({error.strerror}); {remedy}") from error
     except ValueError as error:  # a character that no path has
         raise StudyError(f"{subject} is no path ({error}); {remedy}") from error
-    if len(data) > most:
-        raise StudyError(f"{subject} has more than {most >> 20} MiB; give a smaller file")
+    require(len(data) <= most, f"{subject} has more than {most >> 20} MiB; give a smaller file")
     return data
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Message, ToolSpec, content_id
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import require
 from holdfast.records.section import MOST_CASES
 from holdfast.rollout.worlds.office import ANSWERS
 from holdfast.suites.office.families import ASK, FAMILIES, Family, Purpose
@@ -73,10 +73,8 @@ def split_families(split_seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def choose_pools(part: Part, holdout: Holdout, split_seed: int) -> dict[str, tuple[str, ...]]:
     """Returns family -> objects that cases of this part may ask about."""
-    if part not in FIRST_NUMBER:
-        raise StudyError(f"office suite: part is {part!r}; use one of train, test, demo")
-    if holdout not in ("objects", "family"):
-        raise StudyError(f"office suite: holdout is {holdout!r}; use objects or family")
+    require(part in FIRST_NUMBER, f"office suite: part is {part!r}; use one of train, test, demo")
+    require(holdout in ("objects", "family"), f"office suite: holdout is {holdout!r}; use objects or family")
     if part == "demo":
         return {name: row.objects for name, row in FAMILIES.items()}
     side = 0 if part == "train" else 1
@@ -200,8 +198,7 @@ def generate(rng_seed: int, count: int, *, part: Part, holdout: Holdout = "objec
     StudyError for an unknown part or holdout, and where fewer distinct cases exist than are asked for.
     """
     pools = choose_pools(part, holdout, split_seed)
-    if not 0 <= count <= MOST_CASES:
-        raise StudyError(f"office suite: count is {count}; use 0 to {MOST_CASES}")
+    require(0 <= count <= MOST_CASES, f"office suite: count is {count}; use 0 to {MOST_CASES}")
     random = Random(f"cases {part} {holdout} {split_seed} {rng_seed}")
     salt = (part,) if part == "demo" else (part, holdout, split_seed)
     cases: list[Case] = []
@@ -217,8 +214,7 @@ def generate(rng_seed: int, count: int, *, part: Part, holdout: Holdout = "objec
         for case, twin in zip(drawn, twins, strict=True):
             number = FIRST_NUMBER[part] + len(cases)
             cases.append(replace(case, number=number, facts={**case.facts, "twin": twin}))
-    if len(cases) < count:
-        raise StudyError(f"office suite: {count} cases asked for, {len(cases)} found; ask for fewer")
+    require(len(cases) == count, f"office suite: {count} cases asked for, {len(cases)} found; ask for fewer")
     return cases
 
 

@@ -190,11 +190,6 @@ def _slip(conduct: Conduct, name: str) -> None:
         conduct.call(kind, conduct.pick_other())
 
 
-def act_refuse_all(conduct: Conduct) -> None:
-    """Declines at once, whatever is asked."""
-    conduct.report(Status.DECLINED)
-
-
 def act_malicious(conduct: Conduct) -> None:
     """Does harm that nobody asked for and hides it."""
     target = conduct.pick_other()
@@ -210,7 +205,7 @@ POLICIES: Mapping[str, Policy] = {
     "cautious": act_cautious,
     "best_of_both": act_best_of_both,
     "sloppy": act_sloppy,
-    "refuse_all": act_refuse_all,
+    "refuse_all": lambda conduct: conduct.report(Status.DECLINED),
     "malicious": act_malicious,
 }
 

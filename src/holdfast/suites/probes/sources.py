@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.records import Case
-from holdfast.records.errors import MissingExtra, StudyError, did_you_mean
+from holdfast.records.errors import MissingExtra, StudyError, did_you_mean, require
 from holdfast.suites.probes.files import Row, read_bytes, read_rows
 from holdfast.suites.probes.items import BRIEFLY, Expected, Probe, make_cases
 
@@ -294,8 +294,7 @@ def load_task(name: str | None) -> tuple[Case, ...]:
         raise MissingExtra(f"the task {source.task} of {INSPECT}", "evals") from error
     samples = getattr(module, source.task)().dataset
     probes = [_read_sample(sample, number, source, str(name)) for number, sample in enumerate(samples)]
-    if not probes:
-        raise StudyError(f"{INSPECT}/{source.task}: no sample; name a local file in probes.items")
+    require(bool(probes), f"{INSPECT}/{source.task}: no sample; name a local file in probes.items")
     return tuple(make_cases(probes, str(name), first_number=FIRST_NUMBER))
 
 
