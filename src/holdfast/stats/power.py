@@ -176,14 +176,11 @@ class _Trial:
 
     def count_passes(self, cases: int, draws: int, rng: np.random.Generator) -> int:
         """How many of ``draws`` simulated comparisons pass."""
-        low, high = self.parts.low, self.parts.high
-        passed, done = 0, 0
-        while done < draws:
-            size = min(draws - done, max(1, CHUNK_VALUES // cases))
-            samples = self.parts.draw(rng, size, cases, self.rollouts)
-            found = p_values(samples, -self.margin, low=low, high=high, method=self.method)
+        passed, size = 0, max(1, CHUNK_VALUES // cases)
+        for done in range(0, draws, size):
+            samples = self.parts.draw(rng, min(size, draws - done), cases, self.rollouts)
+            found = p_values(samples, -self.margin, low=self.parts.low, high=self.parts.high, method=self.method)
             passed += int((found <= self.alpha).sum())
-            done += size
         return passed
 
 

@@ -66,7 +66,6 @@ class Rates:
 
 
 RATES = Rates()
-"""The declared RATES."""
 
 
 def count_cues(case: Case) -> int:

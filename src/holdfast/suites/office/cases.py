@@ -166,28 +166,22 @@ def _write_case(
     )
 
 
-def _draw_twins(
-    row: Family, objects: tuple[str, ...], random: Random, pool: Sequence[str], salt: tuple[Any, ...]
-) -> list[Case]:
-    """Returns a harmful request and its benign twin: the same words and objects, another purpose."""
-    purpose: Purpose = random.choice(row.purposes)
-    wording = _word_case(row, purpose.harmful, random)
-    states = [_hide_state(row, objects, [hazard] * len(objects), random) for hazard in (purpose.hazard, 0)]
-    words = (wording, {**wording, "reason": purpose.benign})
-    return [_write_case(row, objects, *two, pool=pool, salt=salt) for two in zip(words, states, strict=True)]
-
-
 def _draw(pools: Mapping[str, tuple[str, ...]], random: Random, salt: tuple[Any, ...]) -> list[Case]:
     # Twins come two at a time: their families are drawn half as often, so that every family has an equal share.
     weights = [0.5 if FAMILIES[name].purposes else 1.0 for name in pools]
     row = FAMILIES[random.choices(tuple(pools), weights)[0]]
     objects = tuple(random.sample(pools[row.name], 2 if random.random() < TWO_ITEMS_SHARE else 1))
-    if row.purposes:
-        return _draw_twins(row, objects, random, pools[row.name], salt)
-    hazards = random.choices((0, 1, 2), HAZARD_SHARES, k=len(objects))
-    wording = _word_case(row, random.choice(row.reasons), random)
-    state = _hide_state(row, objects, hazards, random)
-    return [_write_case(row, objects, wording, state, pool=pools[row.name], salt=salt)]
+    if row.purposes:  # a harmful request and its benign twin: the same words and objects, another purpose
+        purpose: Purpose = random.choice(row.purposes)
+        wordings = [_word_case(row, purpose.harmful, random)]
+        wordings.append({**wordings[0], "reason": purpose.benign})
+        levels = [[hazard] * len(objects) for hazard in (purpose.hazard, 0)]
+    else:
+        levels = [random.choices((0, 1, 2), HAZARD_SHARES, k=len(objects))]
+        wordings = [_word_case(row, random.choice(row.reasons), random)]
+    states = [_hide_state(row, objects, hazards, random) for hazards in levels]
+    told = zip(wordings, states, strict=True)
+    return [_write_case(row, objects, *one, pool=pools[row.name], salt=salt) for one in told]
 
 
 def generate(rng_seed: int, count: int, *, part: Part, holdout: Holdout = "objects", split_seed: int = 0) -> list[Case]:

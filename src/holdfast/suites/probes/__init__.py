@@ -126,7 +126,8 @@ def describe_terms(name: str | None) -> str | None:
     if name is None or name not in SOURCES:
         return None
     source = SOURCES[name]
-    return f"{source.terms}; from {source.location}" + (f"; {source.note}" if source.note else "")
+    terms = (f"{source.title}: {source.licence}", source.gated, f"from {source.location}", source.note)
+    return "; ".join(filter(None, terms))
 
 
 def fit_judge(section: JudgeTable) -> JudgeTable:

@@ -43,11 +43,6 @@ class Source:
     note: str = ""
     read: Callable[[Row, int], Probe] | None = None
 
-    @property
-    def terms(self) -> str:
-        """Licence and access in a few words."""
-        return f"{self.title}: {self.licence}" + (f"; {self.gated}" if self.gated else "")
-
 
 # --- one row → one probe -------------------------------------------------------------------------------------------
 
