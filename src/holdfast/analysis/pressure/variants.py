@@ -260,15 +260,11 @@ def estimates(
         recipe = claim == "recipe"
         if recipe and (found.seeds < MIN_SEEDS or not group.about["lineage"]):
             continue
-        interval = None
-        if value is not None:
-            share = quantity.format is Format.SHARE
-            interval = interval_of(found, seeds=recipe, share=share, span=quantity.span)
         yield Estimate(
             kind=kind,
             estimator=PAIRED,
             value=value,
-            interval=interval,
+            interval=interval_of(found, seeds=recipe, share=quantity.format is Format.SHARE, span=quantity.span),
             claim=claim,
             resampled=("cases", "seeds") if recipe else ("cases",),
             n={"cases": found.cases, "seeds": found.seeds, "runs": found.runs},

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.records import Case
-from holdfast.records.errors import MissingExtra, StudyError, did_you_mean, require
+from holdfast.records.errors import MissingExtra, StudyError, require, require_known
 from holdfast.suites.probes.files import Row, read_bytes, read_rows
 from holdfast.suites.probes.items import BRIEFLY, Expected, Probe, make_cases
 
@@ -214,9 +214,7 @@ def find_source(name: str | None, place: str) -> Source:
     """The set of a name. Errors: StudyError naming ``place``, also for a set that is no set of single questions."""
     if name is None:
         raise StudyError(f"{place} is missing; name the set that the file is of: {', '.join(SOURCES)}")
-    if name not in SOURCES:
-        hint = did_you_mean(name, SOURCES) or f"there are: {', '.join(SOURCES)}"
-        raise StudyError(f"{place} is {name!r}, which is no known set; {hint}")
+    require_known(name, SOURCES, f"{place} is", "the known sets")
     source = SOURCES[name]
     if source.only_elsewhere:
         raise StudyError(f"{place} is {name!r}: {source.only_elsewhere}; {_run_elsewhere(source)}")
