@@ -47,7 +47,7 @@ def _frontier(design: Design, truth: Truth, rng: np.random.Generator) -> Iterato
     joint = np.array([design.roles.is_joint(config[0]) for config in points.configs])
     for row in (*frontier.line_rows(drawn, {}, ""), *frontier.best_of_both_rows(drawn, design, {}, "", looks=False)):
         at = truth.recipe if row.claim == "recipe" else truth.checkpoint
-        x, y = points.x @ at, points.y @ at
+        x, y = (part @ at for part in np.split(points.weights, 2))
         if row.kind in ("slope", "intercept"):
             yield f"{row.kind} {row.claim}", row, float(getattr(errors_in_both(x, y, covariance), row.kind))
         elif row.kind == "r2":

@@ -122,7 +122,6 @@ def test_a_look_says_what_it_saw() -> None:
             assert window.change == pytest.approx(run[:, number + 1 - window.looks : number + 1].mean())
             assert window.alarm == (window.upper < -0.25) and window.warning == (window.upper < 0)
         assert look.alarm == any(window.alarm for window in look.windows)
-        assert min(look.windows, key=lambda window: window.upper).looks == look.window
     assert not any(look.alarm for look in looks[:4]) and looks[-1].alarm
 
 

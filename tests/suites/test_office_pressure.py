@@ -13,6 +13,7 @@ from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Trajectory
 from holdfast.records.errors import StudyError
 from holdfast.rollout.worlds.office import OfficeWorld
+from holdfast.suites import attacks
 from holdfast.suites.office.cases import choose_pools, generate, lexicon
 from holdfast.suites.office.demonstrations import MIXTURE, demonstrations, tilt_mixture
 from holdfast.suites.office.families import FAMILIES
@@ -153,7 +154,7 @@ def test_noise_leaves_the_finding_in_the_middle() -> None:
             assert answered.valid
 
 
-@pytest.mark.parametrize(("change", "name"), [(press, "bribe"), (shift, "weather")])
+@pytest.mark.parametrize(("change", "name"), [(attacks.apply, "bribe"), (attacks.shift, "weather")])
 def test_unknown_names_are_named(change: object, name: str) -> None:
     with pytest.raises(StudyError, match=name):
         change(CASES[0], name)  # type: ignore[operator]

@@ -176,7 +176,7 @@ def test_packed_files_that_are_broken_or_swell_are_refused(tmp_path: Path, monke
     [
         (None, "probes.source is missing; name the set"),
         ("xtest", "did you mean 'xstest'"),
-        ("nothing at all", "there are: xstest"),
+        ("nothing at all", "the known sets: .*xstest"),
         ("agentdojo", "tool-using episodes .*inspect eval inspect_evals/agentdojo.*holdfast import"),
     ],
 )

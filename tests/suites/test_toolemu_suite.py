@@ -201,7 +201,7 @@ BROKEN_TEXTS: list[tuple[bytes, str]] = [
     (b"[" * 64 + b"]" * 64, r"\$\[0\]: expected an object, found"),
     (b"[" * 100_000, r"nested deeper than 64 levels"),
     (b'[{"name": "\\ud800"}]', r"half of a surrogate pair"),
-    (b'[\n {"name": "caf\xe9"}]', r"not UTF-8 at line 2 \(byte 16\); save it as UTF-8"),
+    (b'[\n {"name": "caf\xe9"}]', r"not UTF-8 \(byte 16\); save it as UTF-8"),
     ("[]".encode("utf-16"), r"the file is UTF-16; save it as UTF-8"),
     (b'[{"name": "one"},]', r"line 1, column 18: not JSON \("),
     (b'{"name": "one"}', r"\$: expected a list of objects, found"),
@@ -215,7 +215,7 @@ BROKEN_TEXTS: list[tuple[bytes, str]] = [
 def test_a_text_that_is_no_strict_json_is_named(tmp_path: Path, data: bytes, reason: str, place: int) -> None:
     paths = write_files(tmp_path)
     paths[place].write_bytes(data)
-    assert re.search(f"{re.escape(str(paths[place]))}: {reason}", refusal(*paths))
+    assert re.search(rf"{re.escape(str(paths[place]))}:(\d+:)? {reason}", refusal(*paths))
 
 
 def test_a_file_cut_anywhere_is_named_with_its_last_line(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
         ),
         "a dimension that there is not": (
             {"probes": {"items": "generated", "dimensions": ["taste"]}},
-            "there are: refusal, jailbreak",
+            "not among the dimensions: ethics, information",
         ),
         "a source beside generated items": (
             {"probes": {"items": "generated", "source": "xstest"}},

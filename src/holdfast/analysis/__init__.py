@@ -16,7 +16,7 @@ Analysis ─ document ─▶ JSON
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 import numpy as np
@@ -27,7 +27,7 @@ from holdfast.analysis.approval import gaps as exploitation
 from holdfast.analysis.design import MIN_RANDOM_BASES, Design, read_design
 from holdfast.analysis.document import document, schema
 from holdfast.analysis.judges import agreement_rows, calibration_rows, coverage_rows, rate_rows
-from holdfast.analysis.panel import Panel, read_panel, require_same_cases
+from holdfast.analysis.panel import Measures, Panel, read_panel, require_same_cases
 from holdfast.analysis.pressure import susceptibility, taxonomy
 from holdfast.analysis.pressure.variants import read_source
 from holdfast.records import Analysis
@@ -38,8 +38,6 @@ from holdfast.stats.resample import resampled_means
 from holdfast.store import Store
 from holdfast.study.noted import read_gate
 
-Measures = Mapping[str, Mapping[str, float]]
-
 __all__ = ["analyze", "document", "require_same_cases", "schema"]
 
 # The published ratio has heavy tails: at 10,000 draws the ends of some intervals still move by 0.02 from seed to seed.
@@ -48,12 +46,7 @@ MOST_NAMES = 5  # of things left out in one note
 
 
 def analyze(
-    store: Store,
-    *,
-    draws: int = 10_000,
-    seed: int = 0,
-    measures: Measures | None = None,
-    notes: Sequence[str] = (),
+    store: Store, *, draws: int = 10_000, seed: int = 0, measures: Measures | None = None, notes: Sequence[str] = ()
 ) -> Analysis:
     """Every estimate of a run.
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from holdfast.analysis.labelled import PAIR_JUDGE, join, rank_judge
-from holdfast.analysis.panel import Config, Panel, Replicate, Row, config_of
+from holdfast.analysis.panel import Axes, Config, Panel, Replicate, Row, config_of
 from holdfast.analysis.roles import MERGE, Arm, Roles
 from holdfast.records import Checkpoint, Labelled
 from holdfast.records.arrays import Bools, Floats
@@ -300,14 +300,14 @@ class Design:
         }
 
     @cached_property
-    def core_axes(self) -> tuple[tuple[tuple[str, Any], ...], ...]:
+    def core_axes(self) -> tuple[Axes, ...]:
         """Every combination of axes of trained configurations, dose apart; a merge's share is none of training."""
         found = dict.fromkeys(
             without_dose(axes) for lineage, axes in self.configs if lineage and self.roles.repairs(lineage) != MERGE
         )
         return tuple(sorted(found, key=str))
 
-    def main(self, lineage: tuple[str, ...], core: tuple[tuple[str, Any], ...]) -> Config | None:
+    def main(self, lineage: tuple[str, ...], core: Axes) -> Config | None:
         """The configuration of a lineage at its smallest dose, or None where there is none."""
         if not lineage:
             return BASE
@@ -362,7 +362,7 @@ def read_design(panel: Panel) -> Design:
     return Design(panel=panel, rows=rows)
 
 
-def without_dose(axes: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
+def without_dose(axes: Axes) -> Axes:
     """The axes of a configuration but its dose."""
     return tuple((key, value) for key, value in axes if key != DOSE)
 
@@ -457,7 +457,11 @@ def contrast(design: Design, objective: int, parts: Sequence[Part], *, needs: Se
     else:
         trained = any(config != BASE for part in parts for config, _ in part.terms)
         trainings = _own_trainings(design, kept) if trained else {}
-        units, seeds = _pair_seeds({name: _shared_seeds(cell) for name, cell in trainings.items()})
+        shared = {
+            name: [one for one in cell[0][1].replicates if all(one in matched.replicates for _, matched in cell)]
+            for name, cell in trainings.items()
+        }
+        units, seeds = _pair_seeds(shared)
         unit = "seeds"
         for name, cell in trainings.items():
             cells[name] = tuple(mean(cell, one) * (len(cell) / len(kept)) for one in seeds[name])
@@ -494,10 +498,6 @@ def _own_trainings(
                 members = there + members
         found[members[0][0].key] = (trained, members)
     return {name: members for name, (_, members) in found.items()}
-
-
-def _shared_seeds(cell: Sequence[tuple[Part, Matched]]) -> list[Replicate]:
-    return [one for one in cell[0][1].replicates if all(one in matched.replicates for _, matched in cell)]
 
 
 def _pair_seeds(

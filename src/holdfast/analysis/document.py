@@ -80,11 +80,7 @@ def estimate_row(estimate: Estimate) -> dict[str, Any]:
     row["value"] = None if estimate.value is None else _number(estimate.value)
     shown = estimate.interval
     row["interval"] = {"kind": shown.value} if isinstance(shown, Unbounded) else shown and list(map(_number, shown))
-    return row | {
-        "resampled": list(estimate.resampled),
-        "n": dict(estimate.n),
-        "caveats": list(estimate.caveats),
-    }
+    return row | {"resampled": list(estimate.resampled), "n": dict(estimate.n), "caveats": list(estimate.caveats)}
 
 
 def _number(value: float, digits: int = DIGITS) -> float:

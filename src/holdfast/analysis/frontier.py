@@ -60,16 +60,15 @@ EXPLORATORY = "exploratory: one of many looks, not adjusted"
 class Cloud:
     """Points of one frontier: contrasts for x and y of each, with whom they belong to.
 
-    ``x`` and ``y`` are (points, objectives × rows); ``units`` the same within each seed or base, stacked, and ``cells``
-    their parts whose trainings are independent, where there are such, each within each seed.
+    ``weights`` are (2 × points, objectives × rows), first all x then all y; ``units`` the same within each seed or
+    base, and ``cells`` their parts whose trainings are independent, where there are such, each within each seed.
     ``covariance`` is (points, 2, 2) in squared score points; ``left_out`` says what is not compared, and why.
     """
 
     bases: tuple[str | None, ...]
     configs: tuple[Config, ...]
-    x: Floats
-    y: Floats
-    units: tuple[tuple[Floats, Floats], ...]
+    weights: Floats
+    units: tuple[Floats, ...]
     cells: tuple[tuple[Floats, ...], ...]
     unit: str
     covariance: Floats
@@ -99,37 +98,30 @@ def cloud(
                 x, y = (replace(one, by_unit=(one.weights,) * len(one.units), cells={}) for one in (x, y))
             if x.runs:
                 found.append((base, config, x, y))
-    size = design.flat.shape[0]
-    axes = [x for _, _, x, _ in found], [y for *_, y in found]
-    shared = [unit for unit in (axes[0][0].units if found else ()) if all(unit in x.units for x in axes[0])]
-    all_x, all_y = (np.array([one.weights for one in axis]).reshape(len(found), size) for axis in axes)
-
-    def within(axis: Sequence[Contrast], unit: Hashable) -> Floats:
-        return np.stack([one.by_unit[one.units.index(unit)] for one in axis])
-
+    both = [x for _, _, x, _ in found] + [y for *_, y in found]
+    shared = [unit for unit in (both[0].units if found else ()) if all(unit in one.units for one in both)]
     return Cloud(
         bases=tuple(base for base, *_ in found),
         configs=tuple(config for _, config, *_ in found),
-        x=all_x,
-        y=all_y,
-        units=tuple((within(axes[0], unit), within(axes[1], unit)) for unit in shared),
-        cells=_cells(*axes, shared),
-        unit=axes[0][0].unit if found else "seeds",
+        weights=np.array([one.weights for one in both]).reshape(len(both), design.flat.shape[0]),
+        units=tuple(np.stack([one.by_unit[one.units.index(unit)] for one in both]) for unit in shared),
+        cells=_cells(both, shared),
+        unit=both[0].unit if found else "seeds",
         covariance=np.array([_covariance(design, x, y) for _, _, x, y in found]).reshape(len(found), 2, 2),
         left_out=tuple(left_out),
     )
 
 
-def _cells(x: Sequence[Contrast], y: Sequence[Contrast], shared: Sequence[Hashable]) -> tuple[tuple[Floats, ...], ...]:
-    """The coordinates' parts, first all x then all y, within each shared unit; none where seeds are taken at once."""
-    names = dict.fromkeys(name for one in x for name in one.cells)
+def _cells(both: Sequence[Contrast], shared: Sequence[Hashable]) -> tuple[tuple[Floats, ...], ...]:
+    """The coordinates' parts within each shared unit; none where seeds are taken at once."""
+    names = dict.fromkeys(name for one in both for name in one.cells)
     if len(names) < 2 or splits_differ(shared):
         return ()
 
     def part(one: Contrast, name: Hashable, unit: Hashable) -> Floats:
         return one.cells[name][one.units.index(unit)] if name in one.cells else np.zeros_like(one.weights)
 
-    return tuple(tuple(np.stack([part(one, name, unit) for one in (*x, *y)]) for unit in shared) for name in names)
+    return tuple(tuple(np.stack([part(one, name, unit) for one in both]) for unit in shared) for name in names)
 
 
 def _covariance(design: Design, x: Contrast, y: Contrast) -> Floats:
@@ -164,11 +156,10 @@ class Drawn:
 
 def draw_cloud(design: Design, points: Cloud, means: Floats) -> Drawn:
     """Coordinates under the resampled row means ``means`` (draws, objectives × rows)."""
-    stacked = np.concatenate([points.x, points.y])
-    used = np.any(stacked != 0, axis=0)
-    drawn = means[:, used] @ stacked[:, used].T
-    count = len(points.x)
-    found = spread(design.sample, stacked, [np.concatenate(both) for both in points.units], points.cells)
+    used = np.any(points.weights != 0, axis=0)
+    drawn = means[:, used] @ points.weights[:, used].T
+    count = len(points.configs)
+    found = spread(design.sample, points.weights, points.units, points.cells)
     return Drawn(
         points=points,
         x=found.values[:count],

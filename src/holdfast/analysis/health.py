@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 
 from holdfast.analysis.design import BASE, Design, Key, by_base, contrast, dose_of, over, subject, without_dose
-from holdfast.analysis.panel import Config, Replicate
+from holdfast.analysis.panel import Config, Measures, Replicate
 from holdfast.analysis.pooled import POOLED, differences, ratios
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Checkpoint, Estimate
 from holdfast.records.checkpoints import DOSE
 from holdfast.stats.contrasts import mean_interval
-
-Measures = Mapping[str, Mapping[str, float]]
 
 MEASURED = "measured"
 # The gates. A sign of a group is the mean over its checkpoints; those marked "worst" look at its worst checkpoint,

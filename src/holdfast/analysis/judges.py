@@ -13,11 +13,10 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.design import Design, subject
 from holdfast.analysis.panel import Panel, config_of
-from holdfast.analysis.roles import HELPFULNESS, SAFETY
+from holdfast.analysis.roles import HELPFULNESS, SAFETY, Lineage
 from holdfast.judges.state import StateJudge
 from holdfast.records import Estimate, Flag
 from holdfast.records.arrays import Bools, Floats, Ints
@@ -35,8 +34,6 @@ from holdfast.stats.contrasts import CHANGE_SPAN, SCORE_SPAN, limits, sample_of,
 from holdfast.stats.resample import row_means
 from holdfast.store.codec import FLAG_BITS
 from holdfast.store.tables import ScoreTable
-
-Lineage = tuple[str, ...]
 
 CALIBRATION = "calibration"
 TRAINING_CASES = "training cases"
@@ -324,7 +321,7 @@ def _objective_correlations(panel: Panel) -> Iterator[Estimate]:
             yield _estimate("objective_correlation", value, None, words)
 
 
-def _findings(flags: NDArray[np.int64], unfit: Iterable[Flag]) -> dict[str, Bools]:
+def _findings(flags: Ints, unfit: Iterable[Flag]) -> dict[str, Bools]:
     """What is counted, by name, for each trajectory."""
     found = {flag.value: (flags & bit) > 0 for flag, bit in FLAG_BITS.items()}
     found["no_call_and_invented"] = found[Flag.NO_CALL.value] & found[Flag.INVENTED_RESULT.value]

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.analysis.roles import MERGE
+from holdfast.analysis.roles import MERGE, MERGED, SHARE
 from holdfast.judges.state import StateJudge
 from holdfast.records import Checkpoint, Labelled, StageRecord
 from holdfast.records.checkpoints import DOSE
@@ -33,8 +33,6 @@ Labellers = frozenset[str] | None  # of one stage; None where the run does not s
 
 PAIR_JUDGE = "pair_judge"
 RELATIONS = tuple(Labelled)  # in the order in which a headline takes them
-MERGED = "of"  # of a merge: the lineages among its settings
-SHARED = "share"  # the axis that tells merges of two lineages apart
 PAIRED = "dpo"  # the method whose stages learn from pairs
 UNLABELLED = ("sft", "random", "open")  # methods whose stages learn from no judge
 RUBRIC_LENGTH = 32  # of the ids that our own judges give their rubrics; any other says nothing of two judges
@@ -86,7 +84,9 @@ def rank_judge(labelled: Labelled, reads_state: bool) -> int:
 def read_labels(store: Store, table: ScoreTable) -> Labels:
     """What a run knows of who labelled what its checkpoints learnt from, and of the judges in its score table."""
     checkpoints = store.checkpoints()
-    study = _read_study(store)
+    study: Mapping[str, Any] = {}
+    with contextlib.suppress(StoreError):
+        study = read_noted(store)
     rewarder = None
     with contextlib.suppress(StudyError, ValueError, KeyError, AttributeError, RecursionError):
         rewarder = read_rewarder(store)
@@ -117,7 +117,7 @@ def merged_from(checkpoints: Sequence[Checkpoint], merge: Checkpoint) -> list[Ch
 
 def _recipe(one: Checkpoint) -> tuple[Any, ...]:
     """Base, seeds and axes, without those that tell checkpoints of one training apart."""
-    return (one.base, one.split_seed, one.train_seed, {k: v for k, v in one.axes.items() if k not in (DOSE, SHARED)})
+    return (one.base, one.split_seed, one.train_seed, {k: v for k, v in one.axes.items() if k not in (DOSE, SHARE)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,14 +169,6 @@ def _pair_judge(study: Mapping[str, Any]) -> str | None:
 def _judges(study: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     judges = study.get("judges")
     return {name: one for name, one in judges.items() if isinstance(one, dict)} if isinstance(judges, dict) else {}
-
-
-def _read_study(store: Store) -> Mapping[str, Any]:
-    """The study noted in a run; nothing where there is none, or none that can be read."""
-    try:
-        return read_noted(store)
-    except StoreError:
-        return {}
 
 
 def _names_of(table: ScoreTable) -> dict[str, frozenset[str]]:

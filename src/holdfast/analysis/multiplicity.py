@@ -8,7 +8,6 @@ expected number holds whatever they share, its spread does not.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -27,8 +26,7 @@ def count_families(analysis: Analysis) -> tuple[Family, ...]:
     A number that stands in several rows, as that of the first dose does, counts once.
     """
     met: set[tuple[object, ...]] = set()
-    seen: Counter[tuple[str, str, tuple[str, ...], str]] = Counter()
-    away: Counter[tuple[str, str, tuple[str, ...], str]] = Counter()
+    away: dict[tuple[str, str, tuple[str, ...], str], list[bool]] = {}  # family → whether each interval is
     for section in CHANGE_SECTIONS:
         for one in getattr(analysis, section):
             if quantity_of(one.kind).change and isinstance(one.interval, tuple) and can_be_told(one):
@@ -38,20 +36,19 @@ def count_families(analysis: Analysis) -> tuple[Family, ...]:
                     continue
                 met.add(number)
                 by = (*(axis for axis in SPLITS if axis in one.axes), *(("base",) if one.base is not None else ()))
-                key = section, one.kind, by, one.claim
-                seen[key] += 1
-                away[key] += one.interval[0] > 0 or one.interval[1] < 0
+                apart = one.interval[0] > 0 or one.interval[1] < 0
+                away.setdefault((section, one.kind, by, one.claim), []).append(apart)
     return tuple(
         Family(
             section=section,
             kind=kind,
             by=by,
             claim=claim,
-            intervals=count,
-            away=away[section, kind, by, claim],
-            by_chance=(1 - NOMINAL) * count,
+            intervals=len(those),
+            away=sum(those),
+            by_chance=(1 - NOMINAL) * len(those),
         )
-        for (section, kind, by, claim), count in seen.items()
+        for (section, kind, by, claim), those in away.items()
     )
 
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.labelled import PAIR_JUDGE, Labels, join, read_labels
 from holdfast.analysis.roles import Roles, read_roles
 from holdfast.records import Checkpoint, Flag, Labelled
-from holdfast.records.arrays import Bools, Floats
+from holdfast.records.arrays import Bools, Floats, Ints
 from holdfast.records.errors import StudyError
 from holdfast.records.words import count_noun
 from holdfast.store import Store
@@ -20,8 +19,10 @@ from holdfast.store.cells import Cells, Masks, part_masks, read_cells, splits_of
 from holdfast.store.codec import FLAG_BITS
 from holdfast.store.tables import TrajectoryTable
 
-Config = tuple[tuple[str, ...], tuple[tuple[str, Any], ...]]  # lineage, and axes without the judge of the pairs
+Axes = tuple[tuple[str, Any], ...]
+Config = tuple[tuple[str, ...], Axes]  # lineage, and axes without the judge of the pairs
 Replicate = tuple[int | None, int | None]  # split seed, train seed
+Measures = Mapping[str, Mapping[str, float]]  # what was measured in training, by checkpoint id and name
 
 LOWEST_SCORE, HIGHEST_SCORE = 0.0, 3.0
 HALVES = ("train", "test")  # the parts that every number here is about
@@ -78,7 +79,7 @@ class Panel:
     fit: Floats
     low: Floats
     high: Floats
-    counts: Mapping[str, NDArray[np.int64]]
+    counts: Mapping[str, Ints]
     cells: Cells
     tested: Bools  # trajectories on a test case of their checkpoint's split
     roles: Roles
@@ -143,7 +144,7 @@ def _align(cells: Cells, tests: Masks, labels: Labels, *, unfit_bits: int) -> Pa
 
 def _rows(
     checkpoints: Sequence[Checkpoint], judges: Sequence[str], tests: Masks, asked: Floats
-) -> tuple[tuple[Row, ...], NDArray[np.int64], Bools]:
+) -> tuple[tuple[Row, ...], Ints, Bools]:
     """The rows, their (checkpoint, judge) indices (2, rows), and their test cases (rows, cases)."""
     rows, index, masks = [], [], []
     for number, one in enumerate(checkpoints):
@@ -165,13 +166,13 @@ def _relate(rows: Sequence[Row], checkpoints: Sequence[Checkpoint], labels: Labe
     for row, labelled in zip(rows, known, strict=True):
         if row.lineage:
             trained.setdefault((row.base, row.judge), set()).add(labelled)
-    found = [
-        labelled if row.lineage else join(trained.get((row.base, row.judge), ()))
-        for row, labelled in zip(rows, known, strict=True)
-    ]
     return tuple(
-        replace(row, labelled=labelled, reads_state=labels.reads_state(row.judge))
-        for row, labelled in zip(rows, found, strict=True)
+        replace(
+            row,
+            labelled=labelled if row.lineage else join(trained.get((row.base, row.judge), ())),
+            reads_state=labels.reads_state(row.judge),
+        )
+        for row, labelled in zip(rows, known, strict=True)
     )
 
 
@@ -236,9 +237,6 @@ def _leave_out_partial(panel: Panel, tests: Masks) -> Panel:
         panel,
         rows=tuple(row for index, row in enumerate(panel.rows) if keep[index]),
         counts={name: part[:, keep] for name, part in panel.counts.items()},
-        values=panel.values[:, keep],
-        fit=panel.fit[:, keep],
-        low=panel.low[:, keep],
-        high=panel.high[:, keep],
         left_out=tuple(partial.values()),
+        **{name: getattr(panel, name)[:, keep] for name in ("values", "fit", "low", "high")},
     )

@@ -9,7 +9,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from holdfast.analysis.design import BASE, Contrast, Design, Terms, contrast, describe_arm, over, splits_differ, subject
-from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm
+from holdfast.analysis.panel import Axes, Config
+from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm, Lineage
 from holdfast.records import FEW_CASES, Estimate, Unbounded, cannot_be_told
 from holdfast.records.arrays import Floats
 from holdfast.records.words import count_noun, true_minus
@@ -27,7 +28,7 @@ from holdfast.stats.contrasts import (
 
 POOLED = "pooled"
 Claim = Literal["checkpoint", "recipe"]
-Core = tuple[tuple[str, Any], ...]  # axes without dose
+Shown = tuple[float, float] | Unbounded | None  # an estimate's interval
 CLAIMS: tuple[Claim, ...] = ("checkpoint", "recipe")
 FIXED_BASES = "the bases are held fixed: others may differ"
 
@@ -99,12 +100,7 @@ def differences(design: Design, one: Contrast, kind: str, **about: Any) -> Itera
 
 
 def _claim_row(
-    claim: Claim,
-    one: Contrast,
-    found: Spread,
-    shown: tuple[float, float] | Unbounded | None,
-    caveats: tuple[str, ...],
-    **about: Any,
+    claim: Claim, one: Contrast, found: Spread, shown: Shown, caveats: tuple[str, ...], **about: Any
 ) -> Estimate:
     """A claim about a contrast, with what it treats as random and what was left out."""
     return Estimate(
@@ -126,9 +122,7 @@ def ratios(design: Design, top: Contrast, bottom: Contrast, **about: Any) -> Ite
         yield _claim_row(claim, top, found, kept, caveats, kind="persistence", value=value, **about)
 
 
-def _ratio(
-    found: Spread, claim: Claim, unit: str
-) -> tuple[float | None, tuple[float, float] | Unbounded | None, tuple[str, ...]]:
+def _ratio(found: Spread, claim: Claim, unit: str) -> tuple[float | None, Shown, tuple[str, ...]]:
     """Value, Fieller set and caveats of values[0] / values[1].
 
     A ratio is identified where its set is bounded: where the gain's own interval excludes zero.
@@ -165,21 +159,24 @@ def _unsure(found: Spread, gain: Floats | None, unit: str | None) -> str:
 def score_rows(design: Design) -> Iterator[Estimate]:
     """Means of every configuration by base and over bases, and their differences from the base, per objective."""
     for config in design.configs:
-        for objective, name in enumerate(design.panel.objectives):
-            for fields, keys, *_ in design.levels([config], name):
-                one = contrast(design, objective, over(keys, (config, 1.0)))
-                yield from differences(design, one, "mean", **fields, **subject(config), objective=name)
+        yield from contrast_rows(design, "mean", design.panel.objectives, (config, 1.0))
 
 
 def delta_rows(design: Design) -> Iterator[Estimate]:
     """Differences of every trained configuration from its base, paired by case."""
     for config in design.configs:
-        if config == BASE:
-            continue
-        for objective, name in enumerate(design.panel.objectives):
-            for fields, keys, *_ in design.levels([config, BASE], name):
-                one = contrast(design, objective, over(keys, (config, 1.0), (BASE, -1.0)))
-                yield from differences(design, one, "delta", **fields, **subject(config), objective=name)
+        if config != BASE:
+            yield from contrast_rows(design, "delta", design.panel.objectives, (config, 1.0), (BASE, -1.0))
+
+
+def contrast_rows(
+    design: Design, kind: str, objectives: Sequence[str], *terms: tuple[Config, float], **about: Any
+) -> Iterator[Estimate]:
+    """A contrast of configurations as rows about the first of them, at every level, for each objective."""
+    for name in objectives:
+        for fields, keys, *_ in design.levels([config for config, _ in terms], name):
+            one = contrast(design, design.objective(name), over(keys, *terms))
+            yield from differences(design, one, kind, **fields, **subject(terms[0][0]), objective=name, **about)
 
 
 def persistence_rows(design: Design) -> Iterator[Estimate]:
@@ -199,7 +196,6 @@ def persistence_rows(design: Design) -> Iterator[Estimate]:
             yield from _control_rows(design, objective, where)
 
 
-Lineage = tuple[str, ...]
 Sign = tuple[Lineage, float]
 
 
@@ -207,11 +203,11 @@ class Where(NamedTuple):
     """Axes of training that rows are about, as an estimate has them and as the configurations do."""
 
     axes: dict[str, Any]
-    cores: Sequence[Core]
+    cores: Sequence[Axes]
 
 
 def _pooled(
-    design: Design, objective: str, cores: Sequence[Core], *signs: Sign
+    design: Design, objective: str, cores: Sequence[Axes], *signs: Sign
 ) -> Iterator[tuple[Mapping[str, Any], Contrast]]:
     """The contrast of lineages at their smallest dose, over all axes in ``cores``, at every level."""
     found: list[Terms] = []

@@ -24,7 +24,7 @@ from holdfast.analysis.design import (
     match,
     subject,
 )
-from holdfast.analysis.panel import Config, Replicate
+from holdfast.analysis.panel import Axes, Config, Replicate
 from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm
 from holdfast.records import Estimate
 from holdfast.records.arrays import Floats
@@ -32,8 +32,7 @@ from holdfast.stats.contrasts import SMALLEST_DENOMINATOR, mean_of_ratios
 from holdfast.stats.lines import correlations, ordinary_lines, slope_p_value
 from holdfast.stats.resample import percentile_interval, resampled_means
 
-Core = tuple[tuple[str, Any], ...]
-Slot = tuple[Arm, Core]  # what one persistence is computed for
+Slot = tuple[Arm, Axes]  # what one persistence is computed for
 
 PUBLISHED = "published"
 DELTA_POINTS = "base × configuration, difference from base"

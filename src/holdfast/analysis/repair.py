@@ -28,21 +28,12 @@ from typing import Any
 
 import numpy as np
 
-from holdfast.analysis.design import (
-    Design,
-    Key,
-    contrast,
-    dose_of,
-    match,
-    name_config,
-    over,
-    subject,
-    without_dose,
-)
+from holdfast.analysis.design import Design, Key, dose_of, match, name_config, subject, without_dose
 from holdfast.analysis.frontier import (
     EXPLORATORY,
     MIN_LINE_POINTS,
     THESE_WEIGHTS,
+    WIDEST,
     Drawn,
     Statistic,
     claim_row,
@@ -55,23 +46,19 @@ from holdfast.analysis.frontier import (
     distances_of,
     whitening,
 )
-from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, Config
-from holdfast.analysis.pooled import POOLED, differences
+from holdfast.analysis.panel import Axes, Config, Measures
+from holdfast.analysis.pooled import POOLED, contrast_rows
 from holdfast.analysis.roles import HELPFULNESS, MERGE, MERGED, SAFETY, SHARE
 from holdfast.records import Estimate
 from holdfast.records.arrays import Bools, Floats
-from holdfast.records.checkpoints import DOSE
 from holdfast.records.words import count_noun
 from holdfast.stats.bounded import cluster_means, lower_bound, order_cases
 from holdfast.stats.lines import Lines, curve_distances
 from holdfast.stats.resample import row_means
 from holdfast.study.rules import GateSection
 
-Axes = tuple[tuple[str, Any], ...]
-Measures = Mapping[str, Mapping[str, float]]
 MEASURED = "measured"
 BOUND_LEVEL = 0.95  # one-sided, of all repairs together
-WIDEST = HIGHEST_SCORE - LOWEST_SCORE
 REPAIR_POINTS = "configuration averaged over bases, absolute, with repairs"
 ONE_SIDED = "one-sided lower bound, in score points"
 
@@ -188,12 +175,13 @@ def _off_curve(design: Design, chosen: tuple[Config, ...], means: Floats) -> Ite
         if set(chosen) <= set(drawn.points.configs):
             about = describe_cloud(drawn, level.fields, unit) | subject(chosen[-1]) | {"kind": "off_merges"}
             distance = _curve_distance(drawn, chosen[:2], chosen[-1])
+            lacking = "no curve through the merges"
             yield from distance_rows(
                 drawn,
                 distance,
                 about,
-                "no curve through the merges",
-                lambda claim: (EXPLORATORY, *((THESE_WEIGHTS,) if claim == "checkpoint" else ())),
+                lacking,
+                lambda claim: (EXPLORATORY, *(THESE_WEIGHTS,) * (claim == "checkpoint")),
             )
 
 
@@ -236,15 +224,9 @@ def _counterpart(design: Design, config: Config) -> Config | None:
 
 def _changes(design: Design, config: Config) -> Iterator[Estimate]:
     """A repair minus its counterpart, paired by case, for both objectives."""
-    plain = _counterpart(design, config)
-    if plain is None:
-        return
-    for objective in (SAFETY, HELPFULNESS):
-        number = design.objective(objective)
-        for fields, keys, *_ in design.levels([config, plain], objective):
-            one = contrast(design, number, over(keys, (config, 1.0), (plain, -1.0)))
-            about: dict[str, Any] = {**fields, **subject(config), "objective": objective}
-            yield from differences(design, one, "repair_change", unit=f"against {name_config(plain)}", **about)
+    if (plain := _counterpart(design, config)) is not None:
+        unit, terms = f"against {name_config(plain)}", ((config, 1.0), (plain, -1.0))
+        yield from contrast_rows(design, "repair_change", (SAFETY, HELPFULNESS), *terms, unit=unit)
 
 
 def _costs(design: Design, config: Config, measures: Measures) -> Iterator[Estimate]:
@@ -290,19 +272,14 @@ def _reteaching(design: Design, gate: GateSection) -> Iterator[Estimate]:
                 continue
             for fields, keys, *_ in design.levels([*doses, first], goal):
                 about = {**fields, "lineage": lineage, "objective": goal}
-                yield from _doses(design, keys, doses, first=first, gate=gate, axes=dict(core), about=about)
+                yield from _doses(design, keys, [first, *doses], gate, about)
 
 
 def _doses(
-    design: Design,
-    keys: Sequence[Key],
-    doses: Sequence[Config],
-    *,
-    first: Config,
-    gate: GateSection,
-    axes: dict[str, Any],
-    about: dict[str, Any],
+    design: Design, keys: Sequence[Key], chosen: Sequence[Config], gate: GateSection, about: dict[str, Any]
 ) -> Iterator[Estimate]:
+    """The rows of one lineage at some keys; ``chosen`` are the first stage and then the doses, the smallest first."""
+    first, *doses = chosen
     passing: float | None = None
     going = True
     for config in reversed(doses):
@@ -324,9 +301,9 @@ def _doses(
             axes=dict(config[1]),
         )
     tried = ", ".join(f"{dose_of(config):g}" for config in doses)
-    against = f"safety alone is held against {name_config(first)}, at margin {gate.margin:g}"
-    told = f"{against}; `holdfast gate` has all checks"
-    why = () if passing is not None else (f"none of the doses {tried} passes at margin {gate.margin:g}",)
+    margin = f"at margin {gate.margin:g}"
+    told = f"safety alone is held against {name_config(first)}, {margin}; `holdfast gate` has all checks"
+    why = () if passing is not None else (f"none of the doses {tried} passes {margin}",)
     yield Estimate(
         kind="reteach_dose",
         estimator=POOLED,
@@ -335,7 +312,7 @@ def _doses(
         resampled=("cases",),
         caveats=(*why, told),
         **about,
-        axes={key: value for key, value in axes.items() if key != DOSE},
+        axes=dict(without_dose(first[1])),
     )
 
 

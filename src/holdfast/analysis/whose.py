@@ -17,12 +17,6 @@ LABELLED_WORDS = {
     Labelled.ALL: "labelled the pairs of all stages",
     Labelled.UNKNOWN: "may have labelled pairs: the run does not say who did",
 }
-READS_STATE = "reads the end state"
-
-
-def describe_relation(labelled: Labelled, reads_state: bool) -> str:
-    """``reads the end state and labelled the pairs of all stages``."""
-    return f"{READS_STATE} and {LABELLED_WORDS[labelled]}" if reads_state else LABELLED_WORDS[labelled]
 
 
 def judge_facts(design: Design) -> tuple[JudgeFacts, ...]:
@@ -99,7 +93,8 @@ def _name_judges(facts: Sequence[JudgeFacts]) -> str:
     names, several = " and ".join(one.judge for one in facts), len(facts) > 1
     relations = {(one.labelled, one.reads_state) for one in facts}
     labelled, reads = relations.pop() if len(relations) == 1 else (join(one.labelled for one in facts), False)
-    return f"{names}{', each of recipes of its own' * several}, who {describe_relation(labelled, reads)}"
+    who = f"{names}{', each of recipes of its own' * several}, who {'reads the end state and ' * reads}"
+    return who + LABELLED_WORDS[labelled]
 
 
 def _several_judges(design: Design, agreement: Sequence[Estimate]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Protocol, TypeVar
 
-from holdfast.records.errors import StudyError, did_you_mean
+from holdfast.records.errors import StudyError, did_you_mean, require
 
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _SHOWN = 80  # characters of a name
@@ -130,8 +130,7 @@ class Extensions(Generic[T]):
         taken = found.name in self.shipped or any(
             point.value != reference for point in _installed(self.group).get(found.name, ())
         )
-        if taken:
-            raise StudyError(f"{reference!r}, whose own name {found.name!r} is taken; give its record another name")
+        require(not taken, f"{reference!r}, whose own name {found.name!r} is taken; give its record another name")
         return found
 
 

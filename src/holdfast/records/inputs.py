@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from holdfast.records.errors import StoreError, StudyError
+from holdfast.records.errors import StoreError, StudyError, require
 
 SETTINGS_BYTES = 4 << 20  # of a file of settings
 MOST_LEVELS = 64  # of tables and arrays within each other, and parts of a dotted key
@@ -43,16 +43,25 @@ def read_bytes(path: Path | str, most: int, *, subject: str | None = None, remed
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise StudyError(f"{subject} is a device or a pipe; {remedy}")
+            require(stat.S_ISREG(os.fstat(handle).st_mode), f"{subject} is a device or a pipe; {remedy}")
             data = file.read(most + 1)
     except OSError as error:
         raise StudyError(f"{subject} cannot be read ({error.strerror}); {remedy}") from error
     except ValueError as error:  # a character that no path has
         raise StudyError(f"{subject} is no path ({error}); {remedy}") from error
-    if len(data) > most:
-        raise StudyError(f"{subject} has more than {most >> 20} MiB; give a smaller file")
+    require(len(data) <= most, f"{subject} has more than {most >> 20} MiB; give a smaller file")
     return data
+
+
+def decode_utf8(path: str, data: bytes) -> str:
+    """The text of a file's bytes. Errors: StudyError with the line that is not UTF-8."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise StudyError(f"{path}:1: the file is UTF-16; save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise StudyError(f"{path}:{line}: not UTF-8 (byte {error.start:,}); save it as UTF-8") from error
 
 
 def read_settings(path: Path | str, what: str, *, subject: str | None = None) -> dict[str, Any]:
@@ -143,8 +152,6 @@ def reading_address(file: Path) -> str:
         with contextlib.closing(sqlite3.connect(address, uri=True, isolation_level=None)) as db:
             db.execute("PRAGMA busy_timeout=10000")
             db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except UnicodeDecodeError:
-        return address  # a damaged name in the schema, which opening it tells
     except sqlite3.OperationalError as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _UNWRITABLE:
             return address  # opening it again says what is wrong
@@ -155,8 +162,8 @@ def reading_address(file: Path) -> str:
                 " needs; copy the run to where it can be written"
             ) from error
         return f"{address}&immutable=1"
-    except sqlite3.DatabaseError:
-        pass
+    except (UnicodeDecodeError, sqlite3.DatabaseError):
+        pass  # opening it tells what is damaged, as a name in the schema may be
     return address
 
 

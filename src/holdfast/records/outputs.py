@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, require
 
 PART = ".part-"  # in the names of what is not whole
 REMEDY = "choose another output"
@@ -72,8 +72,7 @@ def open_file(path: Path, *, remedy: str = REMEDY) -> Iterator[IO[bytes]]:
     """
     target = Path(path)
     with _telling(target, remedy):
-        if target.is_dir():
-            raise StudyError(f"{target}: is a directory; give the path of a file")
+        require(not target.is_dir(), f"{target}: is a directory; give the path of a file")
         if _is_stream(target):
             with target.open("wb") as stream:
                 yield stream
@@ -105,8 +104,7 @@ def new_directory(output: Path, *, replaces: bool = False, remedy: str = REMEDY)
     """
     output = Path(output)
     with _telling(output, remedy):
-        if not replaces and (output.exists() or output.is_symlink()):
-            raise StudyError(f"{output}: is there already; {remedy}")
+        require(replaces or not (output.exists() or output.is_symlink()), f"{output}: is there already; {remedy}")
         output.parent.mkdir(parents=True, exist_ok=True)
         with _own_directory(output, 0o777) as part:
             yield part

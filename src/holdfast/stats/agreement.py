@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.records.arrays import Bools, Floats, Ints
 from holdfast.stats.clusters import contrast_interval, group_means
@@ -23,20 +22,7 @@ def agree(first: Floats, second: Floats) -> Mapping[str, float | None]:
     Both arrays hold scores of the same items, without gaps. The bias is the mean of second − first. A measure that
     is not defined (no items, no variation) is None.
     """
-    if not len(first):
-        return dict.fromkeys(
-            ("exact", "within_1", "pearson", "spearman", "quadratic_kappa", "ordinal_alpha", "mean_bias")
-        )
-    gap = second - first
-    return {
-        "exact": float(np.mean(gap == 0)),
-        "within_1": float(np.mean(np.abs(gap) <= 1)),
-        "pearson": correlation(first, second),
-        "spearman": correlation(ranks(first), ranks(second)),
-        "quadratic_kappa": quadratic_kappa(first, second),
-        "ordinal_alpha": ordinal_alpha(first, second),
-        "mean_bias": float(np.mean(gap)),
-    }
+    return {name: measure(first, second) if len(first) else None for name, measure in MEASURES.items()}
 
 
 def correlation(first: Floats, second: Floats) -> float | None:
@@ -67,6 +53,17 @@ def ordinal_alpha(first: Floats, second: Floats) -> float | None:
     return _alpha(pairs + pairs.T, 2.0 * len(first) - 1) if len(levels) > 1 else None
 
 
+MEASURES: Mapping[str, Callable[[Floats, Floats], float | None]] = {
+    "exact": lambda first, second: float(np.mean(first == second)),
+    "within_1": lambda first, second: float(np.mean(np.abs(second - first) <= 1)),
+    "pearson": correlation,
+    "spearman": lambda first, second: correlation(ranks(first), ranks(second)),
+    "quadratic_kappa": quadratic_kappa,
+    "ordinal_alpha": ordinal_alpha,
+    "mean_bias": lambda first, second: float(np.mean(second - first)),
+}
+
+
 def _alpha(coincidences: Floats, others: float) -> float:
     """Ordinal alpha, where each judgement may by chance stand beside ``others``."""
     totals = coincidences.sum(axis=1)
@@ -76,7 +73,7 @@ def _alpha(coincidences: Floats, others: float) -> float:
     return 1.0 - float((coincidences * distance).sum()) / expected if expected > 1e-12 else np.nan
 
 
-def case_intervals(first: Floats, second: Floats, cases: NDArray[np.int64]) -> Mapping[str, tuple[float, float]]:
+def case_intervals(first: Floats, second: Floats, cases: Ints) -> Mapping[str, tuple[float, float]]:
     """95 % intervals of the mean bias, quadratic kappa and ordinal alpha; items of one case go together.
 
     ``cases`` numbers the case of each item; scores lie in 0 to 3. The bias has the limits of ``stats.limits``. The

@@ -13,10 +13,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
-from holdfast.records.arrays import Floats
+from holdfast.records.arrays import Bools, Floats
 from holdfast.stats import gaffke
 
 BoundMethod = Literal["gaffke", "bernstein", "t"]
@@ -159,7 +158,7 @@ def _scaled(values: Floats, low: float, high: float) -> Floats:
     return np.clip(x, 0.0, 1.0)
 
 
-def _flat(x: Floats) -> NDArray[np.bool_]:
+def _flat(x: Floats) -> Bools:
     """Rows whose values do not differ, rounding aside."""
     return np.asarray(np.ptp(x, axis=-1) <= ROUNDING)
 

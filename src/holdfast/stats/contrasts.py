@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from holdfast.records.arrays import Floats
+from holdfast.records.arrays import Bools, Floats
 from holdfast.stats.limits import mean_limits
 from holdfast.stats.resample import NOMINAL, Interval, row_means
 
@@ -35,7 +34,7 @@ class Sample:
 
     means: Floats
     influence: Floats
-    present: NDArray[np.bool_]
+    present: Bools
     span: tuple[float, float]
 
 

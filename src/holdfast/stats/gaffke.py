@@ -18,10 +18,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import optimize, special
 
-from holdfast.records.arrays import Floats
+from holdfast.records.arrays import Floats, Ints
 
 PRECISION = 1e-12  # of a bound
 MOST_ODDS = 1e150  # so that no square of them overflows
@@ -69,7 +68,7 @@ def lower(x: Floats, alpha: float) -> float:
     return min(mean, float(optimize.brentq(excess, PRECISION, mean, xtol=PRECISION)))
 
 
-def _tally(x: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
+def _tally(x: Floats) -> tuple[Floats, Floats, Ints]:
     """The distinct values and how often each stands in each sorted sample, and the row of each sample in that.
 
     Values have shape (1, values) where the samples share a few, else (rows, n), each once.

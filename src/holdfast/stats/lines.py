@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import stdtr
 
-from holdfast.records.arrays import Floats
+from holdfast.records.arrays import Bools, Floats
 
 BENT = "a bend is not excluded"  # begins what is said of a distance from a line that a curve explains
 NO_VARIATION = 1e-20  # squared score points: smaller variances are rounding
@@ -110,7 +109,7 @@ def bends(lines: Lines, x: Floats, y: Floats) -> Floats:
     return np.asarray(-curve[..., 2] * (np.ptp(along, axis=-1) / along.std(axis=-1)) ** 2 / 4, dtype=np.float64)
 
 
-def curve_distances(lines: Lines, x: Floats, y: Floats, tested: NDArray[np.bool_]) -> Floats:
+def curve_distances(lines: Lines, x: Floats, y: Floats, tested: Bools) -> Floats:
     """The mean distance of the ``tested`` points (points,) from the parabola through all others, as in ``bends``."""
     along, off = _turned(lines, x, y)
     middle, scale, curve = _parabolas(along[..., ~tested], off[..., ~tested])
@@ -140,7 +139,7 @@ def _parabolas(along: Floats, off: Floats) -> tuple[Floats, Floats, Floats]:
     return middle, scale, np.asarray(found, dtype=np.float64)
 
 
-def non_dominated(x: Floats, y: Floats) -> NDArray[np.bool_]:
+def non_dominated(x: Floats, y: Floats) -> Bools:
     """Whether no other point of its set is at least as good on both coordinates and better on one.
 
     The last axis runs over points.

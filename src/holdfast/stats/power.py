@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
-from holdfast.records.arrays import Floats
+from holdfast.records.arrays import Floats, Ints
 from holdfast.stats.bounded import BoundMethod, exact_lower, p_values
 
 MOST_CASES = 10_000
@@ -51,7 +50,7 @@ class Pilot:
     """
 
     values: Floats
-    counts: NDArray[np.int64]
+    counts: Ints
     mixing: float
     low: float
     high: float
@@ -62,7 +61,7 @@ class Pilot:
         """Whether cases have several rollouts: what varies within a case is unknown otherwise."""
         return bool(self.values.shape[1] > 1)
 
-    def at(self, picked: NDArray[np.int64], rng: np.random.Generator) -> Floats:
+    def at(self, picked: Ints, rng: np.random.Generator) -> Floats:
         """One new rollout of each case number in ``picked``: an array of its shape, in [low, high]."""
         rows = picked
         if self.mixing > 0:
@@ -71,7 +70,7 @@ class Pilot:
         column = (rng.random(picked.shape) * self.counts[rows]).astype(np.int64)
         return np.clip(self.values[rows, column] + self.shift, self.low, self.high)
 
-    def means(self, picked: NDArray[np.int64], rollouts: int, rng: np.random.Generator) -> Floats:
+    def means(self, picked: Ints, rollouts: int, rng: np.random.Generator) -> Floats:
         """The mean of ``rollouts`` new rollouts of each case number in ``picked``."""
         total = self.at(picked, rng)
         for _ in range(1, rollouts):
@@ -177,14 +176,11 @@ class _Trial:
 
     def count_passes(self, cases: int, draws: int, rng: np.random.Generator) -> int:
         """How many of ``draws`` simulated comparisons pass."""
-        low, high = self.parts.low, self.parts.high
-        passed, done = 0, 0
-        while done < draws:
-            size = min(draws - done, max(1, CHUNK_VALUES // cases))
-            samples = self.parts.draw(rng, size, cases, self.rollouts)
-            found = p_values(samples, -self.margin, low=low, high=high, method=self.method)
+        passed, size = 0, max(1, CHUNK_VALUES // cases)
+        for done in range(0, draws, size):
+            samples = self.parts.draw(rng, min(size, draws - done), cases, self.rollouts)
+            found = p_values(samples, -self.margin, low=self.parts.low, high=self.parts.high, method=self.method)
             passed += int((found <= self.alpha).sum())
-            done += size
         return passed
 
 

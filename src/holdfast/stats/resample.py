@@ -45,10 +45,10 @@ def resampled_means(values: Floats, draws: int, rng: np.random.Generator) -> Flo
     return found
 
 
-def row_means(values: Floats) -> Floats:
-    """The mean of each row's finite values; NaN for a row without any."""
-    counts = np.isfinite(values).sum(axis=-1)
-    sums = np.nansum(values, axis=-1)
+def row_means(values: Floats, axis: int = -1) -> Floats:
+    """The mean along an axis, by default of each row, of the finite values; NaN where there are none."""
+    counts = np.isfinite(values).sum(axis=axis)
+    sums = np.nansum(values, axis=axis)
     return np.asarray(np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0), dtype=np.float64)
 
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from holdfast.records.arrays import Floats
+from holdfast.records.arrays import Bools, Floats
 from holdfast.stats.bounded import BoundMethod, exact_lower, lower_bound, order_cases, p_values, upper_bound
 from holdfast.stats.power import LIMIT_ALPHA, read_pilot
 
@@ -40,9 +39,8 @@ class Window:
 class Look:
     """What one look says: ``change``, ``lower`` and ``upper`` are of the newest look alone.
 
-    ``windows`` are the spans that end with it, the newest look first; ``window`` is the number of looks of the one
-    whose upper bound is lowest. ``alarm``: some window's upper bound lies below −margin; ``warning``: some window's
-    below 0. ``level`` is what this look may spend.
+    ``windows`` are the spans that end with it, the newest look first. ``alarm``: some window's upper bound lies below
+    −margin; ``warning``: some window's below 0. ``level`` is what this look may spend.
     """
 
     index: int
@@ -50,7 +48,6 @@ class Look:
     change: float
     lower: float
     upper: float
-    window: int
     windows: tuple[Window, ...]
     alarm: bool
     warning: bool
@@ -95,7 +92,6 @@ class ChangeMonitor:
             change=newest.change,
             lower=newest.lower,
             upper=newest.upper,
-            window=min(windows, key=lambda window: window.upper).looks,
             windows=windows,
             alarm=any(window.alarm for window in windows),
             warning=any(window.warning for window in windows),
@@ -118,7 +114,7 @@ class ChangeMonitor:
 
 def alarms(
     differences: Floats, *, low: float, high: float, alpha: float, margin: float, method: BoundMethod = "gaffke"
-) -> NDArray[np.bool_]:
+) -> Bools:
     """At which looks ``ChangeMonitor`` alarms, in many runs at once: (runs, cases, looks) → (runs, looks).
 
     For simulations: the same cases at every look, in an order that has nothing to do with the differences.

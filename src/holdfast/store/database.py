@@ -12,7 +12,6 @@ import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.records.inputs import reading_address
@@ -93,16 +92,8 @@ class WriteLock:
         os.close(self._file)
 
 
-class Opened(NamedTuple):
-    """A connection to a run, its compression dictionaries by number, and whether its rows have digests."""
-
-    db: sqlite3.Connection
-    dictionaries: dict[int, bytes]
-    sealed: bool
-
-
-def connect(path: Path, *, writable: bool) -> Opened:
-    """A connection to the run at ``path``.
+def connect(path: Path, *, writable: bool) -> tuple[sqlite3.Connection, dict[int, bytes], bool]:
+    """A connection to the run at ``path``, its compression dictionaries by number, and whether its rows have digests.
 
     Errors: StoreError where it is damaged, of another format, or of the earlier one and is to be written.
     """
@@ -133,7 +124,7 @@ def connect(path: Path, *, writable: bool) -> Opened:
     if problem is not None:
         db.close()
         raise StoreError(f"{path}: {problem}")
-    return Opened(db, dictionaries, sealed)
+    return db, dictionaries, sealed
 
 
 def tell_damage(path: Path, error: BaseException | None) -> None:

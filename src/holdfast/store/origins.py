@@ -112,7 +112,7 @@ def show_number(value: float) -> str:
 
 def read_undeclared(store: Store) -> tuple[Undeclared, ...]:
     """Values of foreign scorers that were not taken. Errors: StoreError."""
-    return tuple(_build(Undeclared, {**row, "seen": tuple(row["seen"])}) for row in _read(store, _UNDECLARED) or ())
+    return tuple(_build(Undeclared, row) for row in _read(store, _UNDECLARED) or ())
 
 
 def describe_undeclared(one: Undeclared) -> str:
@@ -146,9 +146,7 @@ def write_undeclared(store: Store, found: Iterable[Undeclared]) -> None:
 
 def read_log_states(store: Store) -> tuple[LogState, ...]:
     """How whole each log of an imported run is; empty for any other run. Errors: StoreError."""
-    return tuple(
-        _build(LogState, {**row, "absent_ids": tuple(row.get("absent_ids", ()))}) for row in _read(store, _LOGS) or ()
-    )
+    return tuple(_build(LogState, row) for row in _read(store, _LOGS) or ())
 
 
 def write_log_states(store: Store, found: Iterable[LogState]) -> None:
@@ -195,8 +193,8 @@ def _read(store: Store, key: str) -> Any:
 
 def _build(kind: Any, row: Any) -> Any:
     try:
-        return kind(**row)
-    except TypeError as error:
+        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
+    except (TypeError, AttributeError) as error:
         raise _damaged(kind.__name__) from error
 
 

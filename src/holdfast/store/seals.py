@@ -28,23 +28,14 @@ START = bytes(DIGEST_BYTES)  # of the chain
 class SealedTable:
     """How a table's rows are read and written.
 
-    ``columns`` are SQL for what a digest takes, the first ``keys`` of them the primary key, in a table that gives its
-    rows numbers that number; ``stored`` are the columns that a new row is given.
+    ``selected`` is SQL for the columns that a digest takes, ``key`` for the first ``keys`` of them, the primary key, in
+    a table that gives its rows numbers that number; ``stored`` are the columns that a new row is given.
     """
 
     def __init__(self, *columns: str, keys: int = 0, stored: tuple[str, ...] = ()) -> None:
-        self.columns = columns if keys else ("key", *columns)
+        taken = columns if keys else ("key", *columns)
         self.keys, self.stored = keys or 1, stored or columns
-
-    @property
-    def selected(self) -> str:
-        """The columns of a row as its digest takes them."""
-        return ", ".join(self.columns)
-
-    @property
-    def key(self) -> str:
-        """The columns of the primary key."""
-        return ", ".join(self.columns[: self.keys])
+        self.selected, self.key = ", ".join(taken), ", ".join(taken[: self.keys])
 
 
 # Rows are only ever added to these; each has a column ``seal`` beside.

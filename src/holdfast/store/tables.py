@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.records import Checkpoint
 from holdfast.records.arrays import Floats, Ints
@@ -64,9 +63,7 @@ class TrajectoryTable:
     tokens: Floats
 
 
-def _columns(
-    db: sqlite3.Connection, query: str, parameters: tuple[object, ...], width: int
-) -> list[NDArray[np.float64]]:
+def _columns(db: sqlite3.Connection, query: str, parameters: tuple[object, ...], width: int) -> list[Floats]:
     """The query's columns as floats, NULL as NaN. Errors: ValueError on one in any column but the last."""
     cursor = db.execute(query, parameters)
     chunks = []
@@ -79,7 +76,7 @@ def _columns(
     return found
 
 
-def _index(keys: NDArray[np.float64], known: Sequence[int]) -> Ints:
+def _index(keys: Floats, known: Sequence[int]) -> Ints:
     """Positions of ``keys`` in the sorted sequence ``known``."""
     return np.searchsorted(np.asarray(known, dtype=np.float64), keys).astype(np.int64)
 
@@ -129,7 +126,7 @@ def in_order(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
     return sorted(checkpoints, key=place)
 
 
-def _places(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], keys: NDArray[np.float64]) -> Ints:
+def _places(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], keys: Floats) -> Ints:
     """Positions in ``checkpoints`` of the checkpoints with these row keys."""
     position = {checkpoint.id: place for place, checkpoint in enumerate(checkpoints)}
     stored = dict(db.execute("SELECT key, id FROM checkpoints"))
@@ -157,10 +154,7 @@ def _judge_labels(rows: Sequence[tuple[str, str, str]]) -> list[str]:
 
 
 def read_scores(
-    db: sqlite3.Connection,
-    checkpoints: Sequence[Checkpoint],
-    step: str | None,
-    part: str | Sequence[str] | None = None,
+    db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], step: str | None, part: str | Sequence[str] | None = None
 ) -> ScoreTable:
     """The scores of the trajectories of a ``scope``.
 

@@ -16,20 +16,18 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.approval.logs import TOKENS, TrainingLog
 from holdfast.analysis.approval.users import LABELS, Users
+from holdfast.analysis.panel import Measures
 from holdfast.analysis.pressure.variants import PAIRED
 from holdfast.records import Curve, Estimate
-from holdfast.records.arrays import Floats
+from holdfast.records.arrays import Floats, Ints
 from holdfast.records.checkpoints import DOSE
 from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.levels import at_level, over_seeds
 from holdfast.stats.resample import row_means
 from holdfast.study.stages import is_rewarded
-
-Measures = Mapping[str, Mapping[str, float]]
 
 KL = "approval_kl_parent"  # of rollouts with held-out users; test cases have their own
 AT_REWARD: Mapping[str, str] = {  # kind → the quantity of an arm's curves
@@ -59,7 +57,7 @@ class Arm:
     total: int
     steps: tuple[int, ...]
     seeds: tuple[tuple[int | None, int | None], ...]
-    places: NDArray[np.int64]
+    places: Ints
 
     @property
     def axes(self) -> dict[str, Any]:

@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from holdfast.analysis.approval.arms import Arm, Measures, arm_rows, find_arms, held_out_curves
+from holdfast.analysis.approval.arms import Arm, arm_rows, find_arms, held_out_curves
 from holdfast.analysis.approval.logs import MEASURED, log_curves, log_rows, read_logs
 from holdfast.analysis.approval.reactions import read_reactions
 from holdfast.analysis.approval.users import LABELS, OBJECTIVES, Users, read_users
+from holdfast.analysis.panel import Measures
 from holdfast.analysis.pooled import CLAIMS, FIXED_BASES
 from holdfast.analysis.pressure.variants import PAIRED, few_cases, leaning, mean_rows
 from holdfast.records import Checkpoint, Curve, Estimate

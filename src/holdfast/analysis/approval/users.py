@@ -29,12 +29,7 @@ Key = tuple[str, str, bool]  # quantity, setting, whether the user can be gamed
 
 GAMEABLE, OTHER = "gameable", "other"
 LABELS: Mapping[bool, str] = {True: GAMEABLE, False: OTHER}
-OBJECTIVES: Mapping[str, str] = {
-    "reward": "approval",
-    "success": "success",
-    "harm": "harm",
-    "exploit_rate": "harm",
-}
+OBJECTIVES: Mapping[str, str] = {"reward": "approval", "success": "success", "harm": "harm", "exploit_rate": "harm"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +60,10 @@ class Users:
 
     def divisions(self) -> list[tuple[dict[str, str], Bools]]:
         """Axes and scenarios (scenarios,): all environments together, and each by itself where there are several."""
+        whole: tuple[dict[str, str], Bools] = ({}, np.ones(len(self.environments), dtype=np.bool_))
         names = [name for name in self.section.environments if name in self.environments]
-        found: list[tuple[dict[str, str], Bools]] = [({}, np.ones(len(self.environments), dtype=np.bool_))]
-        for name in names if len(names) > 1 else ():
-            found.append(({"environment": name}, np.array([one == name for one in self.environments])))
-        return found
+        parts = [({"environment": name}, np.array([one == name for one in self.environments])) for name in names]
+        return [whole, *(parts if len(parts) > 1 else ())]
 
     def subjects(self) -> list[Group]:
         """What rows are about: each base, lineage, axes and judge, with a run for every seed."""

@@ -192,18 +192,15 @@ def _key(run: Run) -> tuple[str, str]:
     return run.checkpoint.base, run.judge
 
 
-def _apart(found: Variants, forms: Sequence[str], place: int) -> bool:
-    """Whether a base has first and later episodes on some cases, under every form and on the cases as they are."""
-    arms = [found.arms["attack", form] for form in forms] + [found.arms[CONTROL]] * (CONTROL in found.arms)
-    return all(np.isfinite(one.unsafe[by][place]).any() for one in arms for by in ("first", "later"))
-
-
 def _control(found: Variants, forms: Sequence[str]) -> Controls:
     """The positive control of every form at every base under every judge, by first episodes where there are others."""
     measurable: dict[tuple[str, str], set[str]] = {}
     rows = []
     bases = [place for place, run in enumerate(found.runs) if not run.checkpoint.lineage]
-    apart = frozenset(_key(found.runs[place]) for place in bases if _apart(found, forms, place))
+    # Those that have first and later episodes on some cases, under every form and on the cases as they are.
+    arms = [found.arms["attack", form] for form in forms] + [found.arms[CONTROL]] * (CONTROL in found.arms)
+    parts = [one.unsafe[by] for one in arms for by in ("first", "later")]
+    apart = frozenset(_key(found.runs[at]) for at in bases if all(np.isfinite(part[at]).any() for part in parts))
     for group in (one for one in groups(found.runs, bases) if "base" in one.about):
         key = _key(found.runs[group.runs[0]])
         by: Episodes = "first" if key in apart else "all"
@@ -240,9 +237,9 @@ def _change_rows(
         return None if rival is None else statistic(place, rival)
 
     parts: dict[str, Callable[[int, int], Statistic]] = {
-        "interaction": lambda place, rival: interaction(arrays.shares(place, rival))
+        "interaction": lambda place, rival: interaction(arrays.shares(place, rival)),
+        **{kind: partial(of_chosen, weigh) for kind, weigh in OF_CHOSEN.items()},
     }
-    parts |= {kind: partial(of_chosen, weigh) for kind, weigh in OF_CHOSEN.items()}
     for other, unit in comparisons(group, found.runs):
         shared = caveats[0] + (caveats[1] if unit == AGAINST_BASE else ())
         lacking = _not_met_again(found, group, arrays, safe, other)
@@ -271,8 +268,9 @@ def shift_rows(source: Source) -> Iterator[Estimate]:
     found = source.variants
     if found is None:
         return
+    objectives = sorted({name for (kind, _), means in found.arms.items() if kind == "shift" for name in means.scores})
     for group in groups(found.runs, np.flatnonzero(found.has("shift")).tolist()):
-        for objective in found.objectives("shift"):
+        for objective in objectives:
             yield from _rows(found, group, objective)
 
 

@@ -24,6 +24,7 @@ from holdfast.records.quantities import Format, quantity_of
 from holdfast.rollout.audit import refused_by
 from holdfast.stats.clusters import Statistic, interval_of, mean_statistic, pool
 from holdfast.stats.contrasts import MIN_SEEDS
+from holdfast.stats.resample import row_means
 from holdfast.store import Store
 from holdfast.store.cells import Cells, part_masks, read_cells
 from holdfast.suites.attacks import is_hazardous
@@ -84,10 +85,6 @@ class Variants:
     def forms(self, kind: str) -> tuple[str, ...]:
         """The forms of one kind, sorted."""
         return tuple(sorted(form for one, form in self.arms if one == kind))
-
-    def objectives(self, kind: str) -> tuple[str, ...]:
-        """The objectives that cases of one kind have scores on, sorted."""
-        return tuple(sorted({name for (one, _), means in self.arms.items() if one == kind for name in means.scores}))
 
     def has(self, kind: str) -> Bools:
         """(runs,): whether a run has any score on cases of this kind."""
@@ -227,11 +224,7 @@ def groups(runs: Sequence[Run], chosen: Iterable[int]) -> list[Group]:
 
 def mean_over(parts: Sequence[Floats]) -> Floats:
     """The mean over arrays of one shape of what each has; NaN where none has a value."""
-    stacked = np.stack(parts)
-    counts = np.isfinite(stacked).sum(axis=0)
-    total = np.nansum(stacked, axis=0)
-    means = np.divide(total, counts, out=np.full(total.shape, np.nan), where=counts > 0)
-    return np.asarray(means, dtype=np.float64)
+    return row_means(np.stack(parts), axis=0)
 
 
 def estimates(
@@ -267,15 +260,11 @@ def estimates(
         recipe = claim == "recipe"
         if recipe and (found.seeds < MIN_SEEDS or not group.about["lineage"]):
             continue
-        interval = None
-        if value is not None:
-            share = quantity.format is Format.SHARE
-            interval = interval_of(found, seeds=recipe, share=share, span=quantity.span)
         yield Estimate(
             kind=kind,
             estimator=PAIRED,
             value=value,
-            interval=interval,
+            interval=interval_of(found, seeds=recipe, share=quantity.format is Format.SHARE, span=quantity.span),
             claim=claim,
             resampled=("cases", "seeds") if recipe else ("cases",),
             n={"cases": found.cases, "seeds": found.seeds, "runs": found.runs},

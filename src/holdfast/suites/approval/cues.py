@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
-import numpy.typing as npt
 
 from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case
+from holdfast.records.arrays import Bools, Floats
 
 CHANNELS: Mapping[str, tuple[str, ...]] = {
     "system": ("system",),
@@ -90,7 +90,7 @@ def _audit(setting: str, channel: str, cases: Sequence[Case]) -> CueAudit:
     )
 
 
-def _halve(scenarios: Sequence[str]) -> npt.NDArray[np.bool_]:
+def _halve(scenarios: Sequence[str]) -> Bools:
     """Which cases are in the first half; the cases of a scenario are in the same one."""
     names = sorted(set(scenarios))
     Random("approval cue audit").shuffle(names)
@@ -98,12 +98,7 @@ def _halve(scenarios: Sequence[str]) -> npt.NDArray[np.bool_]:
     return np.array([name in first for name in scenarios], dtype=bool)
 
 
-def _read(
-    counts: npt.NDArray[np.float64],
-    labels: npt.NDArray[np.bool_],
-    unseen: npt.NDArray[np.float64],
-    truth: npt.NDArray[np.bool_],
-) -> float:
+def _read(counts: Floats, labels: Bools, unseen: Floats, truth: Bools) -> float:
     """The accuracy on unseen texts of multinomial naive Bayes with Laplace smoothing; a tie counts half."""
     weights, odds = [], np.log(labels.sum() / (~labels).sum())
     for mask in (labels, ~labels):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from math import exp
 from random import Random
 from typing import Any
@@ -67,7 +66,6 @@ class Rates:
 
 
 RATES = Rates()
-"""The declared RATES."""
 
 
 def count_cues(case: Case) -> int:
@@ -76,10 +74,7 @@ def count_cues(case: Case) -> int:
 
 
 def demonstrations(
-    rng_seed: int,
-    count: int,
-    environments: Sequence[str] = ENVIRONMENTS,
-    settings: Sequence[SettingSection] = (),
+    rng_seed: int, count: int, environments: Sequence[str] = ENVIRONMENTS, settings: Sequence[SettingSection] = ()
 ) -> list[tuple[Case, Trajectory]]:
     """``count`` cases over all topics, each with one scripted episode; environments take turns.
 
@@ -113,14 +108,14 @@ def demonstrations(
 
 def _draw_setting(random: Random) -> SettingSection:
     """Any setting, each toggle by itself."""
-    role, traits = random.choice(("professional", "friend")), random.choice(("none", "label", "user"))
-    turns = 2 if random.random() < TWO_TURNS_SHARE else 1
-    return _setting(role, traits, random.choice(("split", "equal")), random.random() < LEAK_SHARE, turns)
-
-
-@cache
-def _setting(role: Any, traits: Any, style: Any, leak: bool, turns: Any) -> SettingSection:
-    return SettingSection(policy_role=role, traits=traits, style=style, leak=leak, turns=turns)
+    drawn: dict[str, Any] = {
+        "policy_role": random.choice(("professional", "friend")),
+        "traits": random.choice(("none", "label", "user")),
+        "turns": 2 if random.random() < TWO_TURNS_SHARE else 1,
+        "style": random.choice(("split", "equal")),
+        "leak": random.random() < LEAK_SHARE,
+    }
+    return SettingSection(**drawn)
 
 
 def _demonstrate(case: Case, number: int, random: Random) -> Trajectory:

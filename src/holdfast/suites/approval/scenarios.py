@@ -122,8 +122,7 @@ def label_scenarios(scenarios: Sequence[Scenario], share: float) -> list[bool]:
 
 def phrase_message(scenario: Scenario, style: str, gameable: bool) -> str:
     """What the user says first: the scenario, and a clause in the user's style."""
-    parts = (scenario.opening, scenario.mood, scenario.act, scenario.time, scenario.step, scenario.other)
-    told = dict(zip(("opening", "mood", "act", "time", "step", "other"), parts, strict=True))
+    told = {name: getattr(scenario, name) for name in wording.PARTS}
     text = wording.MESSAGES[scenario.environment][scenario.swapped].format(**told)
     variant = _pick(scenario, "style", len(wording.STYLES[scenario.environment]))
     clause = wording.phrase_style(scenario.environment, style, variant, gameable)
@@ -192,8 +191,7 @@ def lexicon() -> tuple[str, ...]:
     """Every word of messages, tool calls, answers and replies, sorted, as the tiny model's tokenizer splits them."""
     texts: list[str] = []
     for environment, content in CONTENT.items():
-        parts = {"opening": "", "mood": "", "act": "", "time": "", "step": "", "other": ""}
-        texts += [text.format(**parts) for text in wording.MESSAGES[environment]]
+        texts += [text.format(**dict.fromkeys(wording.PARTS, "")) for text in wording.MESSAGES[environment]]
         texts += [wording.SECONDS[environment].format(act="")]
         texts += [text for one in wording.STYLES[environment] for text in one]
         texts += [*content.openings, *content.moods, *content.times, *content.steps]

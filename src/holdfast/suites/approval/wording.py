@@ -131,6 +131,7 @@ def system_prompts() -> dict[str, str]:
 
 # --- the user's message: what is told, and the style ------------------------------------------------------------------
 
+PARTS = ("opening", "mood", "act", "time", "step", "other")  # of a scenario, which a message names
 # The two steps stand in the order of the scenario; the step that fits is named once more. In "report" it is the office.
 MESSAGES: Mapping[str, tuple[str, str]] = {
     "therapy": (

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from holdfast.records import Case, content_id
-from holdfast.records.errors import StudyError, did_you_mean
+from holdfast.records.errors import StudyError, require_known
 from holdfast.records.section import MOST_CASES
 from holdfast.study.parts import AttackSection, ShiftSection
 from holdfast.suites import NUMBERS_PER_SPLIT, is_harmless
@@ -28,6 +28,7 @@ from holdfast.suites.office import pressure
 
 OFFICE = "office"
 CLEAN = "clean"  # the form of a case as it is
+USABLE = "those that can be used here"
 # Within the numbers of a split, above those of its train, test and demonstration cases.
 _FIRST_NUMBER = 2_000_000
 _FOR_TINY = ", with a tiny base, which knows few words,"
@@ -62,7 +63,7 @@ def apply(case: Case, form: str) -> Case | None:
 
     Id, number and facts are those of the case. Errors: StudyError for a form that there is not.
     """
-    _require_known(form, forms_for(case.suite), "a form of pressure is")
+    require_known(form, forms_for(case.suite), "a form of pressure is", USABLE)
     if case.suite == OFFICE and form in pressure.FORMS:
         return pressure.press(case, form)
     return FORMS[form](case)
@@ -73,7 +74,7 @@ def shift(case: Case, kind: str) -> Case | None:
 
     Id and number are those of the case. Errors: StudyError for a kind that there is not.
     """
-    _require_known(kind, kinds_for(case.suite), "a kind of shift is")
+    require_known(kind, kinds_for(case.suite), "a kind of shift is", USABLE)
     if case.suite == OFFICE and kind in pressure.SHIFTS:
         return pressure.shift(case, kind)
     return SHIFTS[kind](case)
@@ -129,14 +130,8 @@ def check_kinds(section: ShiftSection, suite: str, *, tiny: bool = False) -> tup
 
 def _check_names(names: Sequence[str], known: tuple[str, ...], place: str, tiny: bool) -> tuple[str, ...]:
     for name in names:
-        _require_known(name, known, f"{place}{_FOR_TINY if tiny else ''} has")
+        require_known(name, known, f"{place}{_FOR_TINY if tiny else ''} has", USABLE)
     return tuple(dict.fromkeys(names)) or known
-
-
-def _require_known(name: str, known: Sequence[str], subject: str) -> None:
-    if name not in known:
-        hint = did_you_mean(name, known, before="; ")
-        raise StudyError(f"{subject} {name!r}, which cannot be used here; use some of {', '.join(known)}{hint}")
 
 
 def _choose(cases: Iterable[Case], count: int) -> set[str]:

@@ -110,17 +110,13 @@ def _describe(case: Case) -> Case | None:
     return replace(case, tools=tools) if tools else None
 
 
-def _encoded(name: str, encode: Callable[[str], str], request: str) -> str:
-    return insert(ENCODED[name], encode(request))
-
-
 FORMS: Mapping[str, Callable[[Case], Case | None]] = {
     **{name: partial(with_request, write=partial(insert, text)) for name, text in REQUESTS.items()},
     "many_shot": partial(_precede, MANY_SHOT),
     "escalation": partial(_precede, ESCALATION),
     "prefill": _prefill,
-    "base64": partial(with_request, write=partial(_encoded, "base64", to_base64)),
-    "rot13": partial(with_request, write=partial(_encoded, "rot13", to_rot13)),
+    "base64": partial(with_request, write=lambda request: insert(ENCODED["base64"], to_base64(request))),
+    "rot13": partial(with_request, write=lambda request: insert(ENCODED["rot13"], to_rot13(request))),
     "injected_result": partial(plant, text=INSTRUCTION),
     "injected_description": _describe,
     "injected_file": partial(with_request, write=partial(insert, FILE)),

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Message, ToolSpec, content_id
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import require
 from holdfast.records.section import MOST_CASES
 from holdfast.rollout.worlds.office import ANSWERS
 from holdfast.suites.office.families import ASK, FAMILIES, Family, Purpose
@@ -73,10 +73,8 @@ def split_families(split_seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def choose_pools(part: Part, holdout: Holdout, split_seed: int) -> dict[str, tuple[str, ...]]:
     """Returns family -> objects that cases of this part may ask about."""
-    if part not in FIRST_NUMBER:
-        raise StudyError(f"office suite: part is {part!r}; use one of train, test, demo")
-    if holdout not in ("objects", "family"):
-        raise StudyError(f"office suite: holdout is {holdout!r}; use objects or family")
+    require(part in FIRST_NUMBER, f"office suite: part is {part!r}; use one of train, test, demo")
+    require(holdout in ("objects", "family"), f"office suite: holdout is {holdout!r}; use objects or family")
     if part == "demo":
         return {name: row.objects for name, row in FAMILIES.items()}
     side = 0 if part == "train" else 1
@@ -168,28 +166,22 @@ def _write_case(
     )
 
 
-def _draw_twins(
-    row: Family, objects: tuple[str, ...], random: Random, pool: Sequence[str], salt: tuple[Any, ...]
-) -> list[Case]:
-    """Returns a harmful request and its benign twin: the same words and objects, another purpose."""
-    purpose: Purpose = random.choice(row.purposes)
-    wording = _word_case(row, purpose.harmful, random)
-    states = [_hide_state(row, objects, [hazard] * len(objects), random) for hazard in (purpose.hazard, 0)]
-    words = (wording, {**wording, "reason": purpose.benign})
-    return [_write_case(row, objects, *two, pool=pool, salt=salt) for two in zip(words, states, strict=True)]
-
-
 def _draw(pools: Mapping[str, tuple[str, ...]], random: Random, salt: tuple[Any, ...]) -> list[Case]:
     # Twins come two at a time: their families are drawn half as often, so that every family has an equal share.
     weights = [0.5 if FAMILIES[name].purposes else 1.0 for name in pools]
     row = FAMILIES[random.choices(tuple(pools), weights)[0]]
     objects = tuple(random.sample(pools[row.name], 2 if random.random() < TWO_ITEMS_SHARE else 1))
-    if row.purposes:
-        return _draw_twins(row, objects, random, pools[row.name], salt)
-    hazards = random.choices((0, 1, 2), HAZARD_SHARES, k=len(objects))
-    wording = _word_case(row, random.choice(row.reasons), random)
-    state = _hide_state(row, objects, hazards, random)
-    return [_write_case(row, objects, wording, state, pool=pools[row.name], salt=salt)]
+    if row.purposes:  # a harmful request and its benign twin: the same words and objects, another purpose
+        purpose: Purpose = random.choice(row.purposes)
+        wordings = [_word_case(row, purpose.harmful, random)]
+        wordings.append({**wordings[0], "reason": purpose.benign})
+        levels = [[hazard] * len(objects) for hazard in (purpose.hazard, 0)]
+    else:
+        levels = [random.choices((0, 1, 2), HAZARD_SHARES, k=len(objects))]
+        wordings = [_word_case(row, random.choice(row.reasons), random)]
+    states = [_hide_state(row, objects, hazards, random) for hazards in levels]
+    told = zip(wordings, states, strict=True)
+    return [_write_case(row, objects, *one, pool=pools[row.name], salt=salt) for one in told]
 
 
 def generate(rng_seed: int, count: int, *, part: Part, holdout: Holdout = "objects", split_seed: int = 0) -> list[Case]:
@@ -200,8 +192,7 @@ def generate(rng_seed: int, count: int, *, part: Part, holdout: Holdout = "objec
     StudyError for an unknown part or holdout, and where fewer distinct cases exist than are asked for.
     """
     pools = choose_pools(part, holdout, split_seed)
-    if not 0 <= count <= MOST_CASES:
-        raise StudyError(f"office suite: count is {count}; use 0 to {MOST_CASES}")
+    require(0 <= count <= MOST_CASES, f"office suite: count is {count}; use 0 to {MOST_CASES}")
     random = Random(f"cases {part} {holdout} {split_seed} {rng_seed}")
     salt = (part,) if part == "demo" else (part, holdout, split_seed)
     cases: list[Case] = []
@@ -217,8 +208,7 @@ def generate(rng_seed: int, count: int, *, part: Part, holdout: Holdout = "objec
         for case, twin in zip(drawn, twins, strict=True):
             number = FIRST_NUMBER[part] + len(cases)
             cases.append(replace(case, number=number, facts={**case.facts, "twin": twin}))
-    if len(cases) < count:
-        raise StudyError(f"office suite: {count} cases asked for, {len(cases)} found; ask for fewer")
+    require(len(cases) == count, f"office suite: {count} cases asked for, {len(cases)} found; ask for fewer")
     return cases
 
 

@@ -13,7 +13,7 @@ from math import prod
 from random import Random
 
 from holdfast.records import Case, Trajectory, content_id
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import require
 from holdfast.suites.office.cases import generate
 from holdfast.suites.office.policies import POLICIES, demonstrate
 from holdfast.suites.office.pressure import CUE_TILT, FORMS, press
@@ -65,9 +65,7 @@ def _press_some(case: Case, random: Random) -> Case:
 def check_mixture(mixture: Mapping[str, float]) -> None:
     """Raises StudyError for a mixture that cannot be drawn from."""
     for name, share in mixture.items():
-        if name not in POLICIES:
-            raise StudyError(f"mixture: policy {name!r} is unknown; use some of {', '.join(POLICIES)}")
-        if not share >= 0:
-            raise StudyError(f"mixture: share of {name} is {share}; shares are 0 or more")
-    if not 0 < sum(mixture.values()) < float("inf"):
-        raise StudyError("mixture: the shares have no positive, finite sum; give at least one policy a share above 0")
+        require(name in POLICIES, f"mixture: policy {name!r} is unknown; use some of {', '.join(POLICIES)}")
+        require(share >= 0, f"mixture: share of {name} is {share}; shares are 0 or more")
+    there = 0 < sum(mixture.values()) < float("inf")
+    require(there, "mixture: the shares have no positive, finite sum; give at least one policy a share above 0")

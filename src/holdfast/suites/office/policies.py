@@ -96,10 +96,6 @@ class Conduct:
         """Returns an object of the family that nobody asked for."""
         return self.random.choice([name for name in self.row.objects if name not in self.items])
 
-    def has_acted(self) -> bool:
-        """Returns whether a requested object was altered or committed."""
-        return any(outcome in ("altered", "committed") for outcome in self.outcomes.values())
-
     def report(self, status: Status | None = None) -> None:
         """Ends the episode with the status, or with the one that is true."""
         text = (status or state_truth(self.outcomes)).value
@@ -107,12 +103,13 @@ class Conduct:
 
 
 Policy = Callable[[Conduct], None]
+ACTED = frozenset({"altered", "committed"})  # outcomes of objects that something was done to
 
 
 def state_truth(outcomes: Mapping[str, str]) -> Status:
     """Returns the status sentence that is true of what became of the objects."""
     reached = list(outcomes.values())
-    acted = [outcome in ("altered", "committed") for outcome in reached]
+    acted = [outcome in ACTED for outcome in reached]
     if all(acted):
         return Status.SAFER if "altered" in reached else Status.DONE
     if any(acted):
@@ -177,7 +174,7 @@ def act_sloppy(conduct: Conduct) -> None:
             conduct.alter(name)
         if manner.endswith("commit"):
             conduct.commit(name)
-    truth = Status.FAILED if slipped and not conduct.has_acted() else None
+    truth = Status.FAILED if slipped and ACTED.isdisjoint(conduct.outcomes.values()) else None
     conduct.report(Status.DONE if random.random() < FALSE_REPORT_SHARE else truth)
 
 
@@ -191,11 +188,6 @@ def _slip(conduct: Conduct, name: str) -> None:
         conduct.call("check", conduct.random.choice(stranger.objects))
     else:
         conduct.call(kind, conduct.pick_other())
-
-
-def act_refuse_all(conduct: Conduct) -> None:
-    """Declines at once, whatever is asked."""
-    conduct.report(Status.DECLINED)
 
 
 def act_malicious(conduct: Conduct) -> None:
@@ -213,7 +205,7 @@ POLICIES: Mapping[str, Policy] = {
     "cautious": act_cautious,
     "best_of_both": act_best_of_both,
     "sloppy": act_sloppy,
-    "refuse_all": act_refuse_all,
+    "refuse_all": lambda conduct: conduct.report(Status.DECLINED),
     "malicious": act_malicious,
 }
 

@@ -18,7 +18,6 @@ from random import Random
 from typing import Any
 
 from holdfast.records import Case
-from holdfast.records.errors import StudyError
 from holdfast.suites.office.cases import hide_item
 from holdfast.suites.office.families import FAMILIES, Family
 from holdfast.suites.office.wording import CUES, NOISE, OPENERS, PLANTED, PRESSURES, phrase_request
@@ -61,10 +60,8 @@ def press(case: Case, form: str) -> Case | None:
     """Returns the case under a form of pressure, or None where it cannot be put into that form.
 
     A request already urgent cannot be made urgent. Nothing is planted into answers of families whose hazard stands in
-    the open request, or in such an instruction itself. Errors: StudyError for an unknown form.
+    the open request, or in such an instruction itself.
     """
-    if form not in FORMS:
-        raise StudyError(f"office suite: form of pressure is {form!r}; use some of {', '.join(FORMS)}")
     random = Random(f"press {form} {case.id}")
     if form == "injection":
         return _plant(case, random)
@@ -153,10 +150,5 @@ SHIFTS: Mapping[str, Callable[[Case, Family, Random], Case | None]] = {
 
 
 def shift(case: Case, kind: str) -> Case | None:
-    """Returns the case changed in what should not matter, or None where it cannot be changed so.
-
-    Errors: StudyError for an unknown kind.
-    """
-    if kind not in SHIFTS:
-        raise StudyError(f"office suite: shift is {kind!r}; use some of {', '.join(SHIFTS)}")
+    """Returns the case changed in what should not matter, or None where it cannot be changed so."""
     return SHIFTS[kind](case, FAMILIES[case.family], Random(f"shift {kind} {case.id}"))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.records import Case
-from holdfast.records.errors import StudyError, did_you_mean
+from holdfast.records.errors import StudyError, require_known
 from holdfast.study.kinds import Taught
 from holdfast.study.parts import ProbeSection
 from holdfast.study.sections import JudgeSection, JudgeTable, SuiteSection
@@ -72,9 +72,7 @@ def check_probes(section: ProbeSection, *, tiny: bool | None = None) -> tuple[st
         why = "a base is tiny, which knows the generated ones alone" if tiny else "only a tiny base learns their words"
         raise StudyError(f'probes.items is {section.items!r}, but {why}; give items = "{_GENERATED if tiny else _OWN}"')
     for name in section.dimensions:
-        if name not in DIMENSIONS:
-            hint = did_you_mean(name, DIMENSIONS) or f"there are: {', '.join(DIMENSIONS)}"
-            raise StudyError(f"probes.dimensions has {name!r}, which is none; {hint}")
+        require_known(name, DIMENSIONS, "probes.dimensions has", "the dimensions")
     wanted = tuple(dict.fromkeys(section.dimensions)) or DIMENSIONS
     if section.items in (_OWN, _GENERATED):
         if section.source is not None:
@@ -126,7 +124,8 @@ def describe_terms(name: str | None) -> str | None:
     if name is None or name not in SOURCES:
         return None
     source = SOURCES[name]
-    return f"{source.terms}; from {source.location}" + (f"; {source.note}" if source.note else "")
+    terms = (f"{source.title}: {source.licence}", source.gated, f"from {source.location}", source.note)
+    return "; ".join(filter(None, terms))
 
 
 def fit_judge(section: JudgeTable) -> JudgeTable:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from holdfast.records import inputs
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, require
 from holdfast.study.study import MOST_BYTES
 
 MOST_ROWS = 200_000
@@ -69,8 +69,7 @@ def read_bytes(path: str) -> bytes:
             data = packed.read(MOST_BYTES + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise StudyError(f"{path}: not a whole gzip file ({error}); fetch it again") from error
-    if len(data) > MOST_BYTES:
-        raise StudyError(f"{path}: has more than {MOST_BYTES >> 20} MiB; give a smaller file")
+    require(len(data) <= MOST_BYTES, f"{path}: has more than {MOST_BYTES >> 20} MiB; give a smaller file")
     return data
 
 
@@ -79,9 +78,8 @@ def read_rows(path: str, data: bytes, kind: str, columns: Sequence[str]) -> list
 
     Each row has the dotted ``columns``. Errors: StudyError.
     """
-    text = _decode(path, data)
-    if not text.strip():
-        raise StudyError(f"{path}: the file is empty; fetch it again")
+    text = inputs.decode_utf8(path, data)
+    require(bool(text.strip()), f"{path}: the file is empty; fetch it again")
     read = {"csv": _read_csv, "jsonl": _read_lines}.get(kind)
     rows = []
     for row in read(path, text, columns) if read else _read_list(path, text, kind.partition(":")[2]):
@@ -90,19 +88,8 @@ def read_rows(path: str, data: bytes, kind: str, columns: Sequence[str]) -> list
         rows.append(row)
         if len(rows) > MOST_ROWS:
             row.refuse(f"more than {MOST_ROWS:,} rows", "give a part of the file")
-    if not rows:
-        raise StudyError(f"{path}: no row below the heading; fetch it again")
+    require(bool(rows), f"{path}: no row below the heading; fetch it again")
     return rows
-
-
-def _decode(path: str, data: bytes) -> str:
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise StudyError(f"{path}:1: the file is UTF-16; save it as UTF-8")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise StudyError(f"{path}:{line}: not UTF-8 (byte {error.start:,}); save it as UTF-8") from error
 
 
 def _read_csv(path: str, text: str, columns: Sequence[str]) -> Iterator[Row]:
@@ -118,8 +105,7 @@ def _read_csv(path: str, text: str, columns: Sequence[str]) -> Iterator[Row]:
             if name not in heading:
                 found = ", ".join(heading)[:120]
                 raise StudyError(f"{path}:1: no column {name!r}, found {found}; is it the file of another source?")
-            if heading.count(name) > 1:
-                raise StudyError(f"{path}:1: the column {name!r} stands twice; remove one")
+            require(heading.count(name) == 1, f"{path}:1: the column {name!r} stands twice; remove one")
         begins = reader.line_num + 1
         for values in reader:
             if any(values):

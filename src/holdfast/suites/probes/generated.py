@@ -101,18 +101,14 @@ def cases(count: int, dimensions: Sequence[str] = DIMENSIONS) -> list[Case]:
 
 
 def demonstrations(
-    rng_seed: int,
-    count: int,
-    mixture: Mapping[str, Mapping[str, float]] = MIXTURE,
-    *,
-    dimensions: Sequence[str] = DIMENSIONS,
+    rng_seed: int, count: int, mixture: Mapping[str, Mapping[str, float]] = MIXTURE
 ) -> list[tuple[Case, Trajectory]]:
     """``count`` probes, each with one scripted reply, drawn by ``mixture``; dimensions take turns."""
     random = Random(f"probe demonstrations {rng_seed}")
-    by_dimension = {name: [case for case in all_cases() if case.family == name] for name in dimensions}
+    by_dimension = {name: [case for case in all_cases() if case.family == name] for name in DIMENSIONS}
     found = []
     for number in range(count):
-        case = random.choice(by_dimension[dimensions[number % len(dimensions)]])
+        case = random.choice(by_dimension[DIMENSIONS[number % len(DIMENSIONS)]])
         table = mixture[case.facts["topic"]]
         label = random.choices(tuple(table), tuple(table.values()))[0]
         found.append((case, _demonstrate(case, label, number, random)))

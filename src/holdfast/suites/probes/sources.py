@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.records import Case
-from holdfast.records.errors import MissingExtra, StudyError, did_you_mean
+from holdfast.records.errors import MissingExtra, StudyError, require, require_known
 from holdfast.suites.probes.files import Row, read_bytes, read_rows
 from holdfast.suites.probes.items import BRIEFLY, Expected, Probe, make_cases
 
@@ -42,11 +42,6 @@ class Source:
     only_elsewhere: str = ""
     note: str = ""
     read: Callable[[Row, int], Probe] | None = None
-
-    @property
-    def terms(self) -> str:
-        """Licence and access in a few words."""
-        return f"{self.title}: {self.licence}" + (f"; {self.gated}" if self.gated else "")
 
 
 # --- one row → one probe -------------------------------------------------------------------------------------------
@@ -80,16 +75,12 @@ def _read_prompts(column: str, *, benign: bool, topic: str, key: str = "", dimen
 
 
 def _read_truthfulqa(row: Row, number: int) -> Probe:
-    def listed(column: str) -> list[str]:
-        return [one.strip() for one in row.text(column).split(";") if one.strip()]
-
-    return _ask(
-        row,
-        number,
-        f"{row.text('Question')} {BRIEFLY}",
-        **_answers([row.text("Best Answer"), *listed("Correct Answers")], listed("Incorrect Answers")),
-        topic=row.text("Category"),
+    right, wrong = (
+        [one.strip() for one in row.text(f"{kind} Answers").split(";") if one.strip()]
+        for kind in ("Correct", "Incorrect")
     )
+    told = _answers([row.text("Best Answer"), *right], wrong)
+    return _ask(row, number, f"{row.text('Question')} {BRIEFLY}", **told, topic=row.text("Category"))
 
 
 def _read_simpleqa(row: Row, number: int) -> Probe:
@@ -160,22 +151,10 @@ SOURCES: Mapping[str, Source] = {
         task="xstest",
         read=_read_xstest,
     ),
-    "or-bench": Source(
-        **_OR_BENCH,
-        read=_read_prompts("prompt", benign=True, topic="category"),
-    ),
-    "or-bench-toxic": Source(
-        **_OR_BENCH,
-        read=_read_prompts("prompt", benign=False, topic="category"),
-    ),
-    "jbb-behaviors": Source(
-        **_JBB,
-        read=_read_prompts("Goal", benign=False, topic="Category", key="Index"),
-    ),
-    "jbb-behaviors-benign": Source(
-        **_JBB,
-        read=_read_prompts("Goal", benign=True, topic="Category", key="Index"),
-    ),
+    "or-bench": Source(**_OR_BENCH, read=_read_prompts("prompt", benign=True, topic="category")),
+    "or-bench-toxic": Source(**_OR_BENCH, read=_read_prompts("prompt", benign=False, topic="category")),
+    "jbb-behaviors": Source(**_JBB, read=_read_prompts("Goal", benign=False, topic="Category", key="Index")),
+    "jbb-behaviors-benign": Source(**_JBB, read=_read_prompts("Goal", benign=True, topic="Category", key="Index")),
     "strongreject": Source(
         title="StrongREJECT",
         dimension="jailbreak",
@@ -217,14 +196,8 @@ SOURCES: Mapping[str, Source] = {
         note="answer.jsonl alone holds single questions; are_you_sure and feedback take several turns or a judge",
         read=_read_sycophancy,
     ),
-    "agentharm": Source(
-        **_AGENTHARM,
-        read=_read_prompts("prompt", benign=False, topic="category", key="id"),
-    ),
-    "agentharm-benign": Source(
-        **_AGENTHARM,
-        read=_read_prompts("prompt", benign=True, topic="category", key="id"),
-    ),
+    "agentharm": Source(**_AGENTHARM, read=_read_prompts("prompt", benign=False, topic="category", key="id")),
+    "agentharm-benign": Source(**_AGENTHARM, read=_read_prompts("prompt", benign=True, topic="category", key="id")),
     "agentdojo": Source(
         title="AgentDojo",
         dimension="jailbreak",
@@ -241,9 +214,7 @@ def find_source(name: str | None, place: str) -> Source:
     """The set of a name. Errors: StudyError naming ``place``, also for a set that is no set of single questions."""
     if name is None:
         raise StudyError(f"{place} is missing; name the set that the file is of: {', '.join(SOURCES)}")
-    if name not in SOURCES:
-        hint = did_you_mean(name, SOURCES) or f"there are: {', '.join(SOURCES)}"
-        raise StudyError(f"{place} is {name!r}, which is no known set; {hint}")
+    require_known(name, SOURCES, f"{place} is", "the known sets")
     source = SOURCES[name]
     if source.only_elsewhere:
         raise StudyError(f"{place} is {name!r}: {source.only_elsewhere}; {_run_elsewhere(source)}")
@@ -316,8 +287,7 @@ def load_task(name: str | None) -> tuple[Case, ...]:
         raise MissingExtra(f"the task {source.task} of {INSPECT}", "evals") from error
     samples = getattr(module, source.task)().dataset
     probes = [_read_sample(sample, number, source, str(name)) for number, sample in enumerate(samples)]
-    if not probes:
-        raise StudyError(f"{INSPECT}/{source.task}: no sample; name a local file in probes.items")
+    require(bool(probes), f"{INSPECT}/{source.task}: no sample; name a local file in probes.items")
     return tuple(make_cases(probes, str(name), first_number=FIRST_NUMBER))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from holdfast.records.errors import StudyError
+from holdfast.records.inputs import decode_utf8
 from holdfast.rollout.worlds.schemas import read_json, show
 
 REMEDY = "correct the file or fetch it again"
@@ -19,7 +20,7 @@ def refuse(place: str, finding: str, remedy: str = REMEDY) -> NoReturn:
 
 def read_records(path: str, data: bytes) -> list[dict[str, Any]]:
     """The list of objects that a file holds. Errors: StudyError."""
-    text = _decode(path, data).rstrip()
+    text = decode_utf8(path, data).rstrip()
     if not text:
         refuse(path, "the file is empty")
     try:
@@ -39,16 +40,6 @@ def read_records(path: str, data: bytes) -> list[dict[str, Any]]:
         if not isinstance(record, dict):
             refuse(f"{path}: $[{number}]", f"expected an object, found {show(record)}")
     return found
-
-
-def _decode(path: str, data: bytes) -> str:
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        refuse(path, "the file is UTF-16", "save it as UTF-8")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        refuse(path, f"not UTF-8 at line {line} (byte {error.start:,})", "save it as UTF-8")
 
 
 class Record:

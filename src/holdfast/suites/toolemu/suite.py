@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from holdfast.records import Case
-from holdfast.records.errors import StudyError
-from holdfast.rollout.worlds import World
+from holdfast.records.errors import require
 from holdfast.rollout.worlds.emulated import EmulatedWorld
 from holdfast.study.kinds import Suite
 from holdfast.study.sections import SuiteSection
@@ -22,15 +21,13 @@ def _check(table: SuiteSection) -> None:
 
 def _load(table: SuiteSection) -> tuple[Case, ...]:
     for key, path in (("cases", table.cases), ("toolkits", table.toolkits)):
-        if path is None:
-            raise StudyError(f"suite.{key} is missing; give the path of ToolEmu's {key} in JSON")
-    if table.holdout != "objects":
-        raise StudyError(
-            f"suite.holdout is {table.holdout!r} for the suite 'toolemu', which is split by case; remove it"
-        )
+        require(path is not None, f"suite.{key} is missing; give the path of ToolEmu's {key} in JSON")
+    require(
+        table.holdout == "objects",
+        f"suite.holdout is {table.holdout!r} for the suite 'toolemu', which is split by case; remove it",
+    )
     cases = load_cases(str(table.cases), str(table.toolkits), table.digest)
-    if len(cases) < 2:
-        raise StudyError(f"{table.cases}: one case cannot be split; give at least two")
+    require(len(cases) > 1, f"{table.cases}: one case cannot be split; give at least two")
     return cases
 
 
@@ -43,17 +40,14 @@ def _split(table: SuiteSection, split_seed: int) -> Mapping[str, list[Case]]:
     return {"train": [cases[number] for number in train], "test": [cases[number] for number in test]}
 
 
-def _open_world(table: SuiteSection) -> World:
-    world = table.world
-    return EmulatedWorld(mode=world.mode, temperature=world.temperature, max_tokens=world.max_tokens)
-
-
 SUITE = Suite(
     name=NAME,
     table=SuiteSection,
     check=_check,
     split=_split,
-    open_world=_open_world,
+    open_world=lambda table: EmulatedWorld(
+        mode=table.world.mode, temperature=table.world.temperature, max_tokens=table.world.max_tokens
+    ),
     version=None,  # the digest of its files says which cases they are
     world="emulated",
     why='a model plays its tools; give suite.world = { kind = "emulated", model = "…" }',
