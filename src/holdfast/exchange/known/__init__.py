@@ -1,11 +1,7 @@
 """The registry of known scores: what the values of the scorers of ``inspect_evals`` mean.
 
-rows.py          what a row says
-scores.py        agents with tools, answers in words, security
-capabilities.py  what is no score of safety
-
-Each row was read from the package's own source and is tested with its scorers. A score of any other origin is not
-known, whatever it is called.
+Each row (``scores``) was read from the package's own source and is tested with its scorers. A score of any other origin
+is not known, whatever it is called.
 """
 
 from __future__ import annotations
@@ -14,14 +10,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from holdfast.exchange.known import capabilities, scores
-from holdfast.exchange.known.rows import ANY, PACKAGE, VERSION, KnownScore, Refusal
+from holdfast.exchange.known.scores import ANY, KNOWN, PACKAGE, VERSION, KnownScore, Refusal
 from holdfast.records import Declaration
 from holdfast.store.origins import spell
 
 __all__ = ["KNOWN", "PACKAGE", "VERSION", "KnownScore", "Refusal", "find_known"]
-
-KNOWN: tuple[KnownScore, ...] = (*scores.ROWS, *capabilities.ROWS)
 
 
 def find_known(

@@ -15,6 +15,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from holdfast.exchange.traces.dialogue import UNTOLD, Exchange, Said
 from holdfast.models.calls.spelled import without_thoughts
@@ -95,37 +96,30 @@ def _mark(*parts: object) -> Piece:
 
 def _cut(said: Sequence[Said]) -> _Pieces:
     """A conversation as pieces."""
-    made = _Pieces()
+    rows: list[tuple[Any, ...]] = []
     running, bare = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
     for number, one in enumerate(said):
         agent = one.role == "assistant"
-        found: list[tuple[Piece, Piece, str]] = []
+        pieces: list[tuple[Piece, Piece, str, bool]] = []
         if one.detail == UNTOLD:
             continue  # made by whoever reads
         if one.role == "tool":
             mark = _mark("tool", one.text.strip())
-            found.append((mark, _mark("tool id", one.answers) if one.answers else mark, ""))
+            pieces.append((mark, _mark("tool id", one.answers) if one.answers else mark, "", False))
         elif text := (without_thoughts(one.text) if agent else one.text).strip():
             mark = _mark(one.role, text)  # without thoughts, which whoever asks next leaves out
             # Beside calls, texts are cut and reworded by who logs them.
-            found.append((mark, _mark("beside calls") if agent and one.calls else mark, ""))
-        texts = len(found)
+            pieces.append((mark, _mark("beside calls") if agent and one.calls else mark, "", False))
         for call in one.calls:
             mark = _mark("call", call.name, call.arguments)
-            found.append((mark, _mark("call id", call.name, call.id) if call.id else mark, call.id))
-        for place, (mark, loose, identity) in enumerate(found):
+            pieces.append((mark, _mark("call id", call.name, call.id) if call.id else mark, call.id, True))
+        for mark, loose, identity, is_call in pieces:
             running.update(mark)
             if one.role != "system":
                 bare.update(mark)
-            made.marks.append(mark)
-            made.loose.append(loose)
-            made.owner.append(number)
-            made.ids.append(identity)
-            made.spoken.append(agent)
-            made.calls.append(place >= texts)
-            made.prefixes.append(running.copy().digest())
-            made.bare.append(bare.copy().digest())
-    return made
+            digests = running.copy().digest(), bare.copy().digest()
+            rows.append((mark, loose, number, identity, agent, is_call, *digests))
+    return _Pieces(*map(list, zip(*rows, strict=True)))
 
 
 def weave(exchanges: Sequence[Exchange]) -> tuple[list[Strand], Counter[str]]:
