@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal, get_args
 
 from holdfast.models import find_answered
-from holdfast.records import Message, PreferencePair, ToolCall, ToolSpec
+from holdfast.records import Message, PreferencePair, ToolCall
 from holdfast.store import Store
 
 Arguments = Literal["object", "text"]
@@ -53,7 +54,7 @@ class _Rows:
             self._case, self._sides = case.id, {}
             self._opening = {"prompt": _to_chat(case.messages, self._arguments)}
             if case.tools:
-                self._opening["tools"] = [{"type": "function", "function": _describe(tool)} for tool in case.tools]
+                self._opening["tools"] = [{"type": "function", "function": asdict(tool)} for tool in case.tools]
         return self._opening
 
     def side(self, pair: PreferencePair, name: str) -> list[dict[str, Any]]:
@@ -62,10 +63,6 @@ class _Rows:
         if identity not in self._sides:
             self._sides[identity] = _to_chat(self._store.trajectory(identity).messages, self._arguments)
         return self._sides[identity]
-
-
-def _describe(tool: ToolSpec) -> dict[str, Any]:
-    return {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
 
 
 def _to_chat(messages: Sequence[Message], arguments: Arguments) -> list[dict[str, Any]]:
