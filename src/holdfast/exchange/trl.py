@@ -32,8 +32,7 @@ def to_trl(pairs: Sequence[PreferencePair], store: Store, arguments: Arguments =
     it was. Rows come in the order of ``pairs``, but for those that show the reader what differs, which go first.
     """
     rows = _Rows(store, arguments)
-    first = dict.fromkeys(_leads(pairs, rows))
-    for place in [*first, *(place for place in range(len(pairs)) if place not in first)]:
+    for place in dict.fromkeys((*_leads(pairs, rows), *range(len(pairs)))):
         yield {**rows.opening(pairs[place]), **{name: rows.side(pairs[place], name) for name in _SIDES}}
 
 
@@ -73,9 +72,9 @@ def _to_chat(messages: Sequence[Message], arguments: Arguments) -> list[dict[str
     for message in messages:
         row: dict[str, Any] = {"role": message.role, "content": message.content}
         if message.tool_calls:
-            ids = [call.id or f"call_{made + position}" for position, call in enumerate(message.tool_calls)]
-            if len(set(ids)) < len(ids):
-                ids = [f"call_{made + position}" for position in range(len(ids))]
+            numbered = [f"call_{made + position}" for position in range(len(message.tool_calls))]
+            ids = [call.id or number for call, number in zip(message.tool_calls, numbered, strict=True)]
+            ids = ids if len(set(ids)) == len(ids) else numbered
             made += len(ids)
             waiting = [(call.name, identity) for call, identity in zip(message.tool_calls, ids, strict=True)]
             row["tool_calls"] = [

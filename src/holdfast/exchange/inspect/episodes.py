@@ -51,7 +51,9 @@ def read_sample(log: EvalLog, sample: EvalSample) -> Read:
         raise ValueError(f"epoch is {sample.epoch}, expected 1 or more")
     dialogue = arrange(sample)
     opening, said = from_inspect(dialogue.opening), from_inspect(dialogue.said)
-    tools = _tools(sample)
+    # The tools that the agent was shown first, where the log tells.
+    asked = sorted((event for event in sample.events if event.event == "model"), key=lambda one: one.role is not None)
+    tools = from_tool_info(asked[0].tools) if asked else ()
     task = clean(log.eval.task)
     facts = storable({"sample": sample.id, "target": sample.target})
     case = Case(
@@ -107,13 +109,6 @@ def _asked(message: ChatMessage) -> tuple[Any, ...]:
     parts = () if isinstance(message.content, str) else message.content
     kinds = [part.type for part in parts if part.type not in ("text", "reasoning")]
     return (message.role, message.text, *([calls] if calls else []), *([kinds] if kinds else []))
-
-
-def _tools(sample: EvalSample) -> tuple[ToolSpec, ...]:
-    """The tools that the agent was shown first, where the log tells."""
-    shown = [event for event in sample.events if event.event == "model"]
-    first = next(iter([event for event in shown if event.role is None] or shown), None)
-    return () if first is None else from_tool_info(first.tools)
 
 
 def _ending(sample: EvalSample, dialogue: Dialogue, unread: str | None) -> tuple[Ending, str | None]:

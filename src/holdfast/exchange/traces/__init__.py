@@ -148,7 +148,8 @@ class _Reading:
         """Records, and instead of a page of an API's answer those on it."""
         for record in records:
             held = record.value if isinstance(record.value, dict) else {}
-            page = next((key for key in _PAGES if _is_page(held.get(key))), None)
+            lists = (key for key in _PAGES if isinstance(held.get(key), list))
+            page = next((key for key in lists if any(isinstance(one, dict) for one in held[key])), None)
             if page is None or any(fits(record.value) for fits, _, _ in self.shapes):
                 yield record
                 continue
@@ -286,10 +287,6 @@ def _unflawed(record: Record) -> dict[str, Any]:
         refuse_record(record.place, reason)
     value: dict[str, Any] = record.value
     return value
-
-
-def _is_page(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(one, dict) for one in value)
 
 
 def _describe(value: Any) -> str:

@@ -142,8 +142,7 @@ def _read_choice(place: str, body: Mapping[str, Any]) -> list[Said]:
 
 
 def _read_event(place: str, name: str, body: Mapping[str, Any]) -> list[Said]:
-    content = body.get("content")
-    content = _parts_of(place, content)
+    content = _parts_of(place, body.get("content"))
     plain = isinstance(content, dict) and not any(key in content for key in ("type", "text", "parts"))
     if plain or isinstance(content, int | float):
         content = to_text(content)

@@ -43,13 +43,13 @@ def read_langfuse(place: str, value: Row, intake: Intake) -> None:
     """Put an observation, or all of a trace, into ``intake``."""
     for where, row, about in _observations(place, value):
         intake.rows += 1
-        unit = to_text(about.get("id")) or None
+        unit = to_text(about.get("id"))
         try:
             plain = read_object(where, row)
-            unit = _unit(plain, about) or None
-            _read(where, plain, about, intake)
+            unit = to_text(get_field(plain, "traceId")) or unit
+            _read(where, plain, about, unit, intake)
         except BadRecord as error:
-            intake.lose(error, unit=unit)
+            intake.lose(error, unit=unit or None)
 
 
 def _observations(place: str, value: Row) -> Iterator[tuple[str, Any, Row]]:
@@ -64,31 +64,24 @@ def _observations(place: str, value: Row) -> Iterator[tuple[str, Any, Row]]:
         yield place, value, {}
         return
     found = value["trace"] if isinstance(value.get("trace"), dict) else value
-    rows = [(f"{place}: observations[{number}]", one) for number, one in enumerate(inner)]
-    if all(isinstance(one, str) for _, one in rows):
-        rows = []
-    if not any(isinstance(one, dict) and _type(one) == "GENERATION" for _, one in rows):
+    inner = [] if all(isinstance(one, str) for one in inner) else inner
+    if not any(isinstance(one, dict) and _type(one) == "GENERATION" for one in inner):
         # A trace whose observations are told by id alone, or that was traced as a whole.
         yield place, {**found, "type": "GENERATION", "traceId": found.get("id")}, found
-    for where, one in rows:
-        yield where, one, found
+    for number, one in enumerate(inner):
+        yield f"{place}: observations[{number}]", one, found
 
 
-def _unit(row: Row, about: Row) -> str:
-    return to_text(get_field(row, "traceId") or about.get("id"))
-
-
-def _read(place: str, row: Row, about: Row, intake: Intake) -> None:
-    unit, identity = _unit(row, about), to_text(row.get("id"))
+def _read(place: str, row: Row, about: Row, unit: str, intake: Intake) -> None:
+    identity = to_text(row.get("id"))
     if not unit:
         refuse_record(place, "has no traceId")
     intake.parents[unit, identity] = to_text(get_field(row, "parentObservationId"))
     start = read_time(get_field(row, "startTime") or row.get("timestamp"))
     if _type(row) == "TOOL":
         result = None if row.get("output") is None else answer_text(perhaps(place, row["output"]))
-        call, name = to_text(get_field(row, "toolCallId")), to_text(row.get("name"))
-        run = ToolRun(unit=unit, start=start or 0, call=call, name=name, arguments=row.get("input"), result=result)
-        intake.runs.append(run)
+        told = {"call": to_text(get_field(row, "toolCallId")), "name": to_text(row.get("name"))}
+        intake.runs.append(ToolRun(unit=unit, start=start or 0, arguments=row.get("input"), result=result, **told))
     if _type(row) != "GENERATION":
         return
     if row.get("input") in (None, "") and row.get("output") in (None, ""):

@@ -313,7 +313,8 @@ class _Loom:
             length = len(strand.pieces.loose)
             if 0 < length < len(pieces.loose) and pieces.loose[:length] == strand.pieces.loose:
                 return self._append(strand, exchange, said, pieces, length)
-            at = _last(pieces.loose, strand.pieces.loose[-1]) if length else -1
+            ends = (at for at, piece in enumerate(pieces.loose) if piece in strand.pieces.loose[-1:])
+            at = max(ends, default=-1)
             overlap = _common(strand.pieces.loose, pieces.loose, at) if 0 <= at < len(pieces.loose) - 1 else 0
             if overlap > 1 and any(pieces.ids[at + 1 - overlap : at + 1]):
                 return self._append(strand, exchange, said, pieces, at + 1, count="windows")
@@ -455,10 +456,6 @@ def _common(mine: Sequence[Piece], theirs: Sequence[Piece], at: int) -> int:
     while length < len(mine) and length <= at and mine[-1 - length] == theirs[at - length]:
         length += 1
     return length
-
-
-def _last(pieces: Sequence[Piece], piece: Piece) -> int:
-    return next((at for at in range(len(pieces) - 1, -1, -1) if pieces[at] == piece), -1)
 
 
 def _answers(strand: Strand, answer: Said) -> bool:
