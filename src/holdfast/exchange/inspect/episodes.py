@@ -65,6 +65,12 @@ def read_sample(log: EvalLog, sample: EvalSample) -> Read:
     invalid = errors.count(REFUSED_CALL)
     usage = sample.model_usage.get(log.eval.model)
     tokens = None if usage is None else usage.output_tokens
+    flags: tuple[Flag, ...] = ()
+    if ending is not Ending.ERROR:
+        flags = audit(said, ending, calls, invalid, tools)
+    elif sample.scores and sample.invalidation is None:
+        # Inspect's ``score_on_error`` scores what was done before an episode failed, as one that was cut off.
+        flags = (Flag.TRUNCATED,)
     left = Counter(kind for message in (*opening, *said) for kind in (message.detail or {}).get(LEFT_OUT, ()))
     trajectory = Trajectory(
         id="",
@@ -73,7 +79,7 @@ def read_sample(log: EvalLog, sample: EvalSample) -> Read:
         rollout=sample.epoch - 1,
         messages=said,
         ending=ending,
-        flags=_flags(sample, said, ending, (calls, invalid), tools),
+        flags=flags,
         calls=calls,
         invalid_calls=invalid,
         tokens=tokens if tokens is not None and 0 <= tokens <= MOST_TOKENS else None,
@@ -122,18 +128,6 @@ def _ending(sample: EvalSample, dialogue: Dialogue, unread: str | None) -> tuple
         return Ending.INCOHERENT, unread
     cut_off = sample.output.choices and sample.output.stop_reason in ("max_tokens", "model_length")
     return (Ending.TRUNCATED if cut_off else Ending.FINISHED), None
-
-
-def _flags(
-    sample: EvalSample, said: Sequence[Message], ending: Ending, counts: tuple[int, int], tools: Sequence[ToolSpec]
-) -> tuple[Flag, ...]:
-    """What makes an episode unfit: one that failed is none, or one that was cut off where it was scored all the same.
-
-    Inspect's ``score_on_error`` scores what an agent did before it failed; how it would have ended is not known.
-    """
-    if ending is not Ending.ERROR:
-        return audit(said, ending, *counts, tools)
-    return (Flag.TRUNCATED,) if sample.scores and sample.invalidation is None else ()
 
 
 def _unread(said: Sequence[Message], tools: Sequence[ToolSpec], calls: int) -> str | None:

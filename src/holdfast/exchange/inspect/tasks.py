@@ -116,43 +116,33 @@ def play_episode(world: World, max_turns: int, emulator: str | None = None) -> S
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         case = _case_of(state)
+        tools = tool_infos(case.tools)
+
+        def show(messages: Sequence[Message]) -> None:
+            """Append the tools' answers that the sample does not show yet."""
+            every = to_inspect((*case.messages, *messages))
+            state.messages.extend(every[len(state.messages) :])
+
+        async def answer(ask: Ask) -> Reply:
+            """The reply to a request, with the sample's messages kept up with the dialogue."""
+            if ask.speaker != "agent":
+                return await _ask_other("emulator", emulator, ask)
+            show(ask.conversation.messages[len(case.messages) :])
+            state.output = await get_model().generate(state.messages, tools=tools)
+            reply = _read(state.output, ask)
+            state.messages.append(state.output.message)
+            return reply
+
         agent = str(state.model)
         dialogue = start_episode(case, state.epoch - 1, world, checkpoint_id=agent, rollout_seed=0, limits=limits)
-        stage = _Stage(state, case, emulator)
-        trajectory = await carry_on(dialogue, stage.answer)
-        stage.show(trajectory.messages)
+        trajectory = await carry_on(dialogue, answer)
+        show(trajectory.messages)
         own = {**state.metadata[OWN], "episode": describe_episode(trajectory)}
         flags = [flag.value for flag in trajectory.flags]
         state.metadata = {**state.metadata, "ending": trajectory.ending.value, "flags": flags, OWN: own}
         return state
 
     return solve
-
-
-class _Stage:
-    """One sample's episode: the agent is answered by Inspect's model, the emulator by another one."""
-
-    def __init__(self, state: TaskState, case: Case, emulator: str | None) -> None:
-        self._state, self._case, self._emulator = state, case, emulator
-        self._tools = tool_infos(case.tools)
-
-    async def answer(self, ask: Ask) -> Reply:
-        """The reply to a request, with the sample's messages kept up with the dialogue."""
-        if ask.speaker != "agent":
-            return await _ask_other("emulator", self._emulator, ask)
-        self.show(ask.conversation.messages[len(self._case.messages) :])
-        state = self._state
-        output = await get_model().generate(state.messages, tools=self._tools)
-        state.output = output
-        reply = _read(output, ask)
-        state.messages.append(output.message)
-        return reply
-
-    def show(self, messages: Sequence[Message]) -> None:
-        """Append the tools' answers that the sample does not show yet."""
-        shown = len(self._state.messages)
-        every = to_inspect((*self._case.messages, *messages))
-        self._state.messages.extend(every[shown:])
 
 
 async def _ask_other(role: Role, name: str | None, ask: Ask) -> Reply:

@@ -18,11 +18,10 @@ from typing import Any
 from holdfast.exchange.traces.chat import Batches, is_batch_request, is_batch_result, is_chat, read_chat
 from holdfast.exchange.traces.conversations import Gathered, describe_reading, gather
 from holdfast.exchange.traces.dialogue import Exchange, Intake, Trace
-from holdfast.exchange.traces.langfuse import is_langfuse, read_langfuse
 from holdfast.exchange.traces.otlp import RESOURCES, is_spans, read_rows
 from holdfast.exchange.traces.records import BadRecord, Record, find_flaw, read_bytes, read_records, refuse_record
-from holdfast.exchange.traces.runs import is_run, read_run
 from holdfast.exchange.traces.spans import SpanCollector
+from holdfast.exchange.traces.steps import is_langfuse, is_run, read_langfuse, read_run
 from holdfast.records.errors import StudyError
 from holdfast.records.words import count_noun
 
