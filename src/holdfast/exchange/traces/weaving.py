@@ -15,6 +15,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from holdfast.exchange.traces.dialogue import UNTOLD, Exchange, Said
@@ -359,9 +360,8 @@ class _Loom:
             self._whole[old.prefixes[-1]].remove(strand)
             self._bare[old.bare[-1]].remove(strand)
             self._ends[old.marks[-1]].remove(strand)
-        same = 0
-        while same < min(len(old.prefixes), len(pieces.prefixes)) and old.prefixes[same] == pieces.prefixes[same]:
-            same += 1
+        both = zip(old.prefixes, pieces.prefixes, strict=False)
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both))
         strand.said, strand.pieces, strand.branches = said, pieces, []
         strand.exchanges.append(exchange)
         strand.lengths.append(len(said))
@@ -452,10 +452,8 @@ def _is_unique(identity: str) -> bool:
 
 def _common(mine: Sequence[Piece], theirs: Sequence[Piece], at: int) -> int:
     """How many pieces before and at ``at`` are the last of ``mine``."""
-    length = 0
-    while length < len(mine) and length <= at and mine[-1 - length] == theirs[at - length]:
-        length += 1
-    return length
+    both = zip(reversed(mine), (theirs[place] for place in range(at, -1, -1)), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both))
 
 
 def _answers(strand: Strand, answer: Said) -> bool:
