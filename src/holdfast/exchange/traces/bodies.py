@@ -97,7 +97,10 @@ def read_request(place: str, body: Any) -> Request:
     places = [body, *(body[name] for name in _INNER if isinstance(body.get(name), Mapping))]
     said = [] if key is None else _read_given(place, key, body[key])
     if not any(one.role == "system" for one in said):
-        said = [*_read_system(first_of(places, SYSTEMS)), *said]
+        system = first_of(places, SYSTEMS)
+        system = system["parts"] if isinstance(system, Mapping) and "parts" in system else system
+        text = "\n".join(part.text for part in read_parts(system) if part.kind == "text")
+        said = [Said(role="system", text=text), *said] if text else said
     if isinstance(body.get("message"), str) and key is None:  # Cohere's first version
         said = [*said, *read_messages(place, body.get("chat_history"), "user"), Said(role="user", text=body["message"])]
     count = first_of(places, ("n", "candidate_count", "candidateCount"))
@@ -116,13 +119,6 @@ def _read_given(place: str, key: str, value: Any) -> list[Said]:
     if isinstance(value, Mapping) and "parts" not in value:
         return read_request(place, value).said
     return read_messages(f"{place}: {key}", value, "user")
-
-
-def _read_system(value: Any) -> list[Said]:
-    if isinstance(value, Mapping) and "parts" in value:
-        value = value["parts"]
-    text = "\n".join(part.text for part in read_parts(value) if part.kind == "text")
-    return [Said(role="system", text=text)] if text else []
 
 
 def first_of(places: Sequence[Body], keys: Sequence[str]) -> Any:
