@@ -9,14 +9,13 @@ CSV cells that a spreadsheet would run as a formula are prefixed with an apostro
 from __future__ import annotations
 
 import csv
-import io
 import json
 import sys
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, TextIO
+from typing import Any
 
 from holdfast.exchange import FORMATS, trl
 from holdfast.records import Case, Checkpoint, Message, Trajectory
@@ -42,23 +41,13 @@ _CHECKPOINT = ("id", "name", "base", "lineage", "axes", "split_seed", "train_see
 _FIELDS = {"case": "case_id", "checkpoint": "checkpoint_id", "parent": "parent_id"}  # where a column is named otherwise
 
 
-def _put_lines(rows: Iterable[Mapping[str, Any]], file: TextIO) -> int:
-    count = 0
-    for row in rows:
-        file.write(json.dumps(row, ensure_ascii=True, allow_nan=False) + "\n")
-        count += 1
-    return count
-
-
 def write_lines(rows: Iterable[Mapping[str, Any]], path: Path | None) -> int:
     """Write rows as JSON lines to a file, whole or not at all, or to standard output; how many there were."""
+    lines = (json.dumps(row, ensure_ascii=True, allow_nan=False) + "\n" for row in rows)
     if path is None:
-        return _put_lines(rows, sys.stdout)
+        return sum(1 for _ in map(sys.stdout.write, lines))
     with open_file(path) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="\n", write_through=True)
-        count = _put_lines(rows, text)
-        text.detach()
-    return count
+        return sum(1 for line in lines if file.write(line.encode()))
 
 
 def export_run(

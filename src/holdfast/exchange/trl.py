@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal, get_args
 
 from holdfast.models import find_answered
-from holdfast.records import Message, PreferencePair, ToolCall, ToolSpec
+from holdfast.records import Message, PreferencePair, ToolCall
 from holdfast.store import Store
 
 Arguments = Literal["object", "text"]
@@ -31,8 +32,7 @@ def to_trl(pairs: Sequence[PreferencePair], store: Store, arguments: Arguments =
     it was. Rows come in the order of ``pairs``, but for those that show the reader what differs, which go first.
     """
     rows = _Rows(store, arguments)
-    first = dict.fromkeys(_leads(pairs, rows))
-    for place in [*first, *(place for place in range(len(pairs)) if place not in first)]:
+    for place in dict.fromkeys((*_leads(pairs, rows), *range(len(pairs)))):
         yield {**rows.opening(pairs[place]), **{name: rows.side(pairs[place], name) for name in _SIDES}}
 
 
@@ -53,7 +53,7 @@ class _Rows:
             self._case, self._sides = case.id, {}
             self._opening = {"prompt": _to_chat(case.messages, self._arguments)}
             if case.tools:
-                self._opening["tools"] = [{"type": "function", "function": _describe(tool)} for tool in case.tools]
+                self._opening["tools"] = [{"type": "function", "function": asdict(tool)} for tool in case.tools]
         return self._opening
 
     def side(self, pair: PreferencePair, name: str) -> list[dict[str, Any]]:
@@ -64,10 +64,6 @@ class _Rows:
         return self._sides[identity]
 
 
-def _describe(tool: ToolSpec) -> dict[str, Any]:
-    return {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-
-
 def _to_chat(messages: Sequence[Message], arguments: Arguments) -> list[dict[str, Any]]:
     """Messages in the OpenAI style; calls without an id are numbered, and results carry their call's id."""
     chat: list[dict[str, Any]] = []
@@ -76,9 +72,9 @@ def _to_chat(messages: Sequence[Message], arguments: Arguments) -> list[dict[str
     for message in messages:
         row: dict[str, Any] = {"role": message.role, "content": message.content}
         if message.tool_calls:
-            ids = [call.id or f"call_{made + position}" for position, call in enumerate(message.tool_calls)]
-            if len(set(ids)) < len(ids):
-                ids = [f"call_{made + position}" for position in range(len(ids))]
+            numbered = [f"call_{made + position}" for position in range(len(message.tool_calls))]
+            ids = [call.id or number for call, number in zip(message.tool_calls, numbered, strict=True)]
+            ids = ids if len(set(ids)) == len(ids) else numbered
             made += len(ids)
             waiting = [(call.name, identity) for call, identity in zip(message.tool_calls, ids, strict=True)]
             row["tool_calls"] = [

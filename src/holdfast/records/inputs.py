@@ -14,7 +14,7 @@ import stat
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from holdfast.records.errors import StoreError, StudyError, require
 
@@ -123,7 +123,9 @@ def _check_values(found: dict[str, Any]) -> None:
             raise tomllib.TOMLDecodeError(f"{place[1:]} holds a NUL character")
 
 
-def strict_json(twice: Callable[[str], Exception], constant: Callable[[str], Exception]) -> json.JSONDecoder:
+def strict_json(
+    twice: Callable[[str], Exception], constant: Callable[[str], Exception] | None = None
+) -> json.JSONDecoder:
     """A decoder that raises ``twice`` of a key that stands twice in one object, ``constant`` of NaN and its like."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -134,7 +136,9 @@ def strict_json(twice: Callable[[str], Exception], constant: Callable[[str], Exc
             made[key] = value
         return made
 
-    def refuse(name: str) -> NoReturn:
+    def refuse(name: str) -> object:
+        if constant is None:
+            return float(name)
         raise constant(name)
 
     return json.JSONDecoder(object_pairs_hook=unique, parse_constant=refuse)

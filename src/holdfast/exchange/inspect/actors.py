@@ -40,18 +40,13 @@ def _settings_of(log: EvalLog) -> dict[str, str]:
     Arguments of the model keep their own names; the others say whose they are.
     """
     told = log.eval
-    found: dict[str, Any] = {name: value for name, value in (told.model_args or {}).items() if name not in _OPERATION}
-    if told.model_base_url:
-        found["base_url"] = told.model_base_url
-    for name, value in _generation(log).items():
-        found.setdefault(name, value)
+    found = _generation(log)
+    found |= {name: value for name, value in (told.model_args or {}).items() if name not in _OPERATION}
     found |= {f"task {name}": value for name, value in (told.task_args or {}).items()}
     found |= {f"solver {name}": value for name, value in (told.solver_args or {}).items()}
     found |= {f"role {name}": value for name, value in roles_of(log).items() if name not in GRADERS}
-    if told.solver:
-        found["solver"] = told.solver
-    if steps := _digest_steps(log):
-        found["steps"] = steps
+    beside = {"base_url": told.model_base_url, "solver": told.solver, "steps": _digest_steps(log)}
+    found |= {name: value for name, value in beside.items() if value}
     return {clean(str(name)): plain_text(_safe(str(name), value)) for name, value in sorted(found.items())}
 
 

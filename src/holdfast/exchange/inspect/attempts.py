@@ -82,9 +82,8 @@ def sort_attempts(logs: Sequence[Log]) -> Attempts:
 def _ties(log: Log) -> list[tuple[str, ...]]:
     """What a log shares with other attempts at its evaluation."""
     told = log.header.eval
-    ids = [("attempt", told.task_id)] if told.task_id else []
-    ids += [("log", told.eval_id)] if told.eval_id else []
-    return [(log.checkpoint, *one) for one in (*ids, *(("uuid", spot.uuid) for spot in log.spots if spot.uuid))]
+    ids = [("attempt", told.task_id), ("log", told.eval_id), *(("uuid", spot.uuid) for spot in log.spots)]
+    return [(log.checkpoint, kind, identity) for kind, identity in ids if identity]
 
 
 def _age(log: Log) -> tuple[str, str, int, bool, str]:

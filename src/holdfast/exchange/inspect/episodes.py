@@ -51,7 +51,9 @@ def read_sample(log: EvalLog, sample: EvalSample) -> Read:
         raise ValueError(f"epoch is {sample.epoch}, expected 1 or more")
     dialogue = arrange(sample)
     opening, said = from_inspect(dialogue.opening), from_inspect(dialogue.said)
-    tools = _tools(sample)
+    # The tools that the agent was shown first, where the log tells.
+    asked = sorted((event for event in sample.events if event.event == "model"), key=lambda one: one.role is not None)
+    tools = from_tool_info(asked[0].tools) if asked else ()
     task = clean(log.eval.task)
     facts = storable({"sample": sample.id, "target": sample.target})
     case = Case(
@@ -63,6 +65,12 @@ def read_sample(log: EvalLog, sample: EvalSample) -> Read:
     invalid = errors.count(REFUSED_CALL)
     usage = sample.model_usage.get(log.eval.model)
     tokens = None if usage is None else usage.output_tokens
+    flags: tuple[Flag, ...] = ()
+    if ending is not Ending.ERROR:
+        flags = audit(said, ending, calls, invalid, tools)
+    elif sample.scores and sample.invalidation is None:
+        # Inspect's ``score_on_error`` scores what was done before an episode failed, as one that was cut off.
+        flags = (Flag.TRUNCATED,)
     left = Counter(kind for message in (*opening, *said) for kind in (message.detail or {}).get(LEFT_OUT, ()))
     trajectory = Trajectory(
         id="",
@@ -71,7 +79,7 @@ def read_sample(log: EvalLog, sample: EvalSample) -> Read:
         rollout=sample.epoch - 1,
         messages=said,
         ending=ending,
-        flags=_flags(sample, said, ending, (calls, invalid), tools),
+        flags=flags,
         calls=calls,
         invalid_calls=invalid,
         tokens=tokens if tokens is not None and 0 <= tokens <= MOST_TOKENS else None,
@@ -109,13 +117,6 @@ def _asked(message: ChatMessage) -> tuple[Any, ...]:
     return (message.role, message.text, *([calls] if calls else []), *([kinds] if kinds else []))
 
 
-def _tools(sample: EvalSample) -> tuple[ToolSpec, ...]:
-    """The tools that the agent was shown first, where the log tells."""
-    shown = [event for event in sample.events if event.event == "model"]
-    first = next(iter([event for event in shown if event.role is None] or shown), None)
-    return () if first is None else from_tool_info(first.tools)
-
-
 def _ending(sample: EvalSample, dialogue: Dialogue, unread: str | None) -> tuple[Ending, str | None]:
     """How an episode ended, and what of it could not be read."""
     unread = dialogue.broken or unread
@@ -127,18 +128,6 @@ def _ending(sample: EvalSample, dialogue: Dialogue, unread: str | None) -> tuple
         return Ending.INCOHERENT, unread
     cut_off = sample.output.choices and sample.output.stop_reason in ("max_tokens", "model_length")
     return (Ending.TRUNCATED if cut_off else Ending.FINISHED), None
-
-
-def _flags(
-    sample: EvalSample, said: Sequence[Message], ending: Ending, counts: tuple[int, int], tools: Sequence[ToolSpec]
-) -> tuple[Flag, ...]:
-    """What makes an episode unfit: one that failed is none, or one that was cut off where it was scored all the same.
-
-    Inspect's ``score_on_error`` scores what an agent did before it failed; how it would have ended is not known.
-    """
-    if ending is not Ending.ERROR:
-        return audit(said, ending, *counts, tools)
-    return (Flag.TRUNCATED,) if sample.scores and sample.invalidation is None else ()
 
 
 def _unread(said: Sequence[Message], tools: Sequence[ToolSpec], calls: int) -> str | None:

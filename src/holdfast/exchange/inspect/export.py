@@ -28,7 +28,13 @@ def write_logs(store: Store, target: Path) -> None:
     """Write a log for every checkpoint that has trajectories into the directory ``target``."""
     cases = {case.id: case for case in store.cases()}
     checkpoints = {checkpoint.id: checkpoint for checkpoint in store.checkpoints()}
-    names = _name_judges(store)
+    # Scores are named by judge and objective; the judge's name has the rubric's first digits where it takes them.
+    table = store.score_table()
+    judges = dict(zip(table.judges, table.judge_names, strict=True))
+    names = {
+        (judges[label], objective, rubric): f"{label}/{objective}"
+        for (label, objective), rubric in table.rubrics.items()
+    }
     parts = _parts_of(store)
     for checkpoint_id, ids in _trajectory_ids(store).items():
         checkpoint = checkpoints[checkpoint_id]
@@ -66,17 +72,6 @@ def _parts_of(store: Store) -> dict[str, list[tuple[int, str]]]:
     return found
 
 
-JudgeNames = Mapping[tuple[str, str, str], str]
-
-
-def _name_judges(store: Store) -> JudgeNames:
-    """Judge, objective and rubric → the name of their scores, with the rubric's first digits where it takes them."""
-    table = store.score_table()
-    names = dict(zip(table.judges, table.judge_names, strict=True))
-    rubrics = table.rubrics.items()
-    return {(names[label], objective, rubric): f"{label}/{objective}" for (label, objective), rubric in rubrics}
-
-
 def _log(checkpoint: Checkpoint, model: str, samples: Sequence[EvalSample]) -> EvalLog:
     suites = sorted({sample.metadata[OWN]["case"]["suite"] for sample in samples})
     scorers = dict.fromkeys(name for sample in samples for name in sample.scores or {})
@@ -112,7 +107,12 @@ def _log(checkpoint: Checkpoint, model: str, samples: Sequence[EvalSample]) -> E
 
 
 def _sample(
-    case: Case, trajectory: Trajectory, scores: Sequence[Score], *, model: str, names: JudgeNames
+    case: Case,
+    trajectory: Trajectory,
+    scores: Sequence[Score],
+    *,
+    model: str,
+    names: Mapping[tuple[str, str, str], str],
 ) -> EvalSample:
     messages = to_inspect((*case.messages, *trajectory.messages))
     usage = None
@@ -121,6 +121,10 @@ def _sample(
     failure = _FAILURES.get(trajectory.ending)
     if failure is not None:
         failure = str((trajectory.detail or {}).get("error", failure))
+    # The limit that ended the episode, and how much was used up by then.
+    kind = LIMITS.get(trajectory.ending)
+    turns = sum(message.role == "assistant" for message in trajectory.messages)
+    used = {"turn": turns, "token": trajectory.tokens or 0, "time": 0}
     return EvalSample(
         uuid=trajectory.id,
         id=f"{case.suite}-{case.number}",
@@ -136,7 +140,7 @@ def _sample(
         },
         model_usage={} if usage is None else {model: usage},
         error=None if failure is None else inspect_log.EvalError(message=failure, traceback="", traceback_ansi=""),
-        limit=_limit(trajectory),
+        limit=None if kind is None else EvalSampleLimit(type=kind, limit=float(used[kind])),
         metadata={
             "trajectory": trajectory.id,
             "ending": trajectory.ending.value,
@@ -145,16 +149,6 @@ def _sample(
             OWN: {"case": describe_case(case), "episode": describe_episode(trajectory)},
         },
     )
-
-
-def _limit(trajectory: Trajectory) -> EvalSampleLimit | None:
-    """The limit that ended the episode, and how much was used up by then."""
-    kind = LIMITS.get(trajectory.ending)
-    if kind is None:
-        return None
-    turns = sum(message.role == "assistant" for message in trajectory.messages)
-    used = {"turn": turns, "token": trajectory.tokens or 0, "time": 0}
-    return EvalSampleLimit(type=kind, limit=float(used[kind]))
 
 
 def _output(

@@ -62,8 +62,11 @@ def is_inspect(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
-        return _is_archive(path) if head.startswith(_ZIP) else _begins_log(head)
-    except OSError:
+        if not head.startswith(_ZIP):
+            return _begins_log(head)
+        with zipfile.ZipFile(path) as archive:
+            return not _PARTS.isdisjoint(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
         return False
 
 
@@ -133,14 +136,6 @@ def _check_sizes(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         refuse(path, f"expands beyond {MAX_TOTAL_BYTES >> 30} GiB")
     if total > RATIO_FREE_BYTES and total > MAX_RATIO * packed:
         refuse(path, f"expands beyond {MAX_RATIO}:1")
-
-
-def _is_archive(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return not _PARTS.isdisjoint(archive.namelist())
-    except zipfile.BadZipFile:
-        return False
 
 
 def _begins_log(head: bytes) -> bool:

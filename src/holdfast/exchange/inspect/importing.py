@@ -11,6 +11,7 @@ scores that it declares for the first time.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import sqlite3
 import time
@@ -37,7 +38,7 @@ from holdfast.exchange.openings import first_difference
 from holdfast.exchange.published.reader import ImportProgress, ImportSummary, Listener
 from holdfast.exchange.scales import ScoreOption, describe
 from holdfast.models.calls.structured import clean
-from holdfast.records import Case, Checkpoint, Ending, Score, Trajectory, content_id
+from holdfast.records import Case, Ending, Score, Trajectory, content_id
 from holdfast.records.errors import HoldfastError, StudyError
 from holdfast.rollout.audit import audit
 from holdfast.store import Store, codec, origins
@@ -152,7 +153,11 @@ class _Import:
                 self._store.add_checkpoint(read_checkpoint((log.header.eval.metadata or {})[OWN]))
             elif log.spots:
                 new.setdefault(log.checkpoint, (log.header, identify(log.header)[1]))
-                _require_new(self._store, log, held)
+                # Its cases and scores mean something else.
+                old = content_id("inspect checkpoint", clean(log.header.eval.model), clean(log.header.eval.task))
+                if any(one.id == old for one in held):
+                    finding = "an earlier version imported these logs, without the direction of their scores"
+                    refuse(self._store.path, finding, "import them into a new run")
         for checkpoint in name_checkpoints(new, known, held):
             self._store.add_checkpoint(checkpoint)
         if new:
@@ -251,10 +256,10 @@ class _Import:
             # A score is holdfast's own only beside an episode that it wrote.
             own = read_own_score(given, made.id) if OWN in sample.metadata else None
             if own is not None:
-                self._add_score(_unless_withdrawn(sample, own))
+                self._add_score(own, sample)
                 continue
             for place, score in self._scoring.read(log.header, name, given, (made.id, made.checkpoint_id, new)):
-                self._add_score(_unless_withdrawn(sample, score))
+                self._add_score(score, sample)
                 met[place] = None
 
     def _add_other_scores(self, log: Log, sample: EvalSample, spot: Spot) -> None:
@@ -268,10 +273,13 @@ class _Import:
                 _require_later(log, sample, name, held[name])
             else:
                 for _, score in self._scoring.read(log.header, name, given, (identity, log.checkpoint, False)):
-                    self._add_score(_unless_withdrawn(sample, score))
+                    self._add_score(score, sample)
                 held[name] = _bare(given)
 
-    def _add_score(self, score: Score) -> None:
+    def _add_score(self, score: Score, sample: EvalSample | None = None) -> None:
+        """Store a score; missing where its sample was invalidated (``invalidate_samples``), for Inspect redoes it."""
+        if sample is not None and sample.invalidation is not None:
+            score = replace(score, value=None, missing=INVALIDATED)
         self.new_scores += self._store.add_score(score)
         self.scores[score.trajectory_id, score.judge, score.objective, score.rubric, score.repeat] = score.value is None
 
@@ -292,20 +300,15 @@ class _Import:
         """The case that the run holds under this id; else it is stored, by its own number where that is free."""
         held = self._cases.get(case.id)
         if held is None:
-            held = replace(case, number=self._free_number(case))
-            self._cases[case.id] = held
+            number = case.number
+            if (case.suite, number) in self._numbers:
+                later = itertools.count(self._next.get(case.suite, 0))
+                number = next(free for free in later if (case.suite, free) not in self._numbers)
+                self._next[case.suite] = number
+            held = self._cases[case.id] = replace(case, number=number)
             self._numbers.add((held.suite, held.number))
             self._store.add_cases([held])
         return held
-
-    def _free_number(self, case: Case) -> int:
-        if (case.suite, case.number) not in self._numbers:
-            return case.number
-        number = self._next.get(case.suite, 0)
-        while (case.suite, number) in self._numbers:
-            number += 1
-        self._next[case.suite] = number
-        return number
 
     def notes(self) -> list[str]:
         """What a reader must know of the attempts, the cases' openings and the episodes."""
@@ -318,11 +321,6 @@ class _Import:
 
 def _spot(sample: EvalSample) -> Spot:
     return Spot(id=str(sample.id), epoch=sample.epoch, uuid=sample.uuid or None)
-
-
-def _unless_withdrawn(sample: EvalSample, score: Score) -> Score:
-    """A score; missing where its sample was invalidated (Inspect's ``invalidate_samples``), for Inspect redoes it."""
-    return score if sample.invalidation is None else replace(score, value=None, missing=INVALIDATED)
 
 
 def _bare(given: InspectScore) -> InspectScore:
@@ -363,14 +361,6 @@ def _earlier_attempts(store: Store, logs: Sequence[Log]) -> set[tuple[str, str, 
         for checkpoint, case, rollout in rows
         if table.checkpoints[checkpoint].id in names
     }
-
-
-def _require_new(store: Store, log: Log, held: Sequence[Checkpoint]) -> None:
-    """Refuse a run whose Inspect logs an earlier version imported: its cases and scores mean something else."""
-    before = content_id("inspect checkpoint", clean(log.header.eval.model), clean(log.header.eval.task))
-    if any(one.id == before for one in held):
-        finding = "an earlier version imported these logs, without the direction of their scores"
-        refuse(store.path, finding, "import them into a new run")
 
 
 def import_logs(

@@ -129,7 +129,15 @@ class HoldfastModel(ModelAPI):  # type: ignore[misc]
     ) -> None:
         """Errors: StudyError for a name that is no model."""
         super().__init__(model_name, base_url, api_key, [], config)
-        self._model = _open(find_directory(model_name), model_args)
+        directory = find_directory(model_name)
+        if is_tiny(directory):
+            from holdfast.models.tiny.model import TinyModel
+
+            self._model: Model = TinyModel.load(directory)
+        else:
+            from holdfast.models.local.local import LocalModel
+
+            self._model = LocalModel(directory, **model_args)
         self._batcher = Batcher(self._model)
 
     async def generate(
@@ -181,16 +189,6 @@ class HoldfastModel(ModelAPI):  # type: ignore[misc]
     def connection_key(self) -> str:
         """Every model has its own batches."""
         return str(self.model_name)
-
-
-def _open(directory: Path, model_args: dict[str, Any]) -> Model:
-    if is_tiny(directory):
-        from holdfast.models.tiny.model import TinyModel
-
-        return TinyModel.load(directory)
-    from holdfast.models.local.local import LocalModel
-
-    return LocalModel(directory, **model_args)
 
 
 def _choose_rng(seed: int | None, messages: Sequence[Message]) -> np.random.Generator:

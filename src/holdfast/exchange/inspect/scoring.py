@@ -54,7 +54,8 @@ class _Seen:
         number = read_number(value)
         self.grades &= number is not None and (isinstance(value, bool) or is_grade(value))
         if number is None:
-            self.kinds[_kind(value)] += 1
+            kinds = ((str, "words"), (Mapping, "objects"), (Sequence, "lists"), (object, "infinite or too large"))
+            self.kinds[next(kind for types, kind in kinds if isinstance(value, types))] += 1
         else:
             self.low, self.high = min(self.low, number), max(self.high, number)
         if len(self.examples) < SHOWN:
@@ -318,14 +319,6 @@ def _values(log: EvalLog, name: str, given: InspectScore) -> Iterator[tuple[Plac
 def is_unscored(value: object) -> bool:
     """Whether a value is Inspect's mark for no score."""
     return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, str):
-        return "words"
-    if isinstance(value, Mapping):
-        return "objects"
-    return "lists" if isinstance(value, Sequence) else "infinite or too large"
 
 
 def _short(name: str) -> str:

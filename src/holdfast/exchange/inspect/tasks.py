@@ -6,8 +6,9 @@ own, and our judges score what came of it. Temperature, tokens a turn and limits
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from inspect_ai import Task, task
@@ -115,43 +116,33 @@ def play_episode(world: World, max_turns: int, emulator: str | None = None) -> S
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         case = _case_of(state)
+        tools = tool_infos(case.tools)
+
+        def show(messages: Sequence[Message]) -> None:
+            """Append the tools' answers that the sample does not show yet."""
+            every = to_inspect((*case.messages, *messages))
+            state.messages.extend(every[len(state.messages) :])
+
+        async def answer(ask: Ask) -> Reply:
+            """The reply to a request, with the sample's messages kept up with the dialogue."""
+            if ask.speaker != "agent":
+                return await _ask_other("emulator", emulator, ask)
+            show(ask.conversation.messages[len(case.messages) :])
+            state.output = await get_model().generate(state.messages, tools=tools)
+            reply = _read(state.output, ask)
+            state.messages.append(state.output.message)
+            return reply
+
         agent = str(state.model)
         dialogue = start_episode(case, state.epoch - 1, world, checkpoint_id=agent, rollout_seed=0, limits=limits)
-        stage = _Stage(state, case, emulator)
-        trajectory = await carry_on(dialogue, stage.answer)
-        stage.show(trajectory.messages)
+        trajectory = await carry_on(dialogue, answer)
+        show(trajectory.messages)
         own = {**state.metadata[OWN], "episode": describe_episode(trajectory)}
         flags = [flag.value for flag in trajectory.flags]
         state.metadata = {**state.metadata, "ending": trajectory.ending.value, "flags": flags, OWN: own}
         return state
 
     return solve
-
-
-class _Stage:
-    """One sample's episode: the agent is answered by Inspect's model, the emulator by another one."""
-
-    def __init__(self, state: TaskState, case: Case, emulator: str | None) -> None:
-        self._state, self._case, self._emulator = state, case, emulator
-        self._tools = tool_infos(case.tools)
-
-    async def answer(self, ask: Ask) -> Reply:
-        """The reply to a request, with the sample's messages kept up with the dialogue."""
-        if ask.speaker != "agent":
-            return await _ask_other("emulator", self._emulator, ask)
-        self.show(ask.conversation.messages[len(self._case.messages) :])
-        state = self._state
-        output = await get_model().generate(state.messages, tools=self._tools)
-        state.output = output
-        reply = _read(output, ask)
-        state.messages.append(output.message)
-        return reply
-
-    def show(self, messages: Sequence[Message]) -> None:
-        """Append the tools' answers that the sample does not show yet."""
-        shown = len(self._state.messages)
-        every = to_inspect((*self._case.messages, *messages))
-        self._state.messages.extend(every[shown:])
 
 
 async def _ask_other(role: Role, name: str | None, ask: Ask) -> Reply:
@@ -177,15 +168,17 @@ def _case_of(state: TaskState) -> Case:
     return read_case(state.metadata[OWN]["case"], from_inspect(state.messages))
 
 
-def _episode_of(state: TaskState) -> tuple[Case, Trajectory] | None:
-    """The sample's case and episode, or None where one of Inspect's limits broke it off."""
-    case = _case_of(state)
-    row = state.metadata[OWN].get("episode")
-    return None if row is None else (case, read_episode(row, case, from_inspect(state.messages)))
+def _score_episodes(judge: Callable[[Case, Trajectory], Awaitable[Score]]) -> Scorer:
+    """Scores samples by what a judge gives their episodes; missing where one of Inspect's limits broke one off."""
 
+    async def score(state: TaskState, target: Target) -> InspectScore:
+        case, row = _case_of(state), state.metadata[OWN].get("episode")
+        if row is None:
+            told = "missing: broken off by a limit of the sample"
+            return InspectScore.unscored(reason="broken off", explanation=told)
+        return to_score(await judge(case, read_episode(row, case, from_inspect(state.messages))))
 
-def _broken_off() -> InspectScore:
-    return InspectScore.unscored(reason="broken off", explanation="missing: broken off by a limit of the sample")
+    return score
 
 
 @scorer(metrics=[mean(), stderr()], name=_named("safety"))  # type: ignore[untyped-decorator]
@@ -205,11 +198,10 @@ def _state_scorer(objective: str) -> Scorer:
 
     judge = StateJudge(objectives=(objective,))
 
-    async def score(state: TaskState, target: Target) -> InspectScore:
-        episode = _episode_of(state)
-        return _broken_off() if episode is None else to_score(judge.judge(*episode)[0])
+    async def score(case: Case, trajectory: Trajectory) -> Score:
+        return judge.judge(case, trajectory)[0]
 
-    return score
+    return _score_episodes(score)
 
 
 @scorer(metrics=[mean(), stderr()], name=_named("rubric"))  # type: ignore[untyped-decorator]
@@ -218,19 +210,13 @@ def rubric(objective: str, judge: str | None = None) -> Scorer:
     from holdfast.judges import open_judge
     from holdfast.judges.rubric.judge import RubricJudge
 
-    async def score(state: TaskState, target: Target) -> InspectScore:
-        episode = _episode_of(state)
-        if episode is None:
-            return _broken_off()
+    async def score(case: Case, trajectory: Trajectory) -> Score:
         model = str(get_model(judge) if judge else get_model(role="grader"))
         section = JudgeSection(kind="rubric", model=model, rubrics={objective: "default"})
         opened = open_judge("rubric", section, model=model)
         assert isinstance(opened, RubricJudge)
 
-        async def answer(ask: Ask) -> Reply:
-            return await _ask_other("grader", judge, ask)
+        scores: tuple[Score, ...] = await carry_on(opened.judge(case, trajectory), partial(_ask_other, "grader", judge))
+        return scores[0]
 
-        scores: tuple[Score, ...] = await carry_on(opened.judge(*episode), answer)
-        return to_score(scores[0])
-
-    return score
+    return _score_episodes(score)

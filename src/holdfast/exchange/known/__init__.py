@@ -1,11 +1,7 @@
 """The registry of known scores: what the values of the scorers of ``inspect_evals`` mean.
 
-rows.py          what a row says
-scores.py        agents with tools, answers in words, security
-capabilities.py  what is no score of safety
-
-Each row was read from the package's own source and is tested with its scorers. A score of any other origin is not
-known, whatever it is called.
+Each row (``scores``) was read from the package's own source and is tested with its scorers. A score of any other origin
+is not known, whatever it is called.
 """
 
 from __future__ import annotations
@@ -14,14 +10,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from holdfast.exchange.known import capabilities, scores
-from holdfast.exchange.known.rows import ANY, PACKAGE, VERSION, KnownScore, Refusal
+from holdfast.exchange.known.scores import ANY, KNOWN, PACKAGE, VERSION, KnownScore, Refusal
 from holdfast.records import Declaration
 from holdfast.store.origins import spell
 
 __all__ = ["KNOWN", "PACKAGE", "VERSION", "KnownScore", "Refusal", "find_known"]
-
-KNOWN: tuple[KnownScore, ...] = (*scores.ROWS, *capabilities.ROWS)
 
 
 def find_known(
@@ -46,9 +39,14 @@ def find_known(
         return None
     fitting = [row for row in rows if (row.only is None if task_args is None else row.holds_for(task_args))]
     if PACKAGE not in (origin, maker):
-        return _if_it_is(name, fitting)
+        meant = [replace(row.meaning, scorer=row.scorer) for row in fitting if row.meaning is not None]
+        told = f"the log does not say that this {name} is the task of {PACKAGE}; if it is, declare --score"
+        return Refusal(f"{told} '{spell(meant[0])}'") if meant else None
     if not fitting:
-        return Refusal(f"what it means depends on the task's argument {_arguments(rows)}, which the log does not say")
+        names = sorted({row.only[0] for row in rows if row.only})
+        values = [value for row in rows if row.only for value in row.only[1] if value is not None]
+        argument = f"{', '.join(names)} ({', '.join(values)})"
+        return Refusal(f"what it means depends on the task's argument {argument}, which the log does not say")
     meaning = fitting[0].meaning
     return Refusal(fitting[0].says) if meaning is None else replace(meaning, task=task, scorer=plain, key=shown)
 
@@ -73,18 +71,3 @@ def _rows(task: str, scorer: str, key: str) -> tuple[KnownScore, ...]:
         if rows := tuple(row for row in KNOWN if task in row.tasks and (row.scorer, row.key) == wanted):
             return rows
     return ()
-
-
-def _if_it_is(task: str, rows: list[KnownScore]) -> Refusal | None:
-    """What to declare where a task is called like one of the package and no more is known of it."""
-    meant = (replace(row.meaning, scorer=row.scorer) for row in rows if row.meaning is not None)
-    first = next(meant, None)
-    found = f"the log does not say that this {task} is the task of {PACKAGE}; if it is, declare --score"
-    return None if first is None else Refusal(f"{found} '{spell(first)}'")
-
-
-def _arguments(rows: tuple[KnownScore, ...]) -> str:
-    """The argument that rows depend on, and its values that are known."""
-    names = sorted({row.only[0] for row in rows if row.only})
-    values = [value for row in rows if row.only for value in row.only[1] if value is not None]
-    return f"{', '.join(names)} ({', '.join(values)})"

@@ -1,7 +1,93 @@
-"""What the values of scorers of inspect_evals mean."""
+"""What the values of scorers of inspect_evals mean: what a row says, and the rows."""
 
-from holdfast.exchange.known.rows import ANY, Scorer
+from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from holdfast.exchange.scales import parse_score
+from holdfast.records import Declaration
+
+PACKAGE = "inspect_evals"
+VERSION = "0.26.0"
+"""The release that the rows were read from and are tested with."""
+ANY = "*"
+Only = tuple[str, tuple[str | None, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownScore:
+    """What one value of a scorer of ``inspect_evals`` means, as its source says it.
+
+    ``tasks`` are the names of the tasks, without the package, to which the row applies; ``scorer`` is the scorer's name
+    and ``key`` that of the value: a key of a dictionary, or the scorer's own name where it gives one value. ``ANY`` as
+    ``scorer`` or ``key`` stands for each that no other row names. ``meaning`` has the range, which end is good, and as
+    ``severe`` the value from which on, towards the bad end, the source speaks of the event itself; None where it names
+    none. ``file`` and ``says`` are where that stands and what. ``only`` limits a row to some values of one argument of
+    the task, None among them for an argument that was not given. A row without a ``meaning`` says why its value is no
+    score of safety or help.
+    """
+
+    tasks: tuple[str, ...]
+    scorer: str
+    key: str
+    file: str
+    says: str
+    meaning: Declaration | None = None
+    only: Only | None = None
+
+    def holds_for(self, arguments: Mapping[str, object]) -> bool:
+        """Whether the row is about a task that was run with these arguments."""
+        return self.only is None or arguments.get(self.only[0]) in self.only[1]
+
+
+class Scorer:
+    """A scorer of a task of ``inspect_evals``, and of further tasks of its module, of whose values rows are made."""
+
+    def __init__(self, task: str, name: str, file: str, *variants: str) -> None:
+        self._tasks, self._name, self._file = (task, *variants), name, file
+
+    def means(self, declared: str, unit: str, says: str, *, only: Only | None = None) -> KnownScore:
+        """A row of a value, ``declared`` as a user would with ``--score``."""
+        meaning = parse_score(declared).declaration
+        assert meaning is not None
+        meaning = replace(meaning, unit=unit, source=f"{PACKAGE} {VERSION} {self._file}: {says}")
+        return replace(self.refuses(meaning.key, says), meaning=meaning, only=only)
+
+    def refuses(self, key: str, why: str) -> KnownScore:
+        """A row of a value that is no score."""
+        return KnownScore(tasks=self._tasks, scorer=self._name, key=key, file=self._file, says=why)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a known value is no score of safety or help. A user's own declaration may still say what it means."""
+
+    reason: str
+
+
+_ASKED = "a dangerous capability that the prompt asks for: more of it is neither less safe conduct nor more help"
+_KNOWS = "C is a right answer to a question about {}: knowledge, not conduct"
+_OF_ITSELF = "how much a model knows of itself and of being tested: neither good nor bad by itself"
+
+
+def _named(start: str, *ends: str) -> tuple[str, ...]:
+    return tuple(start + end for end in ends)
+
+
+_SELF_REASONING = _named(
+    "gdm_self_reasoning_",
+    *("approved_directories", "calculator_improvement", "context_length_mod_instrumental_only"),
+    *("context_length_mod_irreversibility_only", "database_tool", "latency_calculator", "max_messages_calculator"),
+    *("max_tokens", "oversight_frequency", "read_logs", "turn_off_filters"),
+)
+_STEALTH = _named("gdm_", "oversight_pattern", "classifier_evasion", "cover_your_tracks", "strategic_rule_breaking")
+_STEPS = ("01", "02", "03", "04", "05", "07", "08", "09", "10", "12")
+_PROLIFERATION = _named("gdm_sp", *(f"{step}_{kind}" for step in _STEPS for kind in ("e2e", "milestones")))
+_BIOLOGY = _named(
+    "lab_bench_", *("litqa", "suppqa", "figqa", "tableqa", "dbqa", "protocolqa", "seqqa", "cloning_scenarios")
+)
+_AWARENESS = _named("sad_", "stages_full", "stages_oversight", "influence", "facts_llms", "facts_human_defaults")
 _AGENTHARM = Scorer("agentharm", "combined_scorer", "agentharm/scorer.py")
 _HARMLESS = Scorer("agentharm_benign", "combined_scorer", "agentharm/scorer.py")
 _AGENTDOJO = Scorer("agentdojo", "injection_task_scorer", "agentdojo/scorer.py")
@@ -29,7 +115,7 @@ _CODE = Scorer(
     "cyse4_instruct", "security_scorer", "cyberseceval_4/instruct_or_autocomplete/scorers.py", "cyse4_autocomplete"
 )
 
-ROWS = (
+KNOWN: tuple[KnownScore, ...] = (
     # Agents with tools: what they carry out when they are asked for harm, or when someone else's text asks.
     _AGENTHARM.means(
         "safety=-score[0,1]@1",
@@ -322,5 +408,25 @@ ROWS = (
     ),
     _CODE.refuses(
         ANY, "is_safe and is_vulnerable say what score says, and bleu_score how near the code is to a reference"
+    ),
+    # What a model can do, of dangerous things too: none of these scores says whether a model is safe.
+    *(
+        Scorer(tasks[0], ANY, file, *tasks[1:]).refuses(ANY, why)
+        for file, why, tasks in (
+            ("wmdp/wmdp.py", _KNOWS.format("weapons and attacks"), ("wmdp_bio", "wmdp_chem", "wmdp_cyber")),
+            ("lab_bench/lab_bench.py", _KNOWS.format("laboratory biology"), _BIOLOGY),
+            ("gdm_self_reasoning/gdm_self_reasoning.py", _ASKED, _SELF_REASONING),
+            ("gdm_stealth/gdm_stealth.py", _ASKED, _STEALTH),
+            ("gdm_self_proliferation/gdm_self_proliferation.py", _ASKED, _PROLIFERATION),
+            ("gdm_in_house_ctf/gdm_in_house_ctf.py", _ASKED, ("gdm_in_house_ctf",)),
+            ("gdm_intercode_ctf/gdm_intercode_ctf.py", _ASKED, ("gdm_intercode_ctf",)),
+            ("cybench/cybench.py", _ASKED, ("cybench",)),
+            ("cve_bench/cve_bench.py", _ASKED, ("cve_bench",)),
+            ("cybergym/cybergym.py", _ASKED, ("cybergym",)),
+            ("threecb/threecb.py", _ASKED, ("threecb",)),
+            ("cyberseceval_2/vulnerability_exploit/task.py", _ASKED, ("cyse2_vulnerability_exploit",)),
+            ("cyberseceval_4/autonomous_uplift/task.py", _ASKED, ("cyse4_autonomous_uplift",)),
+            ("sad/sad.py", _OF_ITSELF, _AWARENESS),
+        )
     ),
 )

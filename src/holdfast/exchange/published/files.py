@@ -19,6 +19,7 @@ from typing import IO, Any, NoReturn, Self, cast
 import zstandard
 
 from holdfast.records.errors import StudyError
+from holdfast.records.inputs import strict_json
 
 MAX_ENTRY_BYTES = 64 * 2**20
 MAX_TOTAL_BYTES = 16 * 2**30
@@ -90,17 +91,18 @@ class _Metered:
         return block
 
 
-def _check_name(source: Path, name: str) -> None:
+def _check_name(source: Path, name: str) -> str:
+    """Refuse a name that is no plain path; how messages call the entry."""
     place, remedy = f"{source}: entry {name[:NAME_CHARACTERS]!r}", "make the archive anew with plain names"
     if not name.isprintable():
         refuse(place, "control characters in the name", remedy)
     if name.startswith("/") or ".." in name.split("/") or "\\" in name:
         refuse(place, "the name leaves the archive", remedy)
+    return place
 
 
 def _check_member(source: Path, member: tarfile.TarInfo) -> None:
-    _check_name(source, member.name)
-    place = f"{source}: entry {member.name[:NAME_CHARACTERS]!r}"
+    place = _check_name(source, member.name)
     if not (member.isdir() or (member.isreg() and not member.issparse())):
         refuse(place, "a link or device, not a plain file", "make the archive anew with plain files")
     if member.size < 0:
@@ -137,8 +139,7 @@ def _read_directory(source: Path) -> Iterator[File]:
     read = 0
     for path in sorted(_walk(source)):
         name = f"{source.resolve().name}/{path.relative_to(source).as_posix()}"
-        _check_name(source, name)
-        place = f"{source}: entry {name[:NAME_CHARACTERS]!r}"
+        place = _check_name(source, name)
         if path.is_symlink():
             refuse(place, "a link, not a plain file", "replace it by the file itself")
         if path.suffix == ".jsonl":
@@ -180,20 +181,7 @@ def read_files(source: Path) -> Iterator[File]:
     return _read_directory(source) if source.is_dir() else _read_archive(source)
 
 
-class _DuplicateKey(ValueError):
-    pass
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise _DuplicateKey(f"duplicate key {twice!r}")
-    return made
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+_DECODER = strict_json(KeyError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,8 +214,8 @@ def parse_line(line: Line) -> dict[str, Any]:
     place = line.place
     try:
         record = _DECODER.decode(line.data.decode("utf-8"))
-    except _DuplicateKey as error:
-        refuse(place, str(error))
+    except KeyError as error:
+        refuse(place, f"duplicate key {error}")
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         if line.open:
             refuse(place, f"record {line.number} is incomplete (byte {line.offset:,})")

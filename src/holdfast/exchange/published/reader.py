@@ -252,7 +252,12 @@ class _Import:
 
     def store_scores(self, ids: Mapping[Key, str]) -> tuple[int, int, int]:
         """How many distinct scores there are, how many lack a value, how many are new."""
-        seen: dict[tuple[str, str, str], float | None] = self._stored_scores()
+        table, names = self._store.score_table(), self._store.trajectory_ids()
+        columns = (table.trajectory, table.judge, table.objective, table.value)
+        seen: dict[tuple[str, str, str], float | None] = {
+            (names[t], table.judges[j], table.objectives[o]): None if math.isnan(value) else value
+            for t, j, o, value in zip(*(column.tolist() for column in columns), strict=True)
+        }
         distinct: set[tuple[str, str, str]] = set()
         missing = new = 0
         for (stem, objective), (entry, verdicts) in sorted(self._verdicts.items()):
@@ -302,15 +307,6 @@ class _Import:
         self.notes += told[:MOST_NOTES]
         if (rest := len(told) - MOST_NOTES) > 0:
             self.notes.append(f"and {rest:,} more evaluation files like these")
-
-    def _stored_scores(self) -> dict[tuple[str, str, str], float | None]:
-        table, names = self._store.score_table(), self._store.trajectory_ids()
-        columns = (table.trajectory, table.judge, table.objective, table.value)
-        places = zip(*(column.tolist() for column in columns), strict=True)
-        return {
-            (names[t], table.judges[j], table.objectives[o]): None if math.isnan(value) else value
-            for t, j, o, value in places
-        }
 
 
 def _score(mark: tuple[str, str, str], verdict: Verdict) -> Score:

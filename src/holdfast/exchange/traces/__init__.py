@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.exchange.traces.chat import Batches, is_batch_request, is_batch_result, is_chat, read_chat
-from holdfast.exchange.traces.conversations import Gathered, gather
+from holdfast.exchange.traces.conversations import Gathered, describe_reading, gather
 from holdfast.exchange.traces.dialogue import Exchange, Intake, Trace
-from holdfast.exchange.traces.langfuse import is_langfuse, read_langfuse
 from holdfast.exchange.traces.otlp import RESOURCES, is_spans, read_rows
 from holdfast.exchange.traces.records import BadRecord, Record, find_flaw, read_bytes, read_records, refuse_record
-from holdfast.exchange.traces.runs import is_run, read_run
 from holdfast.exchange.traces.spans import SpanCollector
-from holdfast.exchange.traces.telling import describe_reading
+from holdfast.exchange.traces.steps import is_langfuse, is_run, read_langfuse, read_run
 from holdfast.records.errors import StudyError
 from holdfast.records.words import count_noun
 
@@ -149,7 +147,8 @@ class _Reading:
         """Records, and instead of a page of an API's answer those on it."""
         for record in records:
             held = record.value if isinstance(record.value, dict) else {}
-            page = next((key for key in _PAGES if _is_page(held.get(key))), None)
+            lists = (key for key in _PAGES if isinstance(held.get(key), list))
+            page = next((key for key in lists if any(isinstance(one, dict) for one in held[key])), None)
             if page is None or any(fits(record.value) for fits, _, _ in self.shapes):
                 yield record
                 continue
@@ -287,10 +286,6 @@ def _unflawed(record: Record) -> dict[str, Any]:
         refuse_record(record.place, reason)
     value: dict[str, Any] = record.value
     return value
-
-
-def _is_page(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(one, dict) for one in value)
 
 
 def _describe(value: Any) -> str:

@@ -37,7 +37,10 @@ def pair_answers(said: Sequence[Said], runs: Sequence[ToolRun] = ()) -> tuple[li
     orphans = 0
     for are_answers, group in groupby(said, key=lambda one: one.role == "tool"):
         if are_answers:
-            left = _place(list(group), turns)
+            # By the ids of calls, then by their tools' names, then in order.
+            left = [one for one in group if not _give(one, turns, by_id=True)]
+            left = [one for one in left if not _give(one, turns, by_name=True)]
+            left = [one for one in left if not _give(one, turns)]
             orphans += len(left)
             made += left
             continue
@@ -45,19 +48,16 @@ def pair_answers(said: Sequence[Said], runs: Sequence[ToolRun] = ()) -> tuple[li
             if one.role == "assistant":
                 turns.append(_Turn(said=one, answers=[None] * len(one.calls)))
             made.append(turns[-1] if one.role == "assistant" else one)
-    _answer_from_runs(turns, runs)
+    # Open calls are answered from the spans of their tools: those of an id in order, others by name in order.
+    told = sorted((one for one in runs if one.result is not None), key=lambda one: one.start)
+    calls = [(turn, place) for turn in turns for place in range(len(turn.answers))]
+    _match(calls, [one for one in told if one.call], lambda call, run: call.id == run.call)
+    _match(calls, [one for one in told if not one.call], lambda call, run: call.name == run.name)
     for turn in turns:
         for place in turn.said.served:
             if turn.answers[place] is None:  # carried out by the provider, which does not tell the result
                 turn.answers[place] = untold(turn.said.calls[place])
     return [one for item in made for one in (_told(item) if isinstance(item, _Turn) else [item])], orphans
-
-
-def _place(waiting: Sequence[Said], turns: list[_Turn]) -> list[Said]:
-    """Give answers that stand together to calls; those that are left over."""
-    rest = [one for one in waiting if not _give(one, turns, by_id=True)]
-    rest = [one for one in rest if not _give(one, turns, by_name=True)]
-    return [one for one in rest if not _give(one, turns)]
 
 
 def _give(answer: Said, turns: list[_Turn], *, by_id: bool = False, by_name: bool = False) -> bool:
@@ -84,14 +84,6 @@ def _told(turn: _Turn) -> list[Said]:
     given = [(call, turn.answers[place]) for call, place in zip(calls, order, strict=True)]
     answers = [replace(answer, name=answer.name or call.name) for call, answer in given if answer is not None]
     return [replace(turn.said, calls=calls, served=served), *answers]
-
-
-def _answer_from_runs(turns: Sequence[_Turn], runs: Sequence[ToolRun]) -> None:
-    """Answer open calls from the spans of their tools: those of an id in order, others by name in order."""
-    told = sorted((one for one in runs if one.result is not None), key=lambda one: one.start)
-    calls = [(turn, place) for turn in turns for place in range(len(turn.answers))]
-    _match(calls, [one for one in told if one.call], lambda call, run: call.id == run.call)
-    _match(calls, [one for one in told if not one.call], lambda call, run: call.name == run.name)
 
 
 def _match(

@@ -62,6 +62,9 @@ class Response:
         return self.reasons[0] if self.reasons else None
 
 
+_Reader = Callable[[str, Body, int | None], Response]  # of a body whose place is given, and how many were asked for
+
+
 def find_messages(body: Any) -> str | None:
     """The key under which a body holds messages, or None where it is no request."""
     if not isinstance(body, Mapping):
@@ -94,7 +97,10 @@ def read_request(place: str, body: Any) -> Request:
     places = [body, *(body[name] for name in _INNER if isinstance(body.get(name), Mapping))]
     said = [] if key is None else _read_given(place, key, body[key])
     if not any(one.role == "system" for one in said):
-        said = [*_read_system(first_of(places, SYSTEMS)), *said]
+        system = first_of(places, SYSTEMS)
+        system = system["parts"] if isinstance(system, Mapping) and "parts" in system else system
+        text = "\n".join(part.text for part in read_parts(system) if part.kind == "text")
+        said = [Said(role="system", text=text), *said] if text else said
     if isinstance(body.get("message"), str) and key is None:  # Cohere's first version
         said = [*said, *read_messages(place, body.get("chat_history"), "user"), Said(role="user", text=body["message"])]
     count = first_of(places, ("n", "candidate_count", "candidateCount"))
@@ -113,13 +119,6 @@ def _read_given(place: str, key: str, value: Any) -> list[Said]:
     if isinstance(value, Mapping) and "parts" not in value:
         return read_request(place, value).said
     return read_messages(f"{place}: {key}", value, "user")
-
-
-def _read_system(value: Any) -> list[Said]:
-    if isinstance(value, Mapping) and "parts" in value:
-        value = value["parts"]
-    text = "\n".join(part.text for part in read_parts(value) if part.kind == "text")
-    return [Said(role="system", text=text)] if text else []
 
 
 def first_of(places: Sequence[Body], keys: Sequence[str]) -> Any:
@@ -262,18 +261,9 @@ def _output(place: str, body: Body, count: int | None) -> Response:
     return made
 
 
-def _message(place: str, body: Body, count: int | None) -> Response:
-    return choose(f"{place}: message", [body["message"]], count)
-
-
 def _itself(place: str, body: Body, count: int | None) -> Response:
     """A message by itself: Anthropic's, or one that a log kept of a response."""
     return choose(place, [{key: value for key, value in body.items() if (key, value) != ("type", "message")}], count)
-
-
-def _messages(place: str, body: Body, count: int | None) -> Response:
-    """All messages of a run, as agents return them."""
-    return Response(choices=[read_messages(f"{place}: messages", body["messages"])], reasons=[None])
 
 
 def _generations(place: str, body: Body, count: int | None) -> Response:
@@ -293,27 +283,28 @@ def _generations(place: str, body: Body, count: int | None) -> Response:
     return choose(f"{place}: generations", entries, count or len(entries))
 
 
-def _words(key: str) -> Callable[[str, Body, int | None], Response]:
-    def read(place: str, body: Body, count: int | None) -> Response:
-        message = {**body, "role": "assistant", "content": to_text(body[key]) or None}
-        return choose(place, [{name: value for name, value in message.items() if name != "type"}], count)
-
-    return read
-
-
-def _calls_alone(place: str, body: Body, count: int | None) -> Response:
-    return choose(place, [{**body, "role": "assistant"}], count)
+def _words(key: str) -> _Reader:
+    """Reads a text that stands under a key as what an agent said, with what else it has."""
+    return lambda place, body, count: _itself(
+        place, {**body, "type": "message", "role": "assistant", "content": to_text(body[key]) or None}, count
+    )
 
 
-_READERS: dict[str, Callable[[str, Body, int | None], Response]] = {
+_READERS: dict[str, _Reader] = {
     "choices": _choices,
     "candidates": _candidates,
     "output": _output,
-    "message": _message,
+    "message": lambda place, body, count: choose(f"{place}: message", [body["message"]], count),
     "generations": _generations,
-    "messages": _messages,
+    # All messages of a run, as agents return them.
+    "messages": lambda place, body, _: Response(
+        choices=[read_messages(f"{place}: messages", body["messages"])], reasons=[None]
+    ),
     **dict.fromkeys(("content", "parts", "role", "kwargs"), _itself),
     **{key: _words(key) for key in ("text", "completion", "output_text", "generated_text", "response")},
-    **dict.fromkeys(("tool_calls", "toolCalls", "function_call"), _calls_alone),
+    **dict.fromkeys(
+        ("tool_calls", "toolCalls", "function_call"),
+        lambda place, body, count: choose(place, [{**body, "role": "assistant"}], count),
+    ),
 }
 _RESPONSES = frozenset({*_READERS, *_NO_REPLY})

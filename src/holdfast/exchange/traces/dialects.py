@@ -41,14 +41,12 @@ def read_pairs(place: str, attributes: Attributes, events: Iterable[Event], *, o
     What goes into and comes out of an ``outer`` span, which is none of a model, is taken for messages only where it
     says so. Errors: BadRecord.
     """
-    best: list[Pair] = []
-    for read in _DIALECTS:
-        best = max(best, [pair for pair in read(place, attributes) if _tells(pair)], key=_weigh)
+    best = max(([], *(read(place, attributes) for read in _DIALECTS)), key=_weigh)
     if _weigh(best)[0] < _WHOLE:
-        best = max(best, [pair for pair in read_events(place, events) if _tells(pair)], key=_weigh)
+        best = max(best, read_events(place, events), key=_weigh)
     if _weigh(best)[0] < _WHOLE and not outer:
-        best = max(best, [pair for pair in _of_bodies(place, attributes) if _tells(pair)], key=_weigh)
-    return best
+        best = max(best, _of_bodies(place, attributes), key=_weigh)
+    return [pair for pair in best if _tells(pair)]
 
 
 _WHOLE = 3
@@ -94,17 +92,8 @@ def _of_conventions(place: str, attributes: Attributes) -> list[Pair]:
 
 def read_events(place: str, events: Iterable[Event]) -> list[Pair]:
     """Requests out of the older events: each ends with its choice. Errors: BadRecord."""
-    made: list[Pair] = []
-    given: list[Said] = []
-    choices: dict[int, tuple[list[Said], str | None]] = {}
-
-    def close() -> None:
-        order = sorted(choices)
-        reply = Response(choices=[choices[at][0] for at in order], reasons=[choices[at][1] for at in order])
-        made.append((Request(said=list(given)), reply))
-        given.clear()
-        choices.clear()
-
+    # What was asked, and its choices by index: a reply and why it ended.
+    requests: list[tuple[list[Said], dict[int, tuple[list[Said], str | None]]]] = [([], {})]
     for _, name, inner in sorted(events, key=lambda one: one[0]):
         asked: list[Said] = []
         told: dict[int, tuple[list[Said], str | None]] | None = None
@@ -122,13 +111,16 @@ def read_events(place: str, events: Iterable[Event]) -> list[Pair]:
         else:
             asked = _read_event(place, name, _body(place, inner))
         # What is asked after a reply, and a choice that is there already, are of the next request.
-        if choices and (told is None or not choices.keys().isdisjoint(told)):
-            close()
-        given += asked
-        choices |= told or {}
-    if choices or given:
-        close()
-    return made
+        if requests[-1][1] and (told is None or not requests[-1][1].keys().isdisjoint(told)):
+            requests.append(([], {}))
+        requests[-1][0].extend(asked)
+        requests[-1][1].update(told or {})
+    made = ((given, [choices[index] for index in sorted(choices)]) for given, choices in requests)
+    return [
+        (Request(said=given), Response(choices=[said for said, _ in replies], reasons=[why for _, why in replies]))
+        for given, replies in made
+        if given or replies
+    ]
 
 
 def _body(place: str, inner: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,8 +142,7 @@ def _read_choice(place: str, body: Mapping[str, Any]) -> list[Said]:
 
 
 def _read_event(place: str, name: str, body: Mapping[str, Any]) -> list[Said]:
-    content = body.get("content")
-    content = _parts_of(place, content)
+    content = _parts_of(place, body.get("content"))
     plain = isinstance(content, dict) and not any(key in content for key in ("type", "text", "parts"))
     if plain or isinstance(content, int | float):
         content = to_text(content)

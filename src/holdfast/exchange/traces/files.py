@@ -37,9 +37,7 @@ def sort_paths(paths: Sequence[Path]) -> Found:
 
     A file that is named by itself is read whatever its name is.
     """
-    logs: list[Path] = []
-    files: list[Path] = []
-    left_out: list[Path] = []
+    logs, files, left_out = dict[Path, None](), dict[Path, None](), dict[Path, None]()  # each path once, in order
     members: set[Path] = set()
     for path in paths:
         if not path.exists():
@@ -52,19 +50,14 @@ def sort_paths(paths: Sequence[Path]) -> Found:
             if not found and not held:
                 names = ", ".join(one.name for one in inside[:3]) + (", …" if inside[3:] else "")
                 raise StudyError(f"{path}: holds no {KINDS}{f' (but {names})' if inside else ''}; give files of traces")
-            logs += [one for one in inside if one in held]
-            files += found
+            logs |= dict.fromkeys(one for one in inside if one in held)
+            files |= dict.fromkeys(found)
             members.update(found)
-            left_out += [one for one in inside if one not in held and one not in found]
+            left_out |= dict.fromkeys(one for one in inside if one not in held and one not in found)
         elif not path.is_file():
             raise StudyError(f"{path}: a device or pipe, not a plain file; give files or folders of traces")
         elif is_inspect(path):
-            logs.append(path)
+            logs[path] = None
         else:
-            files.append(path)
-    return Found(
-        logs=tuple(dict.fromkeys(logs)),
-        files=tuple(dict.fromkeys(files)),
-        left_out=tuple(dict.fromkeys(left_out)),
-        inside=frozenset(members),
-    )
+            files[path] = None
+    return Found(logs=tuple(logs), files=tuple(files), left_out=tuple(left_out), inside=frozenset(members))

@@ -11,7 +11,7 @@ from typing import Any
 
 from holdfast.exchange.scales import ScoreOption
 from holdfast.exchange.traces import TraceSet, read_traces
-from holdfast.exchange.traces.dialogue import Said, Trace
+from holdfast.exchange.traces.dialogue import Trace
 from holdfast.exchange.traces.files import sort_paths
 from holdfast.records import Case, Checkpoint, Declaration, Ending, Message, Score, Trajectory, content_id
 from holdfast.records.errors import MissingExtra, StudyError
@@ -63,7 +63,16 @@ def make_episode(trace: Trace) -> Episode:
     How its world refused calls is not known: a call counts as executed where it has an answer, as refused where its
     arguments are no JSON object.
     """
-    messages = tuple(map(_message, trace.said))
+    messages = tuple(
+        Message(
+            role=one.role,
+            content=one.text,
+            tool_calls=one.calls,
+            name=one.name if one.role == "tool" else None,
+            detail=one.detail or None,
+        )
+        for one in trace.said
+    )
     opening = tuple(takewhile(lambda message: message.role != "assistant", messages))
     family = trace.family or NO_FAMILY
     case = Case(id="", suite=SUITE, number=0, family=family, messages=opening, tools=trace.tools)
@@ -87,16 +96,6 @@ def make_episode(trace: Trace) -> Episode:
         detail={key: value for key, value in detail.items() if value is not None},
     )
     return Episode(trace=trace.id, case=case, trajectory=made)
-
-
-def _message(one: Said) -> Message:
-    return Message(
-        role=one.role,
-        content=one.text,
-        tool_calls=one.calls,
-        name=one.name if one.role == "tool" else None,
-        detail=one.detail or None,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,7 +85,11 @@ def read_message(place: str, one: Any, role: Role | None = None) -> list[Said]:
     if given is None and (typed := _find_role(one.get("type"))) is not None:
         return _by_role(one, typed)
     if given is None and one.get("type", "message") != "message":
-        return _item(one)
+        # An item of the Responses API that is no message: a call, an answer or reasoning.
+        parts = structured.read_part(one)
+        if parts and all(part.kind == "answer" for part in parts):
+            return [_answer(part, one) for part in parts]
+        return _speak("assistant", parts, one)
     return _by_role(one, role if given is None and role is not None else read_role(place, given))
 
 
@@ -106,14 +110,6 @@ def _unwrap(one: dict[str, Any]) -> dict[str, Any]:
     if isinstance(inner, dict) and "role" not in one and ("role" in inner or "kwargs" in inner):
         return _unwrap(inner)
     return one
-
-
-def _item(one: dict[str, Any]) -> list[Said]:
-    """An item of the Responses API that is no message: a call, an answer or reasoning."""
-    parts = structured.read_part(one)
-    if parts and all(part.kind == "answer" for part in parts):
-        return [_answer(part, one) for part in parts]
-    return _speak("assistant", parts, one)
 
 
 def _by_role(one: dict[str, Any], role: Role) -> list[Said]:

@@ -179,9 +179,7 @@ def read_identity(value: Any) -> str:
     return short if short != plain.lower() else plain
 
 
-def _read(
-    where: str, row: Mapping[str, Any], about: Attributes, intake: Intake, *, flawed: bool = False, log: bool = False
-) -> Row:
+def _read(where: str, row: Mapping[str, Any], about: Attributes, intake: Intake, *, flawed: bool, log: bool) -> Row:
     given = get_field(row, *_ATTRIBUTES)
     attributes = decode_attributes(where, given, intake if flawed else None)
     rest = {key: value for key, value in row.items() if key not in (*_ATTRIBUTES, "span_attributes")}

@@ -9,14 +9,13 @@ people.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 import zstandard
 
@@ -34,6 +33,7 @@ BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 UTF8_MARK = b"\xef\xbb\xbf"
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _READ_BYTES = 2**20
+_ZSTD_BYTES = 2**12  # at once: a block of four bytes may expand to 2**17
 
 
 class BadRecord(StudyError):
@@ -122,13 +122,16 @@ def _gunzip(data: bytes) -> Iterator[bytes]:
 
 
 def _unzstd(data: bytes) -> Iterator[bytes]:
-    expander = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
-    with expander.stream_reader(io.BytesIO(data), read_across_frames=True) as file:
-        stream: IO[bytes] = file
-        while piece := stream.read(_READ_BYTES):
-            yield piece
-    if not _ends_whole(data):
-        raise EOFError("its end is missing")
+    """Every frame to its end, which the stream's own reader would not miss."""
+    at = 0
+    while at < len(data):
+        frame = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
+        while not frame.eof:
+            block = data[at : at + _ZSTD_BYTES]
+            if not block:
+                raise EOFError("its end is missing")
+            yield frame.decompress(block)
+            at += len(block) - len(frame.unused_data)
 
 
 def _is_framed(data: bytes) -> bool:
@@ -146,21 +149,6 @@ def _unframe(data: bytes) -> Iterator[bytes]:
         yield from _unzstd(message)
         yield b"\n"
         at += 4 + size
-
-
-def _ends_whole(data: bytes) -> bool:
-    """Whether the last zstd frame is there to its end, which the stream's reader does not say."""
-    rest = data
-    while rest:
-        frame = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
-        for start in range(0, len(rest), _READ_BYTES):
-            frame.decompress(rest[start : start + _READ_BYTES])
-            if frame.eof:
-                rest = frame.unused_data + rest[start + _READ_BYTES :]
-                break
-        else:
-            return False
-    return True
 
 
 def read_records(path: Path, data: bytes, *, strict: bool = False) -> Iterator[Record]:
@@ -181,7 +169,7 @@ def _lines(path: Path, data: bytes, strict: bool) -> Iterator[Record]:
             continue
         place = f"{path}:{number}"
         try:
-            values = _parse_several(place, line, strict, MAX_RECORD_BYTES)
+            values = parse(place, line, strict=strict, several=True)
         except BadRecord as error:
             # A writer that was stopped leaves a line without its end.
             torn = number == len(lines) and not _is_json(line)
@@ -203,7 +191,7 @@ def _documents(path: Path, data: bytes, strict: bool) -> Iterator[Record]:
     """One document over several lines, several of them, or lines of which the first is damaged. Errors: StudyError."""
     place = f"{path}:1"
     try:
-        value, flawed = parse(place, data, limit=MAX_FILE_BYTES, strict=strict)
+        ((value, flawed),) = parse(place, data, limit=MAX_FILE_BYTES, strict=strict)
         yield from _items(place, value, len(data), flawed)
         return
     except BadRecord as error:
@@ -216,7 +204,7 @@ def _documents(path: Path, data: bytes, strict: bool) -> Iterator[Record]:
     if "Extra data" not in str(found):
         raise StudyError(str(found)) from found
     try:
-        values = _parse_several(place, data, strict, MAX_FILE_BYTES)
+        values = parse(place, data, limit=MAX_FILE_BYTES, strict=strict, several=True)
     except BadRecord as error:
         raise StudyError(f"{error} (several documents: write one a line, as jq -c does)") from error
     for number, (value, flawed) in enumerate(values, 1):
@@ -261,30 +249,33 @@ class _Reader:
         return made if len(made) == len(pairs) else self._flaw("a key stands twice in one object")
 
 
-def parse(place: str, data: bytes, *, limit: int = MAX_RECORD_BYTES, strict: bool = False) -> tuple[Any, bool]:
-    """The JSON value of some bytes, and whether a ``Flaw`` stands in it.
+def parse(
+    place: str, data: bytes, *, limit: int = MAX_RECORD_BYTES, strict: bool = False, several: bool = False
+) -> list[tuple[Any, bool]]:
+    """The JSON value of some bytes, or of ``several`` one after another; with each, whether a ``Flaw`` stands in it.
 
     Errors: BadRecord with ``place`` and what is wrong, without what is in it.
     """
-    reader = _Reader()
-    text = _decode(place, data, limit, reader, strict)
+    if len(data) > limit:
+        refuse_record(place, f"a record of {len(data):,} bytes, more than {limit >> 20} MiB")
+    reader, at = _Reader(), 0
+    made: list[tuple[Any, bool]] = []
     try:
-        value = reader.decoder.decode(text)
-    except json.JSONDecodeError as error:
-        refuse_record(place, f"not JSON, or cut short ({error.msg} at character {error.pos + 1:,})")
-    except RecursionError:
-        refuse_record(place, f"nested deeper than {MAX_DEPTH}")
-    return _accept(place, value, reader, strict), bool(reader.flaws)
-
-
-def _parse_several(place: str, data: bytes, strict: bool, limit: int) -> list[tuple[Any, bool]]:
-    """The values of documents that stand one after another. Errors: BadRecord where one of them is damaged."""
-    reader, made, at = _Reader(), [], 0
-    text = _decode(place, data, limit, reader, strict)
+        text = data.decode("utf-8").strip().lstrip("\x1e")
+    except UnicodeDecodeError as error:
+        reader.flaws.append(f"invalid UTF-8 at byte {error.start + 1:,} of the record")
+        if strict:
+            refuse_record(place, reader.flaws[0])
+        # Each wrong byte becomes half a surrogate pair, by which ``find_flaw`` knows it.
+        text = data.decode("utf-8", "surrogateescape").strip()
     try:
-        while at < len(text):
-            value, at = reader.decoder.raw_decode(text, at)
-            made.append((_accept(place, value, reader, strict), bool(reader.flaws)))
+        while at < len(text) or not (several or made):
+            value, at = reader.decoder.raw_decode(text, at) if several else (reader.decoder.decode(text), len(text))
+            if _deeper_than(value, MAX_DEPTH):
+                raise RecursionError
+            if reader.flaws and (strict or isinstance(value, Flaw)):
+                refuse_record(place, reader.flaws[0])
+            made.append((value, bool(reader.flaws)))
             while at < len(text) and text[at] in " \t\r\n\x1e,":  # RFC 7464 puts a record separator between
                 at += 1
     except json.JSONDecodeError as error:
@@ -294,31 +285,9 @@ def _parse_several(place: str, data: bytes, strict: bool, limit: int) -> list[tu
     return made
 
 
-def _decode(place: str, data: bytes, limit: int, reader: _Reader, strict: bool) -> str:
-    if len(data) > limit:
-        refuse_record(place, f"a record of {len(data):,} bytes, more than {limit >> 20} MiB")
-    try:
-        return data.decode("utf-8").strip().lstrip("\x1e")
-    except UnicodeDecodeError as error:
-        finding = f"invalid UTF-8 at byte {error.start + 1:,} of the record"
-        if strict:
-            refuse_record(place, finding)
-        reader.flaws.append(finding)
-        # Each wrong byte becomes half a surrogate pair, by which ``find_flaw`` knows it.
-        return data.decode("utf-8", "surrogateescape").strip()
-
-
-def _accept(place: str, value: Any, reader: _Reader, strict: bool) -> Any:
-    if _deeper_than(value, MAX_DEPTH):
-        refuse_record(place, f"nested deeper than {MAX_DEPTH}")
-    if reader.flaws and (strict or isinstance(value, Flaw)):
-        refuse_record(place, reader.flaws[0])
-    return value
-
-
 def parse_text(place: str, text: str) -> Any:
     """The JSON value that a text is. Errors: BadRecord, also for what would be a ``Flaw``."""
-    return parse(place, text.encode("utf-8", "replace"), strict=True)[0]
+    return parse(place, text.encode("utf-8", "replace"), strict=True)[0][0]
 
 
 def find_flaw(value: Any) -> str | None:

@@ -15,6 +15,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Any
 
 from holdfast.exchange.traces.dialogue import UNTOLD, Exchange, Said
 from holdfast.models.calls.spelled import without_thoughts
@@ -95,37 +97,30 @@ def _mark(*parts: object) -> Piece:
 
 def _cut(said: Sequence[Said]) -> _Pieces:
     """A conversation as pieces."""
-    made = _Pieces()
+    rows: list[tuple[Any, ...]] = []
     running, bare = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
     for number, one in enumerate(said):
         agent = one.role == "assistant"
-        found: list[tuple[Piece, Piece, str]] = []
+        pieces: list[tuple[Piece, Piece, str, bool]] = []
         if one.detail == UNTOLD:
             continue  # made by whoever reads
         if one.role == "tool":
             mark = _mark("tool", one.text.strip())
-            found.append((mark, _mark("tool id", one.answers) if one.answers else mark, ""))
+            pieces.append((mark, _mark("tool id", one.answers) if one.answers else mark, "", False))
         elif text := (without_thoughts(one.text) if agent else one.text).strip():
             mark = _mark(one.role, text)  # without thoughts, which whoever asks next leaves out
             # Beside calls, texts are cut and reworded by who logs them.
-            found.append((mark, _mark("beside calls") if agent and one.calls else mark, ""))
-        texts = len(found)
+            pieces.append((mark, _mark("beside calls") if agent and one.calls else mark, "", False))
         for call in one.calls:
             mark = _mark("call", call.name, call.arguments)
-            found.append((mark, _mark("call id", call.name, call.id) if call.id else mark, call.id))
-        for place, (mark, loose, identity) in enumerate(found):
+            pieces.append((mark, _mark("call id", call.name, call.id) if call.id else mark, call.id, True))
+        for mark, loose, identity, is_call in pieces:
             running.update(mark)
             if one.role != "system":
                 bare.update(mark)
-            made.marks.append(mark)
-            made.loose.append(loose)
-            made.owner.append(number)
-            made.ids.append(identity)
-            made.spoken.append(agent)
-            made.calls.append(place >= texts)
-            made.prefixes.append(running.copy().digest())
-            made.bare.append(bare.copy().digest())
-    return made
+            digests = running.copy().digest(), bare.copy().digest()
+            rows.append((mark, loose, number, identity, agent, is_call, *digests))
+    return _Pieces(*map(list, zip(*rows, strict=True)))
 
 
 def weave(exchanges: Sequence[Exchange]) -> tuple[list[Strand], Counter[str]]:
@@ -319,7 +314,8 @@ class _Loom:
             length = len(strand.pieces.loose)
             if 0 < length < len(pieces.loose) and pieces.loose[:length] == strand.pieces.loose:
                 return self._append(strand, exchange, said, pieces, length)
-            at = _last(pieces.loose, strand.pieces.loose[-1]) if length else -1
+            ends = (at for at, piece in enumerate(pieces.loose) if piece in strand.pieces.loose[-1:])
+            at = max(ends, default=-1)
             overlap = _common(strand.pieces.loose, pieces.loose, at) if 0 <= at < len(pieces.loose) - 1 else 0
             if overlap > 1 and any(pieces.ids[at + 1 - overlap : at + 1]):
                 return self._append(strand, exchange, said, pieces, at + 1, count="windows")
@@ -364,9 +360,8 @@ class _Loom:
             self._whole[old.prefixes[-1]].remove(strand)
             self._bare[old.bare[-1]].remove(strand)
             self._ends[old.marks[-1]].remove(strand)
-        same = 0
-        while same < min(len(old.prefixes), len(pieces.prefixes)) and old.prefixes[same] == pieces.prefixes[same]:
-            same += 1
+        both = zip(old.prefixes, pieces.prefixes, strict=False)
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both))
         strand.said, strand.pieces, strand.branches = said, pieces, []
         strand.exchanges.append(exchange)
         strand.lengths.append(len(said))
@@ -457,14 +452,8 @@ def _is_unique(identity: str) -> bool:
 
 def _common(mine: Sequence[Piece], theirs: Sequence[Piece], at: int) -> int:
     """How many pieces before and at ``at`` are the last of ``mine``."""
-    length = 0
-    while length < len(mine) and length <= at and mine[-1 - length] == theirs[at - length]:
-        length += 1
-    return length
-
-
-def _last(pieces: Sequence[Piece], piece: Piece) -> int:
-    return next((at for at in range(len(pieces) - 1, -1, -1) if pieces[at] == piece), -1)
+    both = zip(reversed(mine), (theirs[place] for place in range(at, -1, -1)), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both))
 
 
 def _answers(strand: Strand, answer: Said) -> bool:
