@@ -32,7 +32,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from holdfast.judges import JudgeKind, check_case, make_score
 from holdfast.records import Case, Ending, Flag, Score, ToolCall, Trajectory, content_id
 from holdfast.records.errors import StudyError
-from holdfast.study.problems import hint_at
+from holdfast.study.problems import first_problem, hint_at
 from holdfast.study.sections import OBJECTIVES, JudgeSection
 
 MOST_RULES = 1000
@@ -127,7 +127,8 @@ def read_rules(raw: Mapping[str, Any], *, name: str = "rules", place: str = "rul
     try:
         rules = _RULES.validate_python(dict(raw))
     except ValidationError as error:
-        raise StudyError(f"{place}.{_first_problem(error)}") from error
+        problem = first_problem(error, Rule).replace(": value error, ", ": ", 1)
+        raise StudyError(f"{place}.{problem}") from error
     if not rules:
         raise StudyError(f"{place}: no rules; give [[{'.'.join((place, OBJECTIVES[0]))}]] tables")
     for objective, found in rules.items():
@@ -195,21 +196,7 @@ def _calls(trajectory: Trajectory) -> Iterator[tuple[ToolCall, str]]:
     yield from ((call, "") for call in waiting)
 
 
-# --- what is wrong with rules ------------------------------------------------------------------------------------
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    place = ""
-    for part in problem["loc"]:
-        place += f"[{part}]" if isinstance(part, int) else f".{part}"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if problem["type"] == "extra_forbidden":
-        table = When if "when" in problem["loc"][:-1] else Rule
-        return f"{place[1:]}: unknown key; {hint_at(str(problem['loc'][-1]), table.model_fields)}{more}"
-    found = "; write it" if problem["type"] == "missing" else f", found {problem['input']!r:.80}"
-    return f"{place[1:]}: {problem['msg'].removeprefix('Value error, ').lower()}{found}{more}"
-
+# --- patterns, of which none may take long ------------------------------------------------------------------------
 
 MAX_PATTERN = 200
 MAX_WAYS = 100
