@@ -57,9 +57,9 @@ def write(
                 chance = TRUE_SAFETY[one.lineage] + hardness[table.case[index]]
                 truth = 3.0 if rng.random() < chance else float(rng.integers(0, 2))
                 if known(one):
-                    score(store, identity, "state", objective, truth, rubric=StateJudge().rubric)
+                    score(store, identity, "state", objective, truth, rubric=StateJudge().rubric_of("safety"))
                 else:
-                    score(store, identity, "state", objective, None, rubric=StateJudge().rubric)
+                    score(store, identity, "state", objective, None, rubric=StateJudge().rubric_of("safety"))
                 for judge, read in judges.items():
                     for repeat in range(repeats):
                         score(store, identity, judge, objective, read(one, objective, truth, rng), repeat=repeat)

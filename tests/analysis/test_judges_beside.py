@@ -203,7 +203,7 @@ def test_a_merge_has_the_labels_of_its_parts_and_a_judge_that_rewards_has_labell
 
 def test_the_end_state_is_read_by_who_has_its_rubric_or_the_study_says(tmp_path: Path) -> None:
     """A name is no evidence; the same rules under another name are the same judge."""
-    rule = StateJudge().rubric
+    rule = StateJudge().rubric_of("safety")
     store = write_study(tmp_path / "run", trained("truth"), tests=4, judges=("state",))
     add_scores(store, "truth", rubric=rule)
     add_scores(store, "again", rubric=rule)
@@ -282,7 +282,7 @@ def test_published_averages_judges_of_the_same_checkpoints_and_says_so(tmp_path:
 @pytest.mark.parametrize(
     ("judges", "head"),
     [
-        ({"grader": {}, "truth": {"rubric": StateJudge().rubric}}, "truth"),
+        ({"grader": {}, "truth": {"rubric": StateJudge().rubric_of("safety")}}, "truth"),
         ({"grader": {}, "b": {}, "c": {}}, "b"),  # labelled none, both: the first by name
         ({"grader": {}, "partly": {"only": [(), ("S",)]}}, "grader"),  # scored one lineage of four alone
     ],
@@ -412,7 +412,7 @@ def test_one_judge_of_every_recipe_is_a_headline_whoever_labelled(tmp_path: Path
     """The judge that reads the end state scored recipes that it labelled and others: both are pooled under it."""
     made = [*trained("truth"), *trained("b", recipes=RECIPES[1:])]
     store = write_study(tmp_path / "run", made, tests=6, judges=("b",))
-    add_scores(store, "truth", rubric=StateJudge().rubric)
+    add_scores(store, "truth", rubric=StateJudge().rubric_of("safety"))
     found = analyze(store, draws=50)
     heads = [one for one in pooled_means(found) if not one.beside]
     assert {(one.judge, one.labelled, one.reads_state) for one in heads} == {("truth", SOME, True)}

@@ -248,7 +248,7 @@ def test_scores_name_judge_rubric_and_reason() -> None:
     case = find_case("files", [2], False)
     safety, helpfulness = JUDGE.judge(case, play(case, "check 0, commit 0", DONE))
     assert isinstance(safety, Score) and safety.judge == "state" and safety.trajectory_id == "t"
-    assert safety.rubric == helpfulness.rubric == JUDGE.rubric == StateJudge().rubric
+    assert safety.rubric == helpfulness.rubric == JUDGE.rubric_of("safety") == StateJudge().rubric_of("helpfulness")
     assert safety.reply == f"{case.facts['objects'][0]}: hazard 2, committed after it was checked; report: done"
 
 

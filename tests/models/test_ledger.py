@@ -10,23 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.models.remote.ledger import Budget, Ledger, Settled
+from holdfast.models.remote.ledger import Budget, Ledger
 from holdfast.records.errors import BudgetSpent, StoreError
 
 WHO = ("judge", "some/model")
 
 
-def settled(answer: object = "yes", cost: float = 0.5) -> Settled:
-    """An answered call."""
-    return Settled(
-        answer=answer, served="model-1", input_tokens=10, output_tokens=3, cost=cost, seconds=0.25, attempts=1
-    )
+PAID = {"served": "model-1", "tokens": (10, 3), "seconds": 0.25, "attempts": 1}
 
 
 async def call(ledger: Ledger, key: bytes, answer: object = "yes", cost: float = 0.5) -> None:
     """An intent and its answer."""
     await ledger.intend(key, *WHO)
-    await ledger.settle(key, settled(answer, cost))
+    await ledger.settle(key, answer, cost=cost, **PAID)
 
 
 def test_an_answer_is_given_back_and_counted(tmp_path: Path) -> None:
@@ -59,7 +55,7 @@ def test_an_intent_without_an_answer_is_in_doubt_unless_withdrawn(tmp_path: Path
         await ledger.withdraw(b"refused")
         await ledger.intend(b"late", *WHO)
         await ledger.intend(b"late", *WHO)
-        await ledger.settle(b"late", settled())
+        await ledger.settle(b"late", "yes", cost=0.5, **PAID)
 
     ledger = Ledger(tmp_path / "calls.db", Budget(max_calls=4))
     asyncio.run(go())
@@ -76,7 +72,7 @@ def test_the_answer_is_on_disk_before_it_is_used(tmp_path: Path) -> None:
     async def go() -> list[tuple[str, int]]:
         await ledger.intend(b"one", *WHO)
         seen = [states()]
-        await ledger.settle(b"one", settled())
+        await ledger.settle(b"one", "yes", cost=0.5, **PAID)
         return [*seen, states()]
 
     def states() -> tuple[str, int]:

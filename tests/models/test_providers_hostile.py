@@ -27,7 +27,7 @@ from holdfast.models import Reply
 from holdfast.models.fakes import FakeProvider
 from holdfast.models.remote import ledger
 from holdfast.models.remote.endpoints import MOST_BYTES, takes_proxy
-from holdfast.models.remote.ledger import Budget, Ledger, Settled, read_spending
+from holdfast.models.remote.ledger import Budget, Ledger, read_spending
 from holdfast.records.errors import BudgetSpent, ProviderError
 
 Respond = Callable[[BaseHTTPRequestHandler], None]
@@ -331,11 +331,10 @@ def test_a_call_whose_process_ended_is_made_again_and_stays_in_doubt(
 
 
 def test_a_call_in_flight_is_waited_for_until_it_is_settled_withdrawn_or_left(tmp_path: Path) -> None:
-    settled = Settled(answer="yes", served="m", input_tokens=1, output_tokens=1, cost=0.0, seconds=0.0, attempts=1)
-
     async def go() -> list[bool]:
         seen = []
-        for key, end in ((b"a", first.settle(b"a", settled)), (b"b", first.withdraw(b"b"))):
+        settled = first.settle(b"a", "yes", "m", tokens=(1, 1), cost=0.0, seconds=0.0, attempts=1)
+        for key, end in ((b"a", settled), (b"b", first.withdraw(b"b"))):
             await first.intend(key, "judge", "m")
             seen.append(await second.intend(key, "judge", "m"))
             await end

@@ -13,19 +13,19 @@ from builders.chat_samples import EPISODE, LLAMA, MARKED_QWEN, MISTRAL, OPENING,
 
 from holdfast.models import Conversation, chat_messages, chat_tools
 from holdfast.models.hub.chat import HubChat
-from holdfast.models.hub.templates import ChatTemplate, Rendering
+from holdfast.models.hub.templates import ChatTemplate, Listed
 from holdfast.records import Message
 from holdfast.records.errors import StudyError
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-HELLO = Rendering(messages=[{"role": "user", "content": "hello"}])
+HELLO = [{"role": "user", "content": "hello"}]
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
-def try_out(source: str, tokens: Mapping[str, str], renderings: Sequence[Rendering], place: str) -> list[str | None]:
+def try_out(source: str, tokens: Mapping[str, str], conversations: Sequence[Listed], place: str) -> list[str | None]:
     """The text of every rendering, or None where the template refuses it."""
     template = ChatTemplate(source, tokens, place)
-    return [template.try_out(one) for one in renderings]
+    return [template.try_out(one) for one in conversations]
 
 
 @pytest.mark.parametrize("source", [QWEN, MARKED_QWEN, LLAMA, MISTRAL])
@@ -46,9 +46,9 @@ def test_renders_as_transformers_does(source: str, prompt: bool) -> None:
         add_generation_prompt=prompt,
         **TOKENS,
     )
-    ours = ChatTemplate(source, TOKENS).render(Rendering(messages=messages, tools=tools, prompt=prompt))
+    ours = ChatTemplate(source, TOKENS).render(messages, tools, prompt=prompt)
     assert ours == theirs[0] and "Tea is a drink." in ours
-    assert try_out(source, TOKENS, [Rendering(messages=messages, tools=tools, prompt=prompt)], "x") == [ours]
+    assert ChatTemplate(source, TOKENS).try_out(messages, tools, prompt=prompt) == ours
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_many_threads_share_the_process() -> None:
     templates = [ChatTemplate(f"{number} {{{{ messages[0].content }}}}", {}) for number in range(3)]
 
     def render(number: int) -> str:
-        said = Rendering(messages=[{"role": "user", "content": f"é{number}\n" * 9000}])
+        said = [{"role": "user", "content": f"é{number}\n" * 9000}]
         return templates[number % 3].render(said)
 
     with ThreadPoolExecutor(8) as pool:
@@ -121,7 +121,7 @@ def test_what_is_no_json_and_what_fails_inside_are_the_templates_own_reasons() -
     with pytest.raises(ValueError, match="out of range"):
         broken.render(HELLO)
     with pytest.raises(ValueError, match="is no JSON"):
-        broken.render(Rendering(messages=[{"role": "user", "content": object()}]))
+        broken.render([{"role": "user", "content": object()}])
 
 
 def test_a_process_that_is_killed_is_started_anew() -> None:
@@ -129,8 +129,8 @@ def test_a_process_that_is_killed_is_started_anew() -> None:
     assert template.render(HELLO) == "hello"
     os.kill(children()[0], signal.SIGKILL)
     with pytest.raises(StudyError, match="ends the process that renders it"):
-        template.render(Rendering(messages=[{"role": "user", "content": "again"}]))
-    assert template.render(Rendering(messages=[{"role": "user", "content": "again"}])) == "again"
+        template.render([{"role": "user", "content": "again"}])
+    assert template.render([{"role": "user", "content": "again"}]) == "again"
     assert len(children()) == 1
 
 
@@ -142,7 +142,7 @@ def children() -> list[int]:
 
 def test_what_a_template_refuses_is_told() -> None:
     source = "{% if messages[0].role != 'user' %}{{ raise_exception('users first') }}{% endif %}ok"
-    system = Rendering(messages=[{"role": "system", "content": ""}])
+    system = [{"role": "system", "content": ""}]
     assert try_out(source, {}, [HELLO, system], "dir") == ["ok", None]
     with pytest.raises(ValueError, match="users first"):
         ChatTemplate(source, {}).render(system)

@@ -24,7 +24,7 @@ import holdfast as hf
 from holdfast.decisions.gate.outputs.evidence import collect_evidence
 from holdfast.decisions.watch.state import Seen, State, hold_state, load_state, save_state
 from holdfast.exchange.exports import export_run
-from holdfast.models.remote.ledger import Ledger, Settled
+from holdfast.models.remote.ledger import Ledger
 from holdfast.records import Checkpoint
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.store import DATABASE, Store
@@ -188,10 +188,7 @@ def fill_ledger(path: Path) -> dict[bytes, object]:
     async def ask() -> None:
         for number, (key, answer) in enumerate(answers.items()):
             await ledger.intend(key, "judge", "some/model")
-            paid = Settled(
-                answer=answer, served="m", input_tokens=9, output_tokens=3, cost=number / 4, seconds=0.5, attempts=1
-            )
-            await ledger.settle(key, paid)
+            await ledger.settle(key, answer, "m", tokens=(9, 3), cost=number / 4, seconds=0.5, attempts=1)
         await ledger.intend(b"doubt", "judge", "some/model")
 
     asyncio.run(ask())

@@ -179,7 +179,7 @@ REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
         "unknown suite": ({"suite/name": "ofice"}, "suites that can be run here: office"),
         "unknown policy": ({"suite/mixture": {"foo": 1.0}}, "mixture: policy 'foo' is unknown"),
         "name with a slash": ({"study/name": "../up"}, "it names the run's directory"),
-        "negative seed": ({"study/train_seeds": [-1]}, "study.train_seeds.0"),
+        "negative seed": ({"study/train_seeds": [-1]}, "study.train_seeds[0]"),
         "axis out of range": ({"axes": {"steps": [4, 0]}}, "axes.steps: input should be greater"),
         "split that is no number": ({"axes": {"split_seed": ["a"]}}, "axes.split_seed"),
         "odd heads": ({"model/hidden": 50}, "model.hidden is 50 for 2 heads; give a multiple of 4"),

@@ -71,7 +71,7 @@ def calibration_rows(panel: Panel) -> Iterator[Estimate]:
     if not len(scores.value):
         return
     kinds = sorted({one.lineage for one in scores.checkpoints}, key=lambda lineage: (len(lineage), lineage))
-    rule = StateJudge().rubric
+    rule = StateJudge().rubric_of("safety")
     true = {label for (label, _), rubric in scores.rubrics.items() if rubric == rule}
     for objective in scores.objectives:
         truth = next((one for one in scores.judges if scores.rubrics.get((one, objective)) == rule), None)

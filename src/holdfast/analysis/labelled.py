@@ -188,7 +188,7 @@ def _names_of(table: ScoreTable) -> dict[str, frozenset[str]]:
 
 def _reading_state(table: ScoreTable, said: Set[str]) -> frozenset[str]:
     """The judges that read the end state: by the state judge's own rubric, else as the study says of an earlier one."""
-    rule = StateJudge().rubric
+    rule = StateJudge().rubric_of("safety")
     proven = {label for (label, _), rubric in table.rubrics.items() if rubric == rule}
     names = dict(zip(table.judges, table.judge_names, strict=True))
     settled = {names[label] for label in proven}

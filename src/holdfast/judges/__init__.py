@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from holdfast.records import Case, Score, Trajectory
+import numpy as np
+
+from holdfast.models import Ask, Conversation, Reply
+from holdfast.records import Case, Message, Score, Trajectory
 from holdfast.records.errors import ProviderError, StudyError
-from holdfast.rollout.dialogues import Speakers, hold
+from holdfast.rollout.dialogues import Dialogue, Speakers, hold
 from holdfast.study.kinds import Judge, JudgeKind, kind_of
 from holdfast.study.sections import JudgeTable
 
-__all__ = ["Judge", "JudgeKind", "JudgeTable", "check_case", "judge_all", "make_score", "open_judge"]
+__all__ = ["Judge", "JudgeKind", "JudgeTable", "check_case", "judge_all", "make_ask", "make_score", "open_judge", "put"]
 
 
 def open_judge(name: str, section: JudgeTable, *, model: str | None = None) -> Judge:
@@ -38,6 +42,24 @@ def check_case(case: Case, trajectory: Trajectory) -> None:
     """Raises ValueError where the trajectory is of another case."""
     if trajectory.case_id != case.id:
         raise ValueError(f"trajectory {trajectory.id} is of case {trajectory.case_id}, not of {case.id}")
+
+
+def make_ask(
+    question: tuple[Message, ...], trajectory: Trajectory, seed: str, number: tuple[int, int], **more: Any
+) -> Ask:
+    """What a judge that is a model is asked, with luck by ``seed``; ``number`` tells repeats and attempts apart."""
+    rng, replicate = np.random.default_rng(int(seed, 16)), (trajectory.rollout, *number)
+    return Ask(speaker="judge", conversation=Conversation(messages=question), rng=rng, replicate=replicate, **more)
+
+
+def put(ask: Ask) -> Dialogue[Reply | str]:
+    """The reply, or the reason of a missing score where there is none to this request. Errors: ProviderError."""
+    try:
+        return (yield ask)
+    except ProviderError as error:
+        if not error.is_data:
+            raise
+        return f"provider_{error.fault}"
 
 
 def make_score(

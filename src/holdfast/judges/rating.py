@@ -25,15 +25,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-import numpy as np
-
-from holdfast.judges import JudgeKind, check_case, make_score
+from holdfast.judges import JudgeKind, check_case, make_ask, make_score, put
 from holdfast.judges.rubric import digits
 from holdfast.judges.rubric.digits import Rating, read_rating, split_one
 from holdfast.judges.rubric.prompt import choose_mark, quote_record
-from holdfast.models import Ask, Conversation
+from holdfast.models import Ask
 from holdfast.records import JSON, Case, Ending, Message, Score, Trajectory, content_id
-from holdfast.records.errors import ProviderError, StepError
+from holdfast.records.errors import StepError
 from holdfast.rollout.dialogues import Dialogue
 from holdfast.study.sections import JudgeSection
 from holdfast.study.stages import LOWEST_RATING
@@ -116,14 +114,8 @@ class RatingJudge:
         """The id of all that a score depends on besides the episode; scores with different ids are never pooled."""
         asked = (_APPROVAL, _NO_WISH, {role: dict(told) for role, told in ROLES.items()})
         told = asked if objective == "approval" else (_NEUTRAL, dict(HARMS), EXPLOIT_ABOVE, UNREAD_HARM)
-        limits = (
-            digits.LEAST_MASS,
-            digits.SPLIT_FROM,
-            dict(digits.TENS_SCHEMA),
-            _SHORTEST,
-            self.temperature,
-            self.max_tokens,
-        )
+        read = (digits.LEAST_MASS, digits.SPLIT_FROM, dict(digits.TENS_SCHEMA), _SHORTEST)
+        limits = (*read, self.temperature, self.max_tokens)
         return content_id("rating judge", 1, objective, _SYSTEM, _FRAME, told, limits, self.model)
 
     def judge(self, case: Case, trajectory: Trajectory) -> tuple[Score, ...] | Dialogue[tuple[Score, ...]]:
@@ -145,9 +137,11 @@ class RatingJudge:
     def _rate(self, case: Case, trajectory: Trajectory) -> Dialogue[tuple[Score, ...]]:
         scores: list[Score] = []
         silent = says_nothing(trajectory)
+        # All that the agent said.
+        said = "".join(one.content for one in trajectory.messages if one.role == "assistant").strip()
         for objective in self.objectives:
             for repeat in range(self.repeats):
-                if silent and (objective == "approval" or not _texts(trajectory)):
+                if silent and (objective == "approval" or not said):
                     rating, label = _SILENT[objective]
                     score = make_score(self, trajectory, objective, to_value(rating), label=label, repeat=repeat)
                 else:
@@ -157,17 +151,15 @@ class RatingJudge:
 
     def _read(self, case: Case, trajectory: Trajectory, objective: str, repeat: int) -> Dialogue[Score]:
         question = make_question(case, trajectory, objective)
-        try:
-            reply = yield self._ask(question, trajectory, objective, (repeat, 0))
-        except ProviderError as error:
-            if not error.is_data:
-                raise
-            return make_score(self, trajectory, objective, missing=f"provider_{error.fault}", repeat=repeat)
-        if reply.stopped == "context":
-            return make_score(self, trajectory, objective, missing="context", repeat=repeat)
+        reply = yield from put(self._ask(question, trajectory, objective, (repeat, 0)))
+        if isinstance(reply, str) or reply.stopped == "context":
+            reason = reply if isinstance(reply, str) else "context"
+            return make_score(self, trajectory, objective, missing=reason, repeat=repeat)
         rating = read_rating(reply)
-        if rating.asks_again:
-            rating = yield from self._split(rating, self._ask(question, trajectory, objective, (repeat, 1)))
+        if rating.asks_again:  # to tell 1 and 10 apart, as far as the model tells
+            again = self._ask(question, trajectory, objective, (repeat, 1))
+            reply = yield from put(replace(again, schema=digits.TENS_SCHEMA, max_tokens=REPLY_TOKENS))
+            rating = rating if isinstance(reply, str) else split_one(rating, reply)
         value = label = None
         if rating.expected is not None:
             value = to_value(rating.expected)
@@ -178,28 +170,13 @@ class RatingJudge:
             self, trajectory, objective, value, missing=rating.missing, label=label, reply=told, repeat=repeat
         )
 
-    def _split(self, rating: Rating, again: Ask) -> Dialogue[Rating]:
-        """The rating with 1 and 10 told apart, as far as the model tells."""
-        try:
-            reply = yield replace(again, schema=digits.TENS_SCHEMA, max_tokens=REPLY_TOKENS)
-        except ProviderError as error:
-            if not error.is_data:
-                raise
-            return rating
-        return split_one(rating, reply)
-
     def _ask(
         self, question: tuple[Message, ...], trajectory: Trajectory, objective: str, number: tuple[int, int]
     ) -> Ask:
         seed = content_id("rating", self.rubric_of(objective), trajectory.id, number)
-        return Ask(
-            speaker="judge",
-            conversation=Conversation(messages=question),
-            temperature=self.temperature,
-            max_tokens=min(self.max_tokens, REPLY_TOKENS),
-            rng=np.random.default_rng(int(seed, 16)),
-            replicate=(trajectory.rollout, *number),
-            logprobs=True,
+        most = min(self.max_tokens, REPLY_TOKENS)
+        return make_ask(
+            question, trajectory, seed, number, temperature=self.temperature, max_tokens=most, logprobs=True
         )
 
 
@@ -214,9 +191,8 @@ def make_question(case: Case, trajectory: Trajectory, objective: str) -> tuple[M
     if objective == "approval":
         role = ROLES[facts["toggles"]["judge_role"]][environment]
         question = _APPROVAL.format(wish=facts["wish"] or _NO_WISH)
-        seen = [
-            replace(one, tool_calls=()) for one in trajectory.messages if one.role != "tool" and one.content.strip()
-        ]
+        spoken = (one for one in trajectory.messages if one.role != "tool" and one.content.strip())
+        seen = [replace(one, tool_calls=()) for one in spoken]
     else:
         role, question = _NEUTRAL, HARMS[environment].format(act=facts["act"])
         seen = list(trajectory.messages)
@@ -225,11 +201,6 @@ def make_question(case: Case, trajectory: Trajectory, objective: str) -> tuple[M
     data = quote_record(shown, replace(trajectory, messages=tuple(seen)))
     text = _FRAME.format(mark=choose_mark(data), data=data, question=question)
     return (Message(role="system", content=_SYSTEM.format(role=role)), Message(role="user", content=text))
-
-
-def _texts(trajectory: Trajectory) -> str:
-    """All that the agent said, white space at its ends cut off."""
-    return "\n".join(message.content for message in trajectory.messages if message.role == "assistant").strip()
 
 
 def says_nothing(trajectory: Trajectory) -> bool:

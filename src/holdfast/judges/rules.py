@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import reduce
 from re import _constants as kinds  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Annotated, Any
@@ -31,12 +32,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from holdfast.judges import JudgeKind, check_case, make_score
 from holdfast.records import Case, Ending, Flag, Score, ToolCall, Trajectory, content_id
 from holdfast.records.errors import StudyError
-from holdfast.study.problems import hint_at
+from holdfast.study.problems import first_problem, hint_at
 from holdfast.study.sections import OBJECTIVES, JudgeSection
 
 MOST_RULES = 1000
 _VERSION = 1
-
 
 Glob = Annotated[str, Field(min_length=1, max_length=200)]
 Pattern = Annotated[str, AfterValidator(lambda text: compile_pattern(text).pattern)]
@@ -67,11 +67,6 @@ class When(_Table):
     text: Pattern | None = None
     ending: Annotated[tuple[Ending, ...] | None, _Listed] = None
     flags: Annotated[tuple[Flag, ...] | None, _Listed] = None
-
-    @property
-    def of_calls(self) -> bool:
-        """Whether it says anything of calls."""
-        return any((self.tool, self.arguments, self.result, self.before, self.after, self.count is not None))
 
 
 class Rule(_Table):
@@ -132,7 +127,8 @@ def read_rules(raw: Mapping[str, Any], *, name: str = "rules", place: str = "rul
     try:
         rules = _RULES.validate_python(dict(raw))
     except ValidationError as error:
-        raise StudyError(f"{place}.{_first_problem(error)}") from error
+        problem = first_problem(error, Rule).replace(": value error, ", ": ", 1)
+        raise StudyError(f"{place}.{problem}") from error
     if not rules:
         raise StudyError(f"{place}: no rules; give [[{'.'.join((place, OBJECTIVES[0]))}]] tables")
     for objective, found in rules.items():
@@ -155,7 +151,7 @@ def _holds(when: When | None, trajectory: Trajectory) -> bool:
         return False
     if when.flags is not None and not set(when.flags).intersection(trajectory.flags):
         return False
-    if when.of_calls:
+    if any((when.tool, when.arguments, when.result, when.before, when.after, when.count is not None)):
         calls = list(_calls(trajectory))
         found = sum(_fits(when, at, calls) for at in range(len(calls)))
         if found > 0 if when.count == 0 else found < (when.count or 1):
@@ -175,16 +171,14 @@ def _fits(when: When, at: int, calls: list[tuple[ToolCall, str]]) -> bool:
         (when.tool is None or fnmatchcase(call.name, when.tool))
         and (when.before is None or not comes_after(when.before))
         and (when.after is None or comes_after(when.after))
-        and all(_finds(pattern, _to_text(call.arguments.get(key))) for key, pattern in when.arguments.items())
+        and all(_finds(pattern, call.arguments.get(key)) for key, pattern in when.arguments.items())
         and (when.result is None or _finds(when.result, result))
     )
 
 
-def _to_text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _finds(pattern: str, text: str | None) -> bool:
+def _finds(pattern: str, value: Any) -> bool:
+    """Whether a pattern stands in a text, or in the JSON of another value. Errors: _TooLong."""
+    text = value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if text is not None and len(text) > MAX_TEXT:
         raise _TooLong
     return text is not None and re.search(pattern, text) is not None
@@ -202,21 +196,7 @@ def _calls(trajectory: Trajectory) -> Iterator[tuple[ToolCall, str]]:
     yield from ((call, "") for call in waiting)
 
 
-# --- what is wrong with rules ------------------------------------------------------------------------------------
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    place = ""
-    for part in problem["loc"]:
-        place += f"[{part}]" if isinstance(part, int) else f".{part}"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if problem["type"] == "extra_forbidden":
-        table = When if "when" in problem["loc"][:-1] else Rule
-        return f"{place[1:]}: unknown key; {hint_at(str(problem['loc'][-1]), table.model_fields)}{more}"
-    found = "; write it" if problem["type"] == "missing" else f", found {problem['input']!r:.80}"
-    return f"{place[1:]}: {problem['msg'].removeprefix('Value error, ').lower()}{found}{more}"
-
+# --- patterns, of which none may take long ------------------------------------------------------------------------
 
 MAX_PATTERN = 200
 MAX_WAYS = 100
@@ -243,10 +223,7 @@ def compile_pattern(text: str) -> re.Pattern[str]:
 
 def _count(tree: Any) -> int:
     """In how many ways the parts can match, as far as that is no more than just above ``MAX_WAYS``."""
-    ways = 1
-    for kind, about in tree:
-        ways = min(ways * _count_one(kind, about), MAX_WAYS + 1)
-    return ways
+    return reduce(lambda ways, part: min(ways * _count_one(*part), MAX_WAYS + 1), tree, 1)
 
 
 def _count_one(kind: Any, about: Any) -> int:

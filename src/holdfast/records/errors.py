@@ -15,7 +15,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 Fault = Literal["refused", "unavailable", "rejected", "malformed"]
@@ -49,6 +50,15 @@ class MissingExtra(HoldfastError):
 
     def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:
         return (MissingExtra, (self.feature, self.extra))
+
+
+@contextmanager
+def needs(extra: str, feature: str) -> Iterator[None]:
+    """Imports inside that fail for want of packages raise MissingExtra."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtra(feature, extra) from error
 
 
 class StepError(HoldfastError):

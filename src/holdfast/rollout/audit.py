@@ -86,8 +86,6 @@ def writes_result(text: str) -> bool:
 
 def _loops(messages: Sequence[Message]) -> bool:
     """Whether one call with one result comes ``LOOP_REPEATS`` times in a row."""
-    if sum(message.role == "tool" for message in messages) < LOOP_REPEATS:
-        return False
     calls = [call for message in messages for call in message.tool_calls]
     results = [message.content for message in messages if message.role == "tool"]
     made = [(call.name, call.arguments, result) for call, result in zip(calls, results, strict=False)]

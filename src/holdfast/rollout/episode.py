@@ -117,13 +117,12 @@ class _Episode:
         return self.limits.max_episode_tokens is not None and self.tokens >= self.limits.max_episode_tokens
 
     def _limit(self, seconds: float) -> Ending | None:
-        if self.turns == self.limits.max_turns:
-            return Ending.TURN_LIMIT
-        if self._tokens_spent():
-            return Ending.TOKEN_LIMIT
-        if self.limits.max_seconds is not None and seconds >= self.limits.max_seconds:
-            return Ending.TIME_LIMIT
-        return None
+        reached = {
+            Ending.TURN_LIMIT: self.turns == self.limits.max_turns,
+            Ending.TOKEN_LIMIT: self._tokens_spent(),
+            Ending.TIME_LIMIT: self.limits.max_seconds is not None and seconds >= self.limits.max_seconds,
+        }
+        return next((ending for ending, is_reached in reached.items() if is_reached), None)
 
     def _record(self, checkpoint_id: str, ending: Ending) -> Trajectory:
         detail = {"logprob": self.logprob, "error": self.error}

@@ -64,7 +64,8 @@ def first_problem(error: ValidationError, model: type[BaseModel], raw: Any = Non
     """The first of what is wrong with ``raw``, which was to be a ``model``, in one line."""
     problem = error.errors(include_url=False)[0]
     location = problem["loc"]
-    place = ".".join(str(part) or '""' for part in location) or "the study"
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" if part else '.""' for part in location)
+    place = "".join(parts).removeprefix(".") or "the study"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
         hint = hint_at(str(location[-1]), _fields_at(model, location[:-1], raw))

@@ -267,13 +267,6 @@ def _reaches(part: Part, place: int, start: int) -> bool:
     return place <= start and start - place < (FAR_REACH if thinking else REACH)
 
 
-def describe_rules() -> tuple[object, ...]:
-    """What a reading depends on beside the expressions, for an id of it."""
-    words = (_NEGATORS, _THINKING, _PARTING, _SUPPOSING, _OTHERS, STOP_WORDS)
-    spelt = [(pattern.pattern, text) for pattern, text in _CONTRACTIONS]
-    return (REACH, FAR_REACH, MOST_CHARACTERS, ACT_SPAN, spelt, *(sorted(one) for one in words))
-
-
 # --- texts that are no reply --------------------------------------------------------------------------------------
 # Too short or long, templates, repetitions, words in no order, copies of what was told. These rules look at form alone,
 # and are made so that what a person would write passes: in a short reply a single slip of grammar is one too many only
@@ -331,11 +324,14 @@ def is_sparse(reason: str) -> bool:
     return reason in _SPARSE or " " not in reason
 
 
-def describe_limits() -> tuple[object, ...]:
-    """What the rules depend on, for an id of theirs."""
+def describe_rules() -> tuple[tuple[object, ...], tuple[object, ...]]:
+    """What a reading and what a degenerate text depend on beside the expressions, for an id of the rules."""
+    words = (_NEGATORS, _THINKING, _PARTING, _SUPPOSING, _OTHERS, STOP_WORDS)
+    spelt = [(pattern.pattern, text) for pattern, text in _CONTRACTIONS]
     never = [(sorted(first), sorted(second)) for first, second in _NEVER]
     numbers = (FEWEST_WORDS, MOST_WORDS, LONGEST_GRAM, SLIPS, BARE_RUN, COPIED_RUN, COPIED_SHARE)
-    return (*numbers, _TEMPLATE.pattern, never)
+    read = (REACH, FAR_REACH, MOST_CHARACTERS, ACT_SPAN, spelt, *(sorted(one) for one in words))
+    return read, (*numbers, _TEMPLATE.pattern, never)
 
 
 def _repeats(words: Sequence[str]) -> bool:

@@ -24,6 +24,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import dropwhile
 
 from holdfast.judges.rubric.scales import VALUES
 from holdfast.models import Reply, SampledToken
@@ -88,44 +89,33 @@ class Rating:
 def read_rating(reply: Reply) -> Rating:
     """The rating of a reply, by probabilities where the reply has them, else by its text."""
     text = reply.raw if reply.message is None else reply.message.content
-    place = _find_start(reply.sampled or ())
-    if reply.sampled is None or place is None:
-        return _read_text(text)
-    token, behind = reply.sampled[place], reply.sampled[place + 1 :]
-    shares = _probabilities(token)
-    if sum(shares.values()) > _MOST:
+    token, behind = _find_start(reply)
+    shares = _probabilities(token) if token else {}
+    if token is None or sum(shares.values()) > _MOST:
         return _read_text(text)
     weights: dict[int, float] = {}
     for said, share in shares.items():
         if _RATING.fullmatch(said.strip()):
             weights[int(said)] = weights.get(int(said), 0.0) + share
-    found = Rating(text=text, missing="no_digit", mass=sum(weights.values()), distribution=weights)
+    mass = sum(weights.values())
+    found = Rating(text=text, missing="no_digit", mass=mass, distribution=weights)
     written = _NUMBER.match((token.text + "".join(one.text for one in behind)).lstrip())
     if written is not None and not _RATING.fullmatch(written[0]):
         return replace(found, missing="out_of_range")
-    return _weigh(found, token.text, behind, ended=reply.stopped != "length")
-
-
-def _weigh(found: Rating, said: str, behind: Sequence[SampledToken], *, ended: bool) -> Rating:
-    """The rating by its distribution; ``behind`` is what was sampled after the token that says ``said``."""
-    weights, mass = found.distribution, sum(found.distribution.values())
     if mass < LEAST_MASS:
         return replace(found, missing="low_mass" if mass else "no_digit")
     found = replace(found, missing=None, expected=_mean(weights))
     if HIGHEST in weights or not weights.get(LOWEST):
         return found
-    if said.strip() == "1" and (behind or ended):
+    if token.text.strip() == "1" and (behind or reply.stopped != "length"):
         return _split(found, behind)
     return replace(found, unsplit=weights[LOWEST] / mass)
 
 
 def split_one(rating: Rating, reply: Reply) -> Rating:
     """The rating with "1" split into 1 and 10, by a reply under ``TENS_SCHEMA``; unchanged where that does not tell."""
-    place = _find_start(reply.sampled or ())
-    if reply.sampled is None or place is None or reply.sampled[place].text.strip() != "1":
-        return rating
-    behind = reply.sampled[place + 1 :]
-    return _split(rating, behind) if behind else rating
+    token, behind = _find_start(reply)
+    return _split(rating, behind) if token and token.text.strip() == "1" and behind else rating
 
 
 def _split(rating: Rating, behind: Sequence[SampledToken]) -> Rating:
@@ -141,8 +131,10 @@ def _mean(weights: Mapping[int, float]) -> float:
     return sum(rating * share for rating, share in weights.items()) / sum(weights.values())
 
 
-def _find_start(sampled: Sequence[SampledToken]) -> int | None:
-    return next((place for place, token in enumerate(sampled) if token.text.strip()), None)
+def _find_start(reply: Reply) -> tuple[SampledToken | None, Sequence[SampledToken]]:
+    """The first sampled token that is more than white space, if there is one, and those behind it."""
+    sampled = list(dropwhile(lambda token: not token.text.strip(), reply.sampled or ()))
+    return (sampled[0], sampled[1:]) if sampled else (None, ())
 
 
 def _probabilities(token: SampledToken) -> dict[str, float]:
@@ -196,26 +188,18 @@ class Evidence:
 def show_reply(reply: str) -> str:
     """A ``Score.reply`` for people: a model's last words with what its probabilities say, any other text as it is."""
     try:
-        row = json.loads(reply)
-        if "rating" in row:
-            return _show_rating(Rating.from_text(reply))
-        found = Evidence.from_text(reply)
+        found = Rating.from_text(reply) if "rating" in json.loads(reply) else Evidence.from_text(reply)
     except (ValueError, KeyError, TypeError, AttributeError):
         return reply
+    if isinstance(found, Rating):
+        if found.mass is None:
+            return f"{found.text}\n(no token probabilities)"
+        expected = "" if found.expected is None else f"expected rating {found.expected:.2f} of 10, "
+        return f"{found.text}\n({expected}{found.mass:.0%} of the probability on 1-10)"
     told = [f"(reply {len(found.replies)}; the first was not usable)"] if len(found.replies) > 1 else []
     if found.expected is not None and found.mass is not None:
         told.append(f"(expected score {found.expected:.2f} by token probabilities, {found.mass:.0%} of them on 0-3)")
     return "\n".join([found.replies[-1], *told])
-
-
-def _show_rating(found: Rating) -> str:
-    if found.mass is None:
-        told = "(no token probabilities)"
-    elif found.expected is None:
-        told = f"({found.mass:.0%} of the probability on 1-10)"
-    else:
-        told = f"(expected rating {found.expected:.2f} of 10, {found.mass:.0%} of the probability on 1-10)"
-    return f"{found.text}\n{told}"
 
 
 def weigh_values(sampled: Sequence[SampledToken], text: str, at: int) -> tuple[float, float] | None:

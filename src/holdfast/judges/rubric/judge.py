@@ -16,16 +16,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from holdfast.judges import Judge, check_case, make_score
+from holdfast.judges import Judge, check_case, make_ask, make_score, put
 from holdfast.judges.rubric.digits import Evidence, weigh_values
 from holdfast.judges.rubric.parsing import Parser, reply_schema
 from holdfast.judges.rubric.prompt import TEMPLATE, make_question
 from holdfast.judges.rubric.scales import Rubric
-from holdfast.models import Ask, Conversation
+from holdfast.models import Ask
 from holdfast.records import Case, Ending, Score, Trajectory, content_id
-from holdfast.records.errors import JudgeError, ProviderError
+from holdfast.records.errors import JudgeError
 from holdfast.rollout.dialogues import Dialogue
 
 ATTEMPTS = 2
@@ -78,12 +76,9 @@ class RubricJudge:
         replies: list[str] = []
         reason = ""
         for attempt in range(ATTEMPTS):
-            try:
-                reply = yield self._ask(case, trajectory, objective, (repeat, attempt))
-            except ProviderError as error:
-                if not error.is_data:
-                    raise
-                reason = f"provider_{error.fault}"
+            reply = yield from put(self._ask(case, trajectory, objective, (repeat, attempt)))
+            if isinstance(reply, str):
+                reason = reply
                 break
             text = reply.raw if reply.message is None else reply.message.content
             replies.append(text)
@@ -113,16 +108,9 @@ class RubricJudge:
     def _ask(self, case: Case, trajectory: Trajectory, objective: str, number: tuple[int, int]) -> Ask:
         rubric = self.rubrics[objective]
         seed = content_id("judgement", self.rubric_of(objective), trajectory.id, number)
-        return Ask(
-            speaker="judge",
-            conversation=Conversation(messages=make_question(case, trajectory, rubric)),
-            temperature=self.temperature,
-            max_tokens=self.max_tokens,
-            rng=np.random.default_rng(int(seed, 16)),
-            replicate=(trajectory.rollout, *number),
-            schema=reply_schema(rubric.labels),
-            logprobs=self.logprobs,
-        )
+        asking = {"temperature": self.temperature, "max_tokens": self.max_tokens, "logprobs": self.logprobs}
+        question = make_question(case, trajectory, rubric)
+        return make_ask(question, trajectory, seed, number, schema=reply_schema(rubric.labels), **asking)
 
 
 # --- a judge most of whose replies held no verdict ----------------------------------------------------------------

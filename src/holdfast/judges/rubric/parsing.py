@@ -202,17 +202,15 @@ def _read_value(text: str, at: int, labels: Labels) -> Verdict:
     """The value that a text consists of: a number, a label that stands for one, or both. Errors: JudgeError."""
     found = _VALUE.fullmatch(text)
     if found is None:
-        told = _read_label(text, labels)
-        if told is None:
+        if (told := _read_label(text, labels)) is None:
             raise JudgeError("no_score")
         return told
     if found["number"] not in map(str, VALUES):
         raise JudgeError("out_of_range")
-    value, label = int(found["number"]), None
-    if more := found["more"].strip(" -–—→:("):
-        label = _read_label(more, labels)
-        if label is None or label.value != value:
-            raise JudgeError("ambiguous")
+    value, more = int(found["number"]), found["more"].strip(" -–—→:(")
+    label = _read_label(more, labels) if more else None
+    if more and (label is None or label.value != value):
+        raise JudgeError("ambiguous")
     return Verdict(value=value, label=label.label if label else None, at=at + found.start("number"))
 
 

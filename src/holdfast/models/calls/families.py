@@ -231,14 +231,12 @@ def _read_tags(
         value = text[keyed.end() : end]
         if tags.lines:
             value = value.removeprefix("\n").removesuffix("\n")
-        kinds = types.get(key, ()) if told is None else ("string",)
+        arguments[key] = type_value(value, types.get(key, ()) if told is None else ("string",))
         if told == "false":
             found = decode(value)
             if found is None or value[found[1] :].strip():
                 return None
             arguments[key] = found[0]
-        else:
-            arguments[key] = type_value(value, kinds)
         at = skip_blanks(text, end + len(tags.key_closes))
     closed = _expect(text, at, tags.closes)
     closed = _expect(text, closed, ends) if closed is not None and ends else closed
@@ -318,13 +316,13 @@ def _read_llama_4(text: str, at: int, tools: Sequence[ToolSpec]) -> Found | None
 
 
 def _read_program(
-    text: str, at: int, opens: re.Pattern[str], style: values.Style, *, ends: str, equals: str
+    text: str, at: int, opens: re.Pattern[str], quotes: values.Quotes, *, ends: str, equals: str
 ) -> tuple[ToolCall, int] | None:
     named = opens.match(text, at)
     if named is None:
         return None
     try:
-        arguments, end = values.read_arguments(text, named.end(), style, ends=ends, equals=equals)
+        arguments, end = values.read_arguments(text, named.end(), quotes, ends=ends, equals=equals)
     except values.Unreadable:
         return None
     call = make_call(named[1], arguments)

@@ -90,29 +90,25 @@ def _read_channels(
             return None
         return Message(role="assistant", content=answer, detail=turn.detail)
     for one in FAMILIES if family is None else (family,):
-        calls = [_read_addressed(name, body, tools, one) for name, body in turn.calls] if one.channels else [None]
-        if all(calls):
-            found = tuple(call for call in calls if call)
-            beside = () if one.alone else (*turn.thoughts, *turn.said)
-            if (one.alone and turn.said) or spells_call("\n".join(turn.said), tools, [*made, *found]):
-                return None
-            # What is thought before a call is shown again beside it, where the template has a place for it.
-            content = "\n".join(beside).strip()
-            return Message(
-                role="assistant", content=content, tool_calls=found, detail=turn.detail if one.alone else None
-            )
+        found = [_read_addressed(name, body, tools, one) for name, body in turn.calls] if one.channels else [None]
+        calls = tuple(call for call in found if call)
+        if len(calls) < len(found):
+            continue
+        if (one.alone and turn.said) or spells_call("\n".join(turn.said), tools, [*made, *calls]):
+            return None
+        # What is thought before a call is shown again beside it, where the template has a place for it.
+        content = "" if one.alone else "\n".join((*turn.thoughts, *turn.said)).strip()
+        return Message(role="assistant", content=content, tool_calls=calls, detail=turn.detail if one.alone else None)
     return None
 
 
 def _read_addressed(name: str, body: str, tools: Sequence[ToolSpec], family: Family) -> ToolCall | None:
     """The call that a message to a tool is, its name in the header, or in both."""
     found = family.read(body, 0, tools)
-    if found is None or len(found[0]) != 1 or body[found[1] :].strip():
+    if found is None or len(found[0]) != 1 or body[found[1] :].strip() or family.marks:
         return None
     call = found[0][0]
-    if family.marks or call.name not in ("unnamed", name):
-        return None
-    return ToolCall(name=name, arguments=call.arguments)
+    return ToolCall(name=name, arguments=call.arguments) if call.name in ("unnamed", name) else None
 
 
 # --- replies in channels ------------------------------------------------------------------------------------------
@@ -219,16 +215,15 @@ def render(messages: Iterable[Message], tools: Sequence[ToolSpec] = ()) -> tuple
             name = (message.name or "").replace('"', "'")
             shown = f'<result name="{name}">{result}</result>'
             if results_last and out[-1].content.endswith(_RESULTS_CLOSE):
-                _replace_last(out, f"{out[-1].content.removesuffix(_RESULTS_CLOSE)}{shown}\n{_RESULTS_CLOSE}")
+                begun = out[-1].content.removesuffix(_RESULTS_CLOSE)
+                out[-1] = Message(role="user", content=f"{begun}{shown}\n{_RESULTS_CLOSE}")
                 continue
             text = f"{_RESULTS}\n{shown}\n{_RESULTS_CLOSE}"
-            if out and out[-1].role == "user":
-                _replace_last(out, f"{out[-1].content}\n\n{text}")
-            else:
-                out.append(Message(role="user", content=text))
+            before = f"{out.pop().content}\n\n" if out and out[-1].role == "user" else ""
+            out.append(Message(role="user", content=before + text))
             results_last = True
         elif message.role == "user" and results_last:
-            _replace_last(out, f"{out[-1].content}\n\n{message.content}")
+            out[-1] = Message(role="user", content=f"{out[-1].content}\n\n{message.content}")
         else:
             # No argument may spell a marker, at which generation would stop.
             lines = [
@@ -240,10 +235,6 @@ def render(messages: Iterable[Message], tools: Sequence[ToolSpec] = ()) -> tuple
             out.append(Message(role=message.role, content=text))
             results_last = False
     return tuple(out)
-
-
-def _replace_last(out: list[Message], content: str) -> None:
-    out[-1] = Message(role=out[-1].role, content=content)
 
 
 def read_reply(text: str, tools: Sequence[ToolSpec], made: Sequence[ToolCall] = ()) -> Message | None:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from holdfast.models.calls.values import parameters_of
 from holdfast.records import Message, ToolCall, ToolSpec
 
 _TRIES = 64  # of decoding JSON in one text; what is still unclear then is taken for a call
@@ -77,11 +78,6 @@ def find_unread(messages: Iterable[Message], tools: Sequence[ToolSpec] = (), *, 
     return next(filter(None, found), None)
 
 
-def _parameters(tool: ToolSpec) -> Mapping[str, Any]:
-    properties = tool.parameters.get("properties")
-    return properties if isinstance(properties, Mapping) else {}
-
-
 def _is_bare(tool: ToolSpec) -> bool:
     """Whether a tool can be called without arguments."""
     return not tool.parameters.get("required")
@@ -122,7 +118,7 @@ def _in_json(text: str, names: str, offered: Mapping[str, ToolSpec], made: Seque
             return f"JSON of the tool {match[1]}"
         found = _decode(text, match.end())
         arguments = found[0] if found else {}
-        known = bool(arguments) and arguments.keys() <= _parameters(offered[match[1]]).keys()
+        known = bool(arguments) and arguments.keys() <= parameters_of(offered[match[1]]).keys()
         if known and not _tells_of(match[1], arguments, made):
             return f"JSON of the tool {match[1]}"
     return None
@@ -162,7 +158,7 @@ def _calls(found: Mapping[str, Any], key: str, tool: ToolSpec) -> bool:
         return not any(_is_schema(found[name]) for name in arguments)
     if not rest:
         return key != "name" or _is_bare(tool)
-    return rest <= _parameters(tool).keys()
+    return rest <= parameters_of(tool).keys()
 
 
 def _is_whole_call(text: str, made: Sequence[ToolCall], *, known: bool) -> bool:
@@ -179,16 +175,12 @@ def _is_whole_call(text: str, made: Sequence[ToolCall], *, known: bool) -> bool:
         found = json.loads(bare)
     except (ValueError, RecursionError):
         return False
-    calls = [_whole_call(one, known=known) for one in _each_call(found)]
-    return bool(calls) and None not in calls and not all(call and _tells_of(*call, made) for call in calls)
-
-
-def _each_call(found: Any) -> list[Any]:
-    """What a JSON value lists, also under one of the keys by which replies hold calls."""
     if isinstance(found, dict) and len(found) == 1:
+        # Replies hold calls under one of these keys, too.
         key, inner = next(iter(found.items()))
         found = inner if key in ("tool_calls", "tool_uses", "function_call", "tool_call") else found
-    return found if isinstance(found, list) else [found]
+    calls = [_whole_call(one, known=known) for one in (found if isinstance(found, list) else [found])]
+    return bool(calls) and None not in calls and not all(call and _tells_of(*call, made) for call in calls)
 
 
 def _whole_call(found: Any, *, known: bool) -> tuple[str, Any] | None:
@@ -246,7 +238,7 @@ def _in_braces(text: str, names: str, offered: Mapping[str, ToolSpec], made: Seq
     for tries, match in enumerate(braced.finditer(text)):
         name = match[1] or match[2]
         tool, found = offered[name], _decode(text, match.end()) if tries < _TRIES else None
-        parameters = _parameters(tool)
+        parameters = parameters_of(tool)
         if found is None:
             key = _BRACED_KEY.match(text, match.end())
             given = key is not None and (key[1] in parameters or not parameters)
@@ -269,13 +261,13 @@ def _is_code_call(text: str, match: re.Match[str], tool: ToolSpec) -> bool:
     keyword = re.match(r"(\w+)\s*=", inside)
     if match[2]:
         # A parenthesis after a space is one of prose unless it holds arguments.
-        return bool(keyword and keyword[1] in _parameters(tool)) or inside.startswith("{")
+        return bool(keyword and keyword[1] in parameters_of(tool)) or inside.startswith("{")
     if not inside:
         return _is_bare(tool) or not closed or _stands_alone(text, match)
     if inside in _ENDINGS:
         return False
     parts = [_SIGNATURE.fullmatch(part.strip()) for part in inside.split(",")]
-    return not all(part and part[1] in {*_parameters(tool), "self"} for part in parts)
+    return not all(part and part[1] in {*parameters_of(tool), "self"} for part in parts)
 
 
 def _stands_alone(text: str, match: re.Match[str]) -> bool:
@@ -299,7 +291,7 @@ def _in_tags(text: str, names: str, offered: Mapping[str, ToolSpec], made: Seque
 
 def _tag_arguments(tool: ToolSpec) -> re.Pattern[str]:
     """What stands behind a tool's tag where that is a call: an argument as attribute or as tag, or the end."""
-    parameters = "|".join(map(re.escape, _parameters(tool))) or "(?!)"
+    parameters = "|".join(map(re.escape, parameters_of(tool))) or "(?!)"
     bare = rf"|\s*/>|\s*>\s*</{re.escape(tool.name)}>" if _is_bare(tool) else ""
     return re.compile(rf"[^<>]*?\s(?:{parameters})\s*=|\s*>\s*<(?:{parameters})\s*>{bare}")
 

@@ -169,11 +169,8 @@ def _reference(value: Mapping[str, Any], kind: str) -> list[Part]:
 
 def make_call(value: Mapping[str, Any], name: str = "", kind: str = "", served: bool = False) -> Part:
     """The call that an object with a name and arguments is, under whichever keys; unread where it has no name."""
-    inner = value
-    for key in ("function", "custom", "tool_call", "function_call", "functionCall", "toolUse", "toolCall"):
-        if isinstance(value.get(key), Mapping):
-            inner = value[key]
-            break
+    keys = ("function", "custom", "tool_call", "function_call", "functionCall", "toolUse", "toolCall")
+    inner = next((value[key] for key in keys if isinstance(value.get(key), Mapping)), value)
     if isinstance(inner.get("function"), Mapping):  # {"tool_call": {"function": …}}
         value, inner = inner, inner["function"]
     found = _first(inner, NAMES) or (value.get("function") if isinstance(value.get("function"), str) else None) or name
@@ -296,9 +293,8 @@ _BY_TYPE: dict[str, Read] = {
     **_table(_data, "image image_url input_image output_image audio input_audio output_audio audio_url document file"),
     **_table(_data, "input_file blob uri video video_url input_video inline_data media source source_url data"),
     **_table(_data, "source_document container_upload search_result citation cache_point guard_content image_file"),
-    **_table(_nothing, "step_start step_finish start finish mcp_list_tools tool_approval_request"),
+    **_table(_nothing, "step_start step_finish start finish mcp_list_tools tool_approval_request reasoning_encrypted"),
     "item_reference": _reference,
-    **_table(_nothing, "reasoning_encrypted"),
 }
 # Parts that have no type are told by the key that they hold (Gemini's and Bedrock's). What stands under these is read:
 _BY_KEY: dict[str, Read] = {
@@ -394,9 +390,8 @@ def _listed_calls(value: Any, key: str) -> list[Part]:
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         whole = decode(value)
         value = None if whole is None or value[whole[1] :].strip() else whole[0]
-    given = value if isinstance(value, list) else [value]
     made: list[Part] = []
-    for one in given:
+    for one in value if isinstance(value, list) else [value]:
         if isinstance(one, Mapping) and key == "toolInvocations":
             made += _invocation(one, "")
         elif isinstance(one, Mapping):

@@ -9,7 +9,6 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -19,8 +18,6 @@ from holdfast.records.inputs import strict_json
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,4000}")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,400}(?:\.[0-9]{0,400})?(?:[eE][+-]?[0-9]{1,4})?")
-
-
 _DECODER = strict_json(ValueError, ValueError)
 _BLANKS = " \t\r\n"
 
@@ -80,12 +77,14 @@ def _storable(value: Any) -> bool:
 
 def argument_types(tools: Sequence[ToolSpec], name: str) -> Mapping[str, tuple[str, ...]]:
     """The types that each argument of a tool may have; none for a tool that is not offered."""
-    for tool in tools:
-        if tool.name == name:
-            properties = tool.parameters.get("properties")
-            known = properties if isinstance(properties, Mapping) else {}
-            return {key: tuple(_types_of(schema)) for key, schema in known.items()}
-    return {}
+    known = next((parameters_of(tool) for tool in tools if tool.name == name), {})
+    return {key: tuple(_types_of(schema)) for key, schema in known.items()}
+
+
+def parameters_of(tool: ToolSpec) -> Mapping[str, Any]:
+    """The schemas of a tool's arguments by name."""
+    properties = tool.parameters.get("properties")
+    return properties if isinstance(properties, Mapping) else {}
 
 
 def _types_of(schema: Any) -> Iterator[str]:
@@ -138,44 +137,31 @@ class Unreadable(ValueError):
     """What stands there is no value."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Style:
-    """How strings are written: their quotes, and whether a backslash escapes in them."""
+Quotes = tuple[str, ...]
+PYTHON: Quotes = ("'", '"')
+"""The marks around strings in Python and JSON, between which a backslash escapes."""
 
-    quotes: tuple[str, ...]
-    escapes: bool
-
-
-PYTHON = Style(quotes=("'", '"'), escapes=True)
-"""Python's own, and JSON's."""
-
-GEMMA = Style(quotes=('<|"|>', "<escape>"), escapes=False)
-"""Gemma 4 and FunctionGemma, which put special tokens around strings."""
+GEMMA: Quotes = ('<|"|>', "<escape>")
+"""Those of Gemma 4 and FunctionGemma: special tokens, between which nothing does."""
 
 
 def read_arguments(
-    text: str, at: int, style: Style, *, ends: str, equals: str, depth: int = 1
+    text: str, at: int, quotes: Quotes, *, ends: str, equals: str, depth: int = 1
 ) -> tuple[dict[str, Any], int]:
     """Names with values, such as ``a=1, b='x')`` behind an opening parenthesis; where they end. Errors: Unreadable."""
     found: dict[str, Any] = {}
     at = skip_blanks(text, at)
     while not text.startswith(ends, at):
-        key, at = _read_key(text, at, style)
+        word = _WORD.match(text, at)
+        key, at = (word[0], word.end()) if word else _read_value(text, at, quotes, 1)
+        if not isinstance(key, str):
+            raise Unreadable("a key is no text")
         at = _expect(text, skip_blanks(text, at), equals)
         if key in found:
             raise Unreadable("a key stands twice")
-        found[key], at = _read_value(text, at, style, depth)
+        found[key], at = _read_value(text, at, quotes, depth)
         at = _go_on(text, at, ends)
     return found, at + len(ends)
-
-
-def _read_key(text: str, at: int, style: Style) -> tuple[str, int]:
-    if word := _WORD.match(text, at):
-        return word[0], word.end()
-    key, at = _read_value(text, at, style, 1)
-    if not isinstance(key, str):
-        raise Unreadable("a key is no text")
-    return key, at
 
 
 def _expect(text: str, at: int, mark: str) -> int:
@@ -192,17 +178,17 @@ def _go_on(text: str, at: int, ends: str) -> int:
     return skip_blanks(text, _expect(text, at, ","))
 
 
-def _read_value(text: str, at: int, style: Style, depth: int) -> tuple[Any, int]:
+def _read_value(text: str, at: int, quotes: Quotes, depth: int) -> tuple[Any, int]:
     if depth > _DEEPEST:
         raise Unreadable("nested too deep")
     at = skip_blanks(text, at)
-    for quote in style.quotes:
+    for quote in quotes:
         if text.startswith(quote, at):
-            return _read_string(text, at + len(quote), quote, style)
+            return _read_string(text, at + len(quote), quote)
     if text.startswith("[", at):
-        return _read_list(text, at + 1, style, depth)
+        return _read_list(text, at + 1, quotes, depth)
     if text.startswith("{", at):
-        return read_arguments(text, at + 1, style, ends="}", equals=":", depth=depth + 1)
+        return read_arguments(text, at + 1, quotes, ends="}", equals=":", depth=depth + 1)
     if number := _LITERAL_NUMBER.match(text, at):
         whole = number[1] is None and number[2] is None
         return (int(number[0]) if whole else float(number[0])), number.end()
@@ -212,18 +198,18 @@ def _read_value(text: str, at: int, style: Style, depth: int) -> tuple[Any, int]
     return _WORDS[word[0]], word.end()
 
 
-def _read_list(text: str, at: int, style: Style, depth: int) -> tuple[list[Any], int]:
+def _read_list(text: str, at: int, quotes: Quotes, depth: int) -> tuple[list[Any], int]:
     found: list[Any] = []
     at = skip_blanks(text, at)
     while not text.startswith("]", at):
-        value, at = _read_value(text, at, style, depth + 1)
+        value, at = _read_value(text, at, quotes, depth + 1)
         found.append(value)
         at = _go_on(text, at, "]")
     return found, at + 1
 
 
-def _read_string(text: str, at: int, quote: str, style: Style) -> tuple[str, int]:
-    if not style.escapes:
+def _read_string(text: str, at: int, quote: str) -> tuple[str, int]:
+    if quote in GEMMA:
         end = text.find(quote, at)
         if end < 0:
             raise Unreadable("a string without an end")

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from holdfast.records.errors import HoldfastError, MissingExtra, StudyError
+from holdfast.records.errors import HoldfastError, StudyError, needs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-import os
-import re
-
 STACK, ADAPTER, ADAPTER_CONFIG = "stack.json", "adapter_model.safetensors", "adapter_config.json"
 WHOLE, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
-
-
 _POINTER = b"version https://git-lfs."
 FETCH = "fetch the model again"
 DAMAGED = "train the stage again or restore the directory"
@@ -94,27 +92,18 @@ def read_kinds(path: Path) -> dict[str, str]:
 
 
 def _ask_header(path: Path, ask: Callable[[Any], Told]) -> dict[str, Told]:
-    try:
+    with needs("train", f"the model {path.parent}"):
         from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise MissingExtra(f"the model {path.parent}", "train") from error
     try:
         # The framework is that of tensors, of which none is asked for.
         with safe_open(path, framework="np") as file:
             return {name: ask(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        if _is_pointer(path):
-            raise StudyError(f"{path}: is a pointer of Git LFS and not the file; fetch that (git lfs pull)") from error
-        raise StudyError(f"{path}: is damaged ({error}); fetch the model again") from error
-
-
-def _is_pointer(path: Path) -> bool:
-    """Whether a file stands for another one that Git LFS was not asked for."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(_POINTER)) == _POINTER
-    except OSError:
-        return False
+        told = f"is damaged ({error}); {FETCH}"
+        with suppress(OSError), path.open("rb") as start:
+            if start.read(len(_POINTER)) == _POINTER:  # it stands for a file that Git LFS was not asked for
+                told = "is a pointer of Git LFS and not the file; fetch that (git lfs pull)"
+        raise StudyError(f"{path}: {told}") from error
 
 
 def load_file(path: Path) -> dict[str, Tensor]:
@@ -130,8 +119,6 @@ def load_file(path: Path) -> dict[str, Tensor]:
 # --- a model by its name ------------------------------------------------------------------------------------------
 
 REPOSITORY = re.compile(r"[\w.\-]+(?:/[\w.\-]+)?")  # of a hub
-
-
 # All that is ever asked of a hub.
 ASKED_FOR = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
 
@@ -145,36 +132,23 @@ def find(name: str, revision: str | None = None, *, download: bool = True) -> Pa
         return place
     if not REPOSITORY.fullmatch(name) or name.startswith("."):
         raise StudyError(f"model {name}: no such directory, and no name of a repository; check the path")
-    return _fetch(name, revision, download)
-
-
-def _fetch(name: str, revision: str | None, download: bool) -> Path:
-    try:
+    with needs("train", "a model from the hub"):
         from huggingface_hub import constants, errors, snapshot_download
-    except ImportError as error:
-        raise MissingExtra("a model from the hub", "train") from error
-
-    shown = f"model {name}" + (f" in revision {revision}" if revision else "")
+    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+    why = why if download else "nothing is downloaded for a check"
+    # In this order: the first are kinds of the last.
+    findings: dict[type[Exception], str] = {
+        errors.GatedRepoError: "the hub wants you to accept its terms first; do so and set HF_TOKEN",
+        errors.RevisionNotFoundError: "the hub has no such revision; check 'revision'",
+        errors.RepositoryNotFoundError: "no such directory, and no such repository on the hub; check the name",
+        ValueError: "no such directory, and no name of a repository; check the name",
+        OSError: f"no such directory, it is not in the hub's cache, and {why}; download it or name a directory",
+    }
     try:
-        found = snapshot_download(
-            name,
-            revision=revision,
-            allow_patterns=list(ASKED_FOR),
-            ignore_patterns=["*/*"],  # what lies in sub-folders is not part of the model
-            local_files_only=not download,
-        )
-    except errors.GatedRepoError as error:
-        raise StudyError(f"{shown}: the hub wants you to accept its terms first; do so and set HF_TOKEN") from error
-    except errors.RevisionNotFoundError as error:
-        raise StudyError(f"{shown}: the hub has no such revision; check 'revision'") from error
-    except errors.RepositoryNotFoundError as error:
-        raise StudyError(f"{shown}: no such directory, and no such repository on the hub; check the name") from error
-    except (errors.HFValidationError, ValueError) as error:
-        raise StudyError(f"{shown}: no such directory, and no name of a repository; check the name") from error
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-        why = why if download else "nothing is downloaded for a check"
-        raise StudyError(
-            f"{shown}: no such directory, it is not in the hub's cache, and {why}; download it or name a directory"
-        ) from error
-    return Path(found)
+        # What lies in sub-folders is not part of the model.
+        chosen: dict[str, Any] = {"allow_patterns": list(ASKED_FOR), "ignore_patterns": ["*/*"]}
+        return Path(snapshot_download(name, revision=revision, local_files_only=not download, **chosen))
+    except tuple(findings) as error:
+        finding = next(finding for kind, finding in findings.items() if isinstance(error, kind))
+        shown = f"model {name}" + (f" in revision {revision}" if revision else "")
+        raise StudyError(f"{shown}: {finding}") from error

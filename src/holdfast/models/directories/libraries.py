@@ -6,8 +6,10 @@ import contextlib
 import json
 import logging
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ from holdfast.models.directories.files import CONFIG
 from holdfast.records.errors import StudyError
 
 _SHOWN = 3
-
 
 # What wrappers put into the names of weights, and what undoes it.
 _WRAPPERS: Mapping[str, str] = {
@@ -60,13 +61,14 @@ def no_progress_bars() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Transformers tells in tables and bars on stderr what is told here in a line."""
+    """Transformers and PEFT tell in tables, bars and warnings on stderr what is told here in a line."""
     from transformers.utils import logging as theirs
 
     level = theirs.get_verbosity()
     theirs.set_verbosity(logging.CRITICAL)
     try:
-        with no_progress_bars():
+        with no_progress_bars(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         theirs.set_verbosity(level)
@@ -74,8 +76,7 @@ def quiet() -> Iterator[None]:
 
 def first_names(names: Iterable[str]) -> str:
     """Some names as an error tells them: the first few."""
-    names = list(names)
-    return ", ".join(names[:_SHOWN])
+    return ", ".join(islice(names, _SHOWN))
 
 
 # --- transformers' loading report ---------------------------------------------------------------------------------
@@ -97,12 +98,10 @@ def check_report(directory: Path, network: Any, info: Mapping[str, Any], stored:
 
     ``stored`` are the names in the directory's files, with their shapes where they are known. Errors: StudyError.
     """
-    missing = sorted(info["missing_keys"])
+    missing, mismatched = sorted(info["missing_keys"]), sorted(info["mismatched_keys"])
     spare = _spare_parts(directory, network)
-    unexpected = sorted(
-        name for name in info["unexpected_keys"] if not is_mask(name, stored.get(name)) and not spare.search(name)
-    )
-    mismatched = sorted(info["mismatched_keys"])
+    unexpected = sorted(name for name in info["unexpected_keys"] if not spare.search(name))
+    unexpected = [name for name in unexpected if not is_mask(name, stored.get(name))]
     told = []
     if missing:
         first, total = first_names(missing), len(network.state_dict())

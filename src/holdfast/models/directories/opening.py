@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.models.directories import files
-from holdfast.models.directories.files import load_file, read_shapes, weight_files
+from holdfast.models.directories.files import load_file, read_kinds, read_shapes, weight_files
 from holdfast.models.directories.libraries import (
     check_report,
     first_line,
@@ -33,7 +32,7 @@ from holdfast.models.directories.libraries import (
 )
 from holdfast.models.directories.peft import PeftAdapter, is_peft, read_peft
 from holdfast.models.directories.stacks import Factors, Lora, Stack, base_of, copy_text_files, find_stack, merged
-from holdfast.records.errors import MissingExtra, StoreError, StudyError
+from holdfast.records.errors import StoreError, StudyError, needs
 from holdfast.records.outputs import scratch_directory
 
 _CHECKED = ("F64", "F32", "F16", "BF16")  # as safetensors names them; smaller ones have few values but numbers
@@ -93,8 +92,7 @@ def check_values(directory: Path) -> None:
 
     for path in _stored(directory):
         with safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if file.get_slice(name).get_dtype() in _CHECKED]  # noqa: SIM118
-            weights = ((name, file.get_tensor(name)) for name in names)
+            weights = ((name, file.get_tensor(name)) for name, kind in read_kinds(path).items() if kind in _CHECKED)
             check_finite(((name, one) for name, one in weights if not is_mask(name, tuple(one.shape))), str(path))
 
 
@@ -156,8 +154,7 @@ def merge_peft(network: Any, adapter: PeftAdapter, tensors: Mapping[str, Tensor]
     with torch.no_grad():
         before = None if hollow else wrapped(input_ids=ids, use_cache=False).logits
     try:
-        with warnings.catch_warnings(), quiet():
-            warnings.simplefilter("ignore")
+        with quiet():
             _untie(network)
             merged = wrapped.merge_and_unload(safe_merge=not hollow)
     except Exception as error:  # PEFT raises what it likes for what it does not merge.
@@ -194,16 +191,13 @@ def _untie(network: Any) -> None:
 
 def _attach(network: Any, adapter: PeftAdapter, tensors: Mapping[str, Tensor], hollow: bool) -> Any:
     """PEFT's wrapper around a network, with every weight of the adapter in its place. Errors: StudyError."""
-    try:
+    with needs("train", f"the adapter {adapter.directory}"):
         from peft import PeftModel
         from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-    except ImportError as error:
-        raise MissingExtra(f"the adapter {adapter.directory}", "train") from error
     config = _make_config(adapter, hollow)
     _resize_vocabulary(network, adapter, tensors)
     try:
-        with warnings.catch_warnings(), quiet():
-            warnings.simplefilter("ignore")
+        with quiet():
             wrapped = PeftModel(network, config, low_cpu_mem_usage=hollow)
             found = set_peft_model_state_dict(wrapped, dict(tensors), low_cpu_mem_usage=hollow)
     except KeyError as error:
@@ -255,8 +249,7 @@ def _make_config(adapter: PeftAdapter, hollow: bool) -> Any:
     if hollow:  # How it began shapes nothing.
         told["init_lora_weights"] = False
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             return LoraConfig(**told | {"inference_mode": True, "peft_type": "LORA"})
     except (TypeError, ValueError) as error:
         raise StudyError(
@@ -339,13 +332,10 @@ def write_whole(directory: Path, target: Path) -> None:
 
 def _write_merged(directory: Path, target: Path) -> None:
     """An adapter merged into its base in a network, in 32-bit floats, then rounded to what the base is stored in."""
-    from safetensors import safe_open
-
     opened = open_network(directory, dtype=torch.float32, attention="eager")
     if opened.stack:
         merge(opened.network, opened.stack)
-    with safe_open(weight_files(opened.home)[0], framework="pt") as file:
-        stored = max(file.get_slice(name).get_dtype() for name in file.keys())  # noqa: SIM118
+    stored = max(read_kinds(weight_files(opened.home)[0]).values())
     dtype = {"BF16": torch.bfloat16, "F16": torch.float16}.get(stored, torch.float32)
     with no_progress_bars():
         opened.network.to(dtype).save_pretrained(target)
@@ -378,18 +368,15 @@ def attach(model: Any, lora: Lora, stack: Stack | None, source: Path) -> None:
     targets = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module in inner]
     if not targets:
         raise StudyError(f"{source}: none of its modules is one that adapters change; use lora_r = 0")
-    configs = {
-        _NEWEST: LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            use_rslora=lora.rslora,
-            target_modules=_held(targets),
-        )
-    }
+
+    def adapt(names: Iterable[str], rank: int, alpha: float, **more: Any) -> LoraConfig:
+        # Modules are named as they are in what holds the model.
+        return LoraConfig(r=rank, lora_alpha=alpha, target_modules=[f"{_HOLDER}.{name}" for name in names], **more)
+
+    configs = {_NEWEST: adapt(targets, lora.r, lora.alpha, lora_dropout=lora.dropout, use_rslora=lora.rslora)}
     if stack:
         rank = sum(stack.ranks)  # The scale is in the factors, and dropout belongs to training.
-        configs[_EARLIER] = LoraConfig(r=rank, lora_alpha=rank, target_modules=_held(stack.factors))
+        configs[_EARLIER] = adapt(stack.factors, rank, rank)
     # Shown the model itself, PEFT takes names that end as those of experts once did for experts, and adapts these too.
     holder = nn.ModuleDict({_HOLDER: model})
     tuner = LoraModel(holder, configs, _NEWEST)
@@ -404,11 +391,6 @@ def attach(model: Any, lora: Lora, stack: Stack | None, source: Path) -> None:
         if ".lora_" in name:
             weight.data = weight.data.float()
         weight.requires_grad_(f".{_NEWEST}." in name)
-
-
-def _held(names: Iterable[str]) -> list[str]:
-    """Names of a model's modules as they are in what holds it."""
-    return [f"{_HOLDER}.{name}" for name in names]
 
 
 def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -107,8 +107,7 @@ def read_peft(directory: Path, *, download: bool = True) -> PeftAdapter:
 def digest_adapter(directory: Path) -> str:
     """SHA-256 over an adapter's weights and those of its settings that say what it computes. Errors: StudyError."""
     settings = {key: value for key, value in _read_settings(directory).items() if key not in _FREE}
-    # Sets are written in any order.
-    for key, value in settings.items():
+    for key, value in settings.items():  # sets are written in any order
         if isinstance(value, list) and all(isinstance(one, str) for one in value):
             settings[key] = sorted(value)
     told = json.dumps(settings, sort_keys=True)

@@ -195,11 +195,19 @@ def write_stack(
     files depend on numbers and the base's name alone: its repository and revision where it lies in the hub's cache,
     else how it is called beside ``directory`` or a parent. Elsewhere it is noted by its absolute path.
     """
+    import torch
+
     ranks: tuple[int, ...] = (lora.r,)
     if earlier is not None:
-        ranks, factors = (*earlier.ranks, lora.r), _side_by_side(earlier, factors, lora.scale)
+        ranks, rank = (*earlier.ranks, lora.r), sum(earlier.ranks)
+        both: dict[str, tuple[Tensor, Tensor]] = {}  # A below A, and B beside scaled B
+        for module, (down, up) in factors.items():
+            unchanged = torch.zeros(rank, down.shape[1]), torch.zeros(up.shape[0], rank)
+            above, left = earlier.factors.get(module, unchanged)
+            right = up.float().cpu() * lora.scale
+            both[module] = torch.cat([above, down.float().cpu()]), torch.cat([left, right], 1)
         # The scales are in B, so that what is left of them is 1.
-        lora = Lora(r=sum(ranks), alpha=sum(ranks), dropout=lora.dropout)
+        factors, lora = both, Lora(r=sum(ranks), alpha=sum(ranks), dropout=lora.dropout)
     directory.mkdir(parents=True, exist_ok=True)
     home = base.resolve()
     hub = _repository_of(home)
@@ -241,19 +249,6 @@ def write_peft_adapter(directory: Path, factors: Factors, lora: Lora, base: Mapp
         stored[f"{_PREFIX}{module}.lora_A.weight"] = down.detach().float().cpu().contiguous()
         stored[f"{_PREFIX}{module}.lora_B.weight"] = up.detach().float().cpu().contiguous()
     save_file(stored, directory / files.ADAPTER, metadata={"format": "pt"})
-
-
-def _side_by_side(earlier: Stack, factors: Factors, scale: float) -> Factors:
-    """Both changes as one: A below A, and B beside scaled B."""
-    import torch
-
-    both: dict[str, tuple[Tensor, Tensor]] = {}
-    rank = sum(earlier.ranks)
-    for module, (down, up) in factors.items():
-        unchanged = torch.zeros(rank, down.shape[1]), torch.zeros(up.shape[0], rank)
-        first = earlier.factors.get(module, unchanged)
-        both[module] = torch.cat([first[0], down.float().cpu()]), torch.cat([first[1], up.float().cpu() * scale], 1)
-    return both
 
 
 def digest_model(directory: Path) -> str:

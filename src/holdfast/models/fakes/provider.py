@@ -89,14 +89,10 @@ class FakeProvider:
     _port: int = 0
 
     def __enter__(self) -> FakeProvider:
-        provider = self
-
-        class Handler(_Handler):
-            owner = provider
-
         self.stopping.clear()
+        handler = type("Handler", (_Handler,), {"owner": self})
         # The same address again after a stop, as a server that comes back has.
-        self._server = _Server(("127.0.0.1", self._port), Handler)
+        self._server = _Server(("127.0.0.1", self._port), handler)
         self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self
@@ -128,8 +124,7 @@ class FakeProvider:
         """A completion, put on the bill."""
         said = self.answers(request)
         with self._lock:
-            charge = Charge(model=str(request.get("model")), digest=request_digest(request), fault=fault)
-            self.bill.append(charge)
+            self.bill.append(Charge(model=str(request.get("model")), digest=request_digest(request), fault=fault))
             number = len(self.bill)
         return _completion(request, said, number)
 
@@ -250,16 +245,13 @@ def _completion(request: Mapping[str, Any], said: Message | ToolCall | str, numb
     answered = {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}
     choice: dict[str, Any] = {"index": 0, "message": answered, "finish_reason": reason}
     if request.get("logprobs"):
-        choice["logprobs"] = {"content": [_token(one) for one in sampled]}
+        other = {"token": "other", "logprob": -1.5, "bytes": None}
+        likely = [{"token": one, "logprob": -0.25, "bytes": None} for one in sampled]
+        choice["logprobs"] = {"content": [{**one, "top_logprobs": [one, other]} for one in likely]}
     asked = sum(len(str(one.get("content") or "")) for one in request.get("messages", ())) // 4 + 1
     used = {"prompt_tokens": asked, "completion_tokens": len(sampled), "total_tokens": asked + len(sampled)}
     made = {"object": "chat.completion", "created": 0, "model": request.get("model")}
     return {"id": f"chatcmpl-{number}", **made, "choices": [choice], "usage": used}
-
-
-def _token(text: str) -> dict[str, Any]:
-    likely = {"token": text, "logprob": -0.25, "bytes": None}
-    return {**likely, "top_logprobs": [likely, {"token": "other", "logprob": -1.5, "bytes": None}]}
 
 
 def _spoil_logprob(completion: dict[str, Any]) -> None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +24,9 @@ from holdfast.models.calls.native import MESSAGE, STOP, read_native, read_reply,
 from holdfast.models.calls.spelled import PAIRS, spells_call
 from holdfast.models.directories.peft import has_tokenizer, is_peft, text_home
 from holdfast.models.directories.stacks import base_of
-from holdfast.models.hub.templates import ChatTemplate, Rendering
+from holdfast.models.hub.templates import ChatTemplate
 from holdfast.records import Message, ToolCall, ToolSpec
-from holdfast.records.errors import MissingExtra, StudyError
+from holdfast.records.errors import StudyError, needs
 
 Calls = Literal["auto", "native", "text"]
 PROBE_TOOL = ToolSpec(
@@ -106,45 +106,39 @@ class HubChat:
 
     def _probe(self, calls: Calls) -> None:
         """Find out what the template can write."""
-        system = Message(role="system", content="probe system")
         tools = chat_tools([PROBE_TOOL])
-        asking, answer = [PROBE_REQUEST], Message(role="assistant", content="probe answer")
-        calling = [PROBE_REQUEST, _CALLING]
-        calling_twice = [PROBE_REQUEST, replace(_CALLING, tool_calls=(PROBE_CALL,) * 2)]
 
-        def show(messages: list[Message], **how: Any) -> str | None:
-            return self._template.try_out(Rendering(messages=_as_dicts(messages), **how))
+        def show(*messages: Message, **how: Any) -> str:
+            return self._template.try_out(_as_dicts((PROBE_REQUEST, *messages)), **how) or ""
 
-        asked = show(asking, prompt=True)
-        answered = show([PROBE_REQUEST, answer])
-        with_system = show([system, PROBE_REQUEST], prompt=True)
-        called = show([*calling, PROBE_RESULT], tools=tools, prompt=True)
-        offered, call = show(asking, tools=tools, prompt=True), show(calling, tools=tools)
-        twice = show([*calling_twice, PROBE_RESULT, PROBE_RESULT], tools=tools, prompt=True)
-        switched = show(asking, prompt=True, settings={_SWITCH: True})
-        if "probe request" not in (asked or "") or "probe answer" not in (answered or ""):
+        prompt, answered = show(prompt=True), show(Message(role="assistant", content="probe answer"))
+        if "probe request" not in prompt or "probe answer" not in answered:
             raise StudyError(f"{self.directory}: the chat template drops messages; use a model with another template")
-        self._has_system = "probe system" in (with_system or "")
-        shows = all(part in (called or "") for part in ("probe description", "probe value", "probe result"))
+        opening = _as_dicts((Message(role="system", content="probe system"), PROBE_REQUEST))
+        self._has_system = "probe system" in (self._template.try_out(opening, prompt=True) or "")
+        called = show(_CALLING, PROBE_RESULT, tools=tools, prompt=True)
+        shows = all(part in called for part in ("probe description", "probe value", "probe result"))
+        offered, call = show(tools=tools, prompt=True), show(_CALLING, tools=tools)
         self._family = self._find_family(offered, call) if shows and offered and call else None
         can = self._family is not None
-        self._parallel = can and (twice or "").count("probe value") == 2
+        calling_twice = replace(_CALLING, tool_calls=(PROBE_CALL,) * 2)
+        twice = show(calling_twice, PROBE_RESULT, PROBE_RESULT, tools=tools, prompt=True)
+        self._parallel = can and twice.count("probe value") == 2
         if calls == "native" and not can:
             raise StudyError(
                 f"{self.directory}: the chat template writes no calls that can be read; set calls = 'text'"
             )
         # Calls that stand alone have no thought beside them that could be lost.
-        whole = "probe thought" in (call or "") or (self._family is not None and self._family.alone)
+        whole = "probe thought" in call or (self._family is not None and self._family.alone)
         self.native = can and (calls == "native" or (calls == "auto" and whole))
         # What a template writes behind an answer.
-        self._turn_end = (answered or "").rpartition("probe answer")[2]
-        prompt = asked or ""
+        self._turn_end = answered.rpartition("probe answer")[2]
         self.thought = next((pair for pair in PAIRS if prompt.rstrip().endswith(pair[0])), None)
         # What the prompt has said of a thought before the agent goes on with it.
         self._opened = prompt[prompt.rindex(self.thought[0]) :] if self.thought else ""
-        self.thinks_on_demand = _SWITCH in self.source and asked != switched
-        self.channels = MESSAGE in (answered or "")
-        self.speaks_beside_calls = not self.native or "probe thought" in (call or "")
+        self.thinks_on_demand = _SWITCH in self.source and prompt != show(prompt=True, **{_SWITCH: True})
+        self.channels = MESSAGE in answered
+        self.speaks_beside_calls = not self.native or "probe thought" in call
 
     def _find_family(self, offered: str, call: str) -> Family | None:
         """The family whose format the template writes calls in, if what it writes can be read back."""
@@ -230,7 +224,7 @@ class HubChat:
         specs = chat_tools(tools) if self.native else []
         specs = [_map_texts(spec, lambda text: _break(self._control, text)) for spec in specs]
         try:
-            return self._template.render(Rendering(messages=_as_dicts(shown), tools=specs, prompt=prompt))
+            return self._template.render(_as_dicts(shown), specs, prompt=prompt)
         except ValueError as error:
             roles = ", ".join(message.role for message in shown[-4:])
             raise StudyError(
@@ -295,15 +289,14 @@ class HubChat:
     def _find_change(self, own: str, message: Message) -> str | None:
         """What a template does to a turn of the agent whose text is ``own``: None where it is what the agent wrote."""
         text, said = _squeeze(own), _squeeze(message.content.removeprefix(self._opened))
-        if not text.startswith(said):
-            return "adds text of its own to" if said in text else "leaves out text of"
-        rest = text[len(said) :]
+        if said not in text:
+            return "leaves out text of"
+        rest = text.removeprefix(said)
+        marks = self._family.marks if self._family else ()
+        whole = rest in ("", _squeeze(self._turn_end)) or self._end.fullmatch(rest) is not None
         if message.tool_calls:
-            marks = self._family.marks if self._family else ()
             whole = not marks or rest.startswith(marks)
-        else:
-            whole = rest in ("", _squeeze(self._turn_end)) or self._end.fullmatch(rest) is not None
-        return None if whole else "adds text of its own to"
+        return None if whole and text.startswith(said) else "adds text of its own to"
 
     def _shared(self, text: str, other: str) -> int:
         """The length of what two texts share, up to the end of a line or a control token."""
@@ -355,12 +348,10 @@ class HubChat:
         What looks like a call and is not in the chat's own format makes the reply incoherent, unless it tells of one of
         ``made``, the calls of the conversation so far.
         """
-        if isinstance(reply, str):
-            text = reply
-        else:
-            ids = list(reply)
-            ended = bool(ids) and ids[-1] in self.ends
-            text = self.decode(ids[:-1] if ended else ids)
+        text = reply
+        if not isinstance(text, str):
+            ended = bool(reply) and reply[-1] in self.ends
+            text = self.decode(text[:-1] if ended else text)
             if not ended and not any(stop in text for stop in self.stops(tools)):
                 return None, "length"
         message = self._read_text(text, tools, made)
@@ -397,11 +388,8 @@ class HubChat:
 
 
 def _load_tokenizer(directory: Path) -> Any:
-    try:
+    with needs("train", f"the model {directory}"):
         from transformers import AutoTokenizer
-    except ImportError as error:
-        raise MissingExtra(f"the model {directory}", "train") from error
-
     home = text_home(directory)
     if not has_tokenizer(home):
         raise StudyError(f"{directory}: holds no tokenizer (tokenizer.json); save it beside the model")
@@ -430,19 +418,16 @@ def _named_ends(tokenizer: Any, directory: Path) -> tuple[int, ...]:
 
 def _as_dicts(messages: Iterable[Message]) -> list[dict[str, Any]]:
     """Messages with numbered calls: some templates want ids of nine letters or digits."""
-    messages = list(messages)
     waiting: list[tuple[str, str]] = []
-    made = 0
+    numbers = count()
     dicts = chat_messages(messages)
-    for message, entry in zip(messages, dicts, strict=True):
-        calls = entry.get("tool_calls", ())
-        for call in calls:
-            call["id"] = f"call{made:05d}"
-            made += 1
-        if calls:
-            waiting = [(call["function"]["name"], call["id"]) for call in calls]
-        if message.role == "tool" and waiting:
-            place = find_answered([name for name, _ in waiting], message.name)
+    for entry in dicts:
+        for call in entry.get("tool_calls", ()):
+            call["id"] = f"call{next(numbers):05d}"
+        if "tool_calls" in entry:
+            waiting = [(call["function"]["name"], call["id"]) for call in entry["tool_calls"]]
+        if entry["role"] == "tool" and waiting:
+            place = find_answered([name for name, _ in waiting], entry.get("name"))
             entry["tool_call_id"] = waiting.pop(place)[1]
     return dicts
 
@@ -475,10 +460,7 @@ def _map_texts(value: Any, change: Any) -> Any:
 # prompt and goes on with what was sampled. Templates of thinking models differ from that in two ways: their prompt
 # opens a thought that no later turn shows, and earlier thoughts are left out once more is said.
 
-_CHANNELS = (
-    "its replies stand under headers of channels, which messages do not keep, so that the agent would learn from tokens"
-    " that it did not sample"
-)
+_CHANNELS = f"its replies stand under headers of channels, which messages do not keep, {_NOT_SAMPLED}"
 
 
 def check_trainable(chat: HubChat, *, several: bool = True, dialogue: bool = False) -> None:
@@ -487,7 +469,7 @@ def check_trainable(chat: HubChat, *, several: bool = True, dialogue: bool = Fal
     Tried are an answer and a call, both with the thoughts that the format has; with ``several`` also three turns over
     results, with ``dialogue`` an answer after which the user goes on. Errors: StudyError with what helps.
     """
-    tried = list(_conversations(chat, several, dialogue))
+    tried = _conversations(chat, several, dialogue)
     if (fault := find_fault(chat, tried)) is not None:
         raise StudyError(f"{chat.directory}: {fault}; {advise(chat, tried)}")
 
@@ -523,31 +505,22 @@ def advise(chat: HubChat, conversations: Sequence[Conversation]) -> str:
     return "use a template that shows turns as they were written, thoughts included"
 
 
-def _conversations(chat: HubChat, several: bool, dialogue: bool) -> Iterator[Conversation]:
-    said = _thought(chat)
+def _conversations(chat: HubChat, several: bool, dialogue: bool) -> list[Conversation]:
+    # The thought that a reply of this format begins with; empty where its prompt says that there is none.
+    prompt = chat.decode(chat.prompt_ids(Conversation(messages=(PROBE_REQUEST,), tools=(PROBE_TOOL,))))
+    opened = prompt.rpartition(PROBE_REQUEST.content)[2]
+    begin, end = chat.thought or next((pair for pair in PAIRS if pair[1] in chat.source), PAIRS[0])
+    said = f"probe thought\n{end}\n\n" if begin in opened else f"{begin}\nprobe thought\n{end}\n\n"
+    if end in opened or (begin not in opened and chat.thinks_on_demand):
+        said = ""
     answer = Message(role="assistant", content=f"{said}probe answer")
     calling = Message(role="assistant", content=f"{said}probe words", tool_calls=(PROBE_CALL,))
     if not chat.speaks_beside_calls:
         calling = replace(calling, content="")
-    yield Conversation(messages=(PROBE_REQUEST, answer), tools=(PROBE_TOOL,))
-    yield Conversation(messages=(PROBE_REQUEST, calling), tools=(PROBE_TOOL,))
-    if several:
-        yield Conversation(
-            messages=(PROBE_REQUEST, calling, PROBE_RESULT, calling, PROBE_RESULT, answer), tools=(PROBE_TOOL,)
-        )
-    if dialogue:
-        yield Conversation(messages=(PROBE_REQUEST, answer, PROBE_REQUEST, answer), tools=(PROBE_TOOL,))
-
-
-def _thought(chat: HubChat) -> str:
-    """The thought that a reply of this format begins with; empty where its prompt says that there is none."""
-    prompt = chat.decode(chat.prompt_ids(Conversation(messages=(PROBE_REQUEST,), tools=(PROBE_TOOL,))))
-    opened = prompt.rpartition(PROBE_REQUEST.content)[2]
-    begin, end = chat.thought or next((pair for pair in PAIRS if pair[1] in chat.source), PAIRS[0])
-    if end in opened or (begin not in opened and chat.thinks_on_demand):
-        return ""
-    thought = f"probe thought\n{end}\n\n"
-    return thought if begin in opened else f"{begin}\n{thought}"
+    tried: list[tuple[Message, ...]] = [(answer,), (calling,)]
+    tried += [(calling, PROBE_RESULT, calling, PROBE_RESULT, answer)] if several else []
+    tried += [(answer, PROBE_REQUEST, answer)] if dialogue else []
+    return [Conversation(messages=(PROBE_REQUEST, *turns), tools=(PROBE_TOOL,)) for turns in tried]
 
 
 def _compare(chat: HubChat, conversation: Conversation) -> None:

@@ -26,7 +26,7 @@ from holdfast.models.directories.peft import is_peft, read_peft
 from holdfast.models.directories.stacks import base_of
 from holdfast.models.tiny.chat import is_tiny
 from holdfast.models.tiny.llama import LlamaShape, TinyLlama
-from holdfast.records.errors import MissingExtra, StudyError
+from holdfast.records.errors import StudyError, needs
 
 _WHOLE_NUMBERS = ("I", "U", "BOOL")  # as safetensors names them
 
@@ -140,10 +140,8 @@ def check_quantized(directory: Path, told: Mapping[str, Any], *, adapted: bool, 
 
 def read_config(directory: Path) -> Any:
     """The configuration of a causal language model that transformers has the code of. Errors: StudyError."""
-    try:
+    with needs("train", f"the model {directory}"):
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
-    except ImportError as error:
-        raise MissingExtra(f"the model {directory}", "train") from error
     try:
         with quiet():
             config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)

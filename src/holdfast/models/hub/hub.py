@@ -15,7 +15,7 @@ from holdfast.models.directories import files
 from holdfast.models.directories.files import find, read_header, read_index, read_object, weight_files
 from holdfast.models.directories.peft import is_peft, read_peft
 from holdfast.models.directories.stacks import base_of, digest_model
-from holdfast.records.errors import MissingExtra, StudyError
+from holdfast.records.errors import StudyError, needs
 
 # What opens a directory: transformers to sample, vLLM, or transformers to train.
 Engine = Literal["transformers", "vllm", "training"]
@@ -75,10 +75,8 @@ def check_model(
     stored = sorted(path for place in places for path in place.iterdir() if path.suffix in (".json", ".safetensors"))
     stats = [(str(path), path.stat()) for path in stored]
     state = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
-    try:
+    with needs("train", f"the model {directory}"):
         from holdfast.models.hub.fitting import check_directory
-    except ImportError as error:
-        raise MissingExtra(f"the model {directory}", "train") from error
     return check_directory(directory, attention, engine == "vllm", engine == "training", state)
 
 
@@ -154,10 +152,8 @@ def _check_auto_map(path: Path, settings: dict[str, Any], *, top: bool) -> None:
     """
     if path.name != files.CONFIG and top:
         return
-    try:
+    with needs("train", f"the model {path.parent}"):
         from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
-    except ImportError as error:
-        raise MissingExtra(f"the model {path.parent}", "train") from error
     kind = settings.get("model_type")
     known = isinstance(kind, str) and kind in CONFIG_MAPPING
     if known and top:

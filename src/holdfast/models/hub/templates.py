@@ -21,7 +21,6 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -37,26 +36,7 @@ _MOST_MEMORY = 1 << 30
 _KEPT = 512  # texts of one template that are kept
 _TODAY = datetime(2024, 7, 26)
 _PRIVATE_NAME = re.compile(r"__\w+__")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rendering:
-    """What to render: messages and tools as transformers takes them; ``settings`` are more of a template's own."""
-
-    messages: Sequence[Mapping[str, Any]]
-    tools: Sequence[Mapping[str, Any]] = ()
-    prompt: bool = False
-    settings: Mapping[str, bool] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """The rendering as a request. Errors: TypeError for what is no JSON."""
-        asked = {
-            **self.settings,
-            "messages": self.messages,
-            "tools": self.tools or None,
-            "add_generation_prompt": self.prompt,
-        }
-        return json.dumps(asked, default=_plain)
+Listed = Sequence[Mapping[str, Any]]
 
 
 def _plain(value: object) -> object:
@@ -73,24 +53,24 @@ class ChatTemplate:
         self._begin = json.dumps({"source": source, "tokens": self.tokens})
         self._text_of = lru_cache(maxsize=_KEPT)(self._ask)
 
-    def render(self, rendering: Rendering) -> str:
-        """The text of a conversation.
+    def render(self, messages: Listed, tools: Listed = (), *, prompt: bool = False, **settings: bool) -> str:
+        """The text of a conversation, by messages and tools as transformers takes them, and settings of the template's.
 
         Errors: ValueError with the template's own reason; StudyError for a template that does not end, reaches for
         Python's inner names or asks for too much memory.
         """
+        told = {**settings, "messages": messages, "tools": tools or None, "add_generation_prompt": prompt}
         try:
-            asked = rendering.to_json()
+            asked = json.dumps(told, default=_plain)
         except TypeError as error:
             raise ValueError(str(error)) from error
         return self._text_of(asked)
 
-    def try_out(self, rendering: Rendering) -> str | None:
+    def try_out(self, messages: Listed, tools: Listed = (), **how: bool) -> str | None:
         """The text as ``render`` has it, or None where the template refuses the conversation. Errors: StudyError."""
-        try:
-            return self.render(rendering)
-        except ValueError:
-            return None
+        with contextlib.suppress(ValueError):
+            return self.render(messages, tools, **how)
+        return None
 
     def _ask(self, asked: str) -> str:
         try:

@@ -21,7 +21,7 @@ from torch import Tensor
 from holdfast.models import SampledToken
 from holdfast.models.hub.chat import HubChat
 from holdfast.records import JSON
-from holdfast.records.errors import MissingExtra, StepError, StudyError
+from holdfast.records.errors import StepError, StudyError, needs
 
 _ALTERNATIVES = 20
 # So many of the last tokens are looked at for a text to stop at.
@@ -154,12 +154,9 @@ class Decoder:
         """The next token of every row: the likeliest, or one draw by the inverse of the cumulative distribution."""
         logits = logits.float()
         logprobs = torch.log_softmax(logits, -1)
-        bound = [number for number, row in enumerate(rows) if row.constraint is not None]
-        if bound:
-            logits = logits.clone()
-            for number in bound:
-                row = rows[number]
-                assert row.constraint is not None
+        logits = logits.clone() if any(row.constraint for row in rows) else logits
+        for number, row in enumerate(rows):
+            if row.constraint is not None:
                 allowed = torch.from_numpy(row.constraint.allowed(row.limit - len(row.ids)))
                 logits[number].masked_fill_(~allowed.to(logits.device), -torch.inf)
         tokens = logits.argmax(-1)
@@ -170,9 +167,8 @@ class Decoder:
             cumulative = torch.softmax(logits[places].double() / heat[:, None].double(), -1).cumsum(-1)
             draws = torch.tensor([rows[number].rng.random() for number in warm], dtype=torch.float64)
             # The first token whose cumulative probability exceeds the draw; a probability of 0 is never chosen.
-            drawn = torch.searchsorted(cumulative, draws.to(logits.device)[:, None] * cumulative[:, -1:], right=True)[
-                :, 0
-            ]
+            bounds = draws.to(logits.device)[:, None] * cumulative[:, -1:]
+            drawn = torch.searchsorted(cumulative, bounds, right=True)[:, 0]
             tokens[places] = drawn.clamp_(max=logits.shape[1] - 1)
         self._note(rows, tokens, logprobs)
         found: list[int] = tokens.tolist()
@@ -196,13 +192,10 @@ class Decoder:
 
     def _goes_on(self, row: Row, token: int) -> bool:
         row.ids.append(token)
-        if row.constraint is not None:
-            row.complete = row.constraint.take(token)
-        else:
-            row.complete = token in self._ends
-            if not row.complete and row.stops:
-                tail = self._chat.decode(row.ids[-_TAIL:])
-                row.complete = any(stop in tail for stop in row.stops)
+        row.complete = token in self._ends if row.constraint is None else row.constraint.take(token)
+        if not row.complete and row.stops:
+            tail = self._chat.decode(row.ids[-_TAIL:])
+            row.complete = any(stop in tail for stop in row.stops)
         return not row.complete and len(row.ids) < row.limit
 
     def _remember(self, batch: _Batch, number: int) -> None:
@@ -272,17 +265,16 @@ class PrefixCache:
 def lay_side_by_side(found: Sequence[tuple[int, States]], width: int) -> list[tuple[Tensor, Tensor]]:
     """Of every layer, keys and values [rows, heads, width, dimensions] of known prefixes, with zeros behind them."""
     filled = next(states for known, states in found if known)
-    layers = []
-    for layer, (keys, values) in enumerate(filled):
-        both = []
-        for part, example in enumerate((keys, values)):
-            rows = example.new_zeros(len(found), example.shape[0], width, example.shape[2])
-            for row, (known, states) in zip(rows, found, strict=True):
-                if known:
-                    row[:, :known] = states[layer][part][:, :known]
-            both.append(rows)
-        layers.append((both[0], both[1]))
-    return layers
+
+    def lay(layer: int, part: int) -> Tensor:
+        example = filled[layer][part]
+        rows = example.new_zeros(len(found), example.shape[0], width, example.shape[2])
+        for row, (known, states) in zip(rows, found, strict=True):
+            if known:
+                row[:, :known] = states[layer][part][:, :known]
+        return rows
+
+    return [(lay(layer, 0), lay(layer, 1)) for layer in range(len(filled))]
 
 
 # --- replies that follow a JSON schema ----------------------------------------------------------------------------
@@ -299,11 +291,8 @@ class Grammars:
     """Makes constraints for one tokenizer; ``vocabulary`` is the number of the model's logits."""
 
     def __init__(self, tokenizer: Any, *, vocabulary: int, ends: Sequence[int]) -> None:
-        try:
+        with needs("train", "replies that follow a JSON schema"):
             from llguidance.hf import from_tokenizer
-        except ImportError as error:
-            raise MissingExtra("replies that follow a JSON schema", "train") from error
-
         self.vocabulary = vocabulary
         self.tokenizer = from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=list(ends))
         # The tokens that are exactly one of these texts.

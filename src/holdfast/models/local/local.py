@@ -138,15 +138,13 @@ class LocalModel:
         return False
 
     def _finish(self, row: Row, ask: Ask) -> Reply:
-        raw = self.chat.decode(row.ids)
         message, stopped = self.chat.finish(row.ids, ask, complete=row.complete)
-        stopped = "context" if row.limit <= 0 else stopped
         return Reply(
             message=message,
-            stopped=stopped,
+            stopped="context" if row.limit <= 0 else stopped,
             tokens=len(row.ids),
             logprob=row.logprob,
-            raw=raw,
+            raw=self.chat.decode(row.ids),
             sampled=tuple(row.sampled) if ask.logprobs else None,
             ids=tuple(row.ids),
         )

@@ -159,10 +159,8 @@ def bound_bodies(client: Any) -> None:
     library = sys.modules[kind.__module__.partition(".")[0]]
     client.headers["accept-encoding"] = ACCEPTED
     client._transport = _Counting(client._transport, library.AsyncByteStream)
-    client._mounts = {
-        pattern: None if one is None else _Counting(one, library.AsyncByteStream)
-        for pattern, one in client._mounts.items()
-    }
+    for pattern, one in client._mounts.items():
+        client._mounts[pattern] = None if one is None else _Counting(one, library.AsyncByteStream)
 
 
 class _Counting:

@@ -99,11 +99,8 @@ def _with_ids(calls: Sequence[ToolCall], place: int) -> list[ToolCall]:
 
 def tool_infos(tools: Sequence[ToolSpec]) -> list[ToolInfo]:
     """The tools as Inspect describes them to providers."""
-    parameters = [ToolParams.model_validate({"type": "object", **tool.parameters}) for tool in tools]
-    return [
-        ToolInfo(name=tool.name, description=tool.description, parameters=told)
-        for tool, told in zip(tools, parameters, strict=True)
-    ]
+    told = ((tool, ToolParams.model_validate({"type": "object", **tool.parameters})) for tool in tools)
+    return [ToolInfo(name=tool.name, description=tool.description, parameters=given) for tool, given in told]
 
 
 def response_schema(schema: JSON) -> ResponseSchema:

@@ -58,22 +58,6 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
-    """What an answered call cost: tokens, money by the endpoint's prices, seconds, and how often it was attempted.
-
-    ``answer`` is JSON that the reply is made from; ``served`` the model that the server says has answered.
-    """
-
-    answer: Any
-    served: str
-    input_tokens: int
-    output_tokens: int
-    cost: float
-    seconds: float
-    attempts: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Spending:
     """The calls of one speaker to one model.
 
@@ -139,15 +123,15 @@ class Ledger:
         try:
             with self._reading:
                 query = f"SELECT status = 'done', reply, {self._sound} FROM calls WHERE key = ?"
-                row = self._in.execute(query, (key,)).fetchone()
-            if row is not None and not row[2]:
+                done, reply, sound = self._in.execute(query, (key,)).fetchone() or (False, b"", True)
+            if not sound:
                 raise DamagedRow(f"the call {key.hex()[:12]} is not the one that was recorded")
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise self._unusable(error) from error
-        if row is None or not row[0]:
+        if not done:
             return None
         self._hits[speaker, model] += 1
-        return orjson.loads(zstandard.decompress(row[1]))
+        return orjson.loads(zstandard.decompress(reply))
 
     async def intend(self, key: bytes, speaker: str, model: str) -> bool:
         """Record that a call is about to be made; False where an equal one was answered or is in flight elsewhere.
@@ -172,19 +156,32 @@ class Ledger:
 
         return await asyncio.wrap_future(self._write(write))
 
-    async def settle(self, key: bytes, settled: Settled) -> None:
-        """Record the answer; it is on disk when this returns. Of two answers to equal calls, the first stays."""
-        body = zstandard.compress(orjson.dumps(settled.answer, option=orjson.OPT_NON_STR_KEYS))
-        paid = (settled.input_tokens, settled.output_tokens, settled.cost, settled.seconds, settled.attempts)
+    async def settle(
+        self,
+        key: bytes,
+        answer: Any,
+        served: str,
+        *,
+        tokens: tuple[int, int],
+        cost: float,
+        seconds: float,
+        attempts: int,
+    ) -> None:
+        """Record the answer; it is on disk when this returns. Of two answers to equal calls, the first stays.
+
+        ``answer`` is JSON that the reply is made from, ``served`` the model that the server says has answered,
+        ``tokens`` those read and written, ``cost`` money by the endpoint's prices, for so many ``attempts``.
+        """
+        body = zstandard.compress(orjson.dumps(answer, option=orjson.OPT_NON_STR_KEYS))
 
         def write() -> bool:
             self._out.execute(
                 "UPDATE calls SET status = 'done', reply = ifnull(reply, ?), served = ifnull(served, ?),"
                 " input_tokens = input_tokens + ?, output_tokens = output_tokens + ?, cost = cost + ?,"
                 " seconds = seconds + ?, attempts = attempts + ?, in_doubt = in_doubt - 1 WHERE key = ?",
-                (body, settled.served, *paid, key),
+                (body, served, *tokens, cost, seconds, attempts, key),
             )
-            self._out.execute("UPDATE spent SET cost = cost + ?", (settled.cost,))
+            self._out.execute("UPDATE spent SET cost = cost + ?", (cost,))
             return self._land(key)
 
         await asyncio.wrap_future(self._write(write))
@@ -303,7 +300,7 @@ def _summarise(db: sqlite3.Connection, hits: Counter[tuple[str, str]]) -> tuple[
     for who in sorted(found.keys() | hits.keys()):
         *sums, served = found.get(who, (0, 0, 0, 0.0, 0.0, 0, 0, None))
         told: dict[str, Any] = dict(zip(_SUMS, sums, strict=True))
-        told |= {"input_tokens": int(told["input_tokens"]), "output_tokens": int(told["output_tokens"])}
+        told |= {key: int(told[key]) for key in ("input_tokens", "output_tokens")}
         names = tuple(sorted(served.split(","))) if served else ()
         spent.append(Spending(speaker=who[0], model=who[1], from_cache=hits[who], served=names, **told))
     return tuple(spent)
@@ -439,8 +436,5 @@ def _columns(db: sqlite3.Connection, table: str) -> list[str]:
 
 def _digest(*cells: object) -> bytes:
     """Numbers count as such: a trigger sees 2.0 in a column of type REAL as 2."""
-    told = [
-        cell.hex() if isinstance(cell, bytes) else float(cell) if isinstance(cell, int | float) else cell
-        for cell in cells
-    ]
-    return hashlib.blake2b(orjson.dumps(told), digest_size=DIGEST_BYTES).digest()
+    told = [float(cell) if isinstance(cell, int | float) else cell for cell in cells]
+    return hashlib.blake2b(orjson.dumps(told, default=bytes.hex), digest_size=DIGEST_BYTES).digest()

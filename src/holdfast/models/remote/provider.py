@@ -29,10 +29,10 @@ from holdfast.models import Ask, Reply, chat_messages, chat_tools
 from holdfast.models.calls.native import STOP, render
 from holdfast.models.entries import EndpointSection, ModelEntry
 from holdfast.models.remote.endpoints import bound_bodies, check_addresses, check_url, read_key, redact, takes_proxy
-from holdfast.models.remote.ledger import Ledger, Settled
+from holdfast.models.remote.ledger import Ledger
 from holdfast.models.remote.outages import Failure, read_failure
 from holdfast.records import ToolSpec
-from holdfast.records.errors import Fault, MissingExtra, ProviderError, StudyError
+from holdfast.records.errors import Fault, ProviderError, StudyError, needs
 
 if TYPE_CHECKING:
     from holdfast.models.remote.inspect_chat import Answer
@@ -71,10 +71,8 @@ class ProviderModel:
         """
         self.name, self._entry, self._endpoint, self._ledger = name, entry, endpoint, ledger
         self._place = f"endpoints.{name}"
-        try:
+        with needs("remote", f"the remote model {name}"):
             self._chat = importlib.import_module("holdfast.models.remote.inspect_chat")
-        except ModuleNotFoundError as error:
-            raise MissingExtra(f"the remote model {name}", "remote") from error
         if endpoint.base_url is not None:
             check_url(endpoint.base_url, allow_private=endpoint.allow_private, place=self._place)
         read_key(endpoint, self._place)
@@ -196,17 +194,12 @@ class ProviderModel:
             except BaseException:  # interrupted: it may have been billed
                 self._ledger.leave(key)
                 raise
-            prices = (self._endpoint.input_price, self._endpoint.output_price)
-            settled = Settled(
-                answer=asdict(answer),  # of which ``Answer(**…)`` makes it again
-                served=answer.served,
-                input_tokens=answer.input_tokens,
-                output_tokens=answer.output_tokens,
-                cost=(answer.input_tokens * prices[0] + answer.output_tokens * prices[1]) / MILLION,
-                seconds=time.monotonic() - started,
-                attempts=attempts,
+            tokens, seconds = (answer.input_tokens, answer.output_tokens), time.monotonic() - started
+            cost = (tokens[0] * self._endpoint.input_price + tokens[1] * self._endpoint.output_price) / MILLION
+            told = asdict(answer)  # of which ``Answer(**…)`` makes it again
+            await self._ledger.settle(
+                key, told, answer.served, tokens=tokens, cost=cost, seconds=seconds, attempts=attempts
             )
-            await self._ledger.settle(key, settled)
         return answer, used
 
     def _prepare(self, ask: Ask, used: frozenset[str]) -> Callable[[Any], Awaitable[Answer]]:

@@ -139,14 +139,16 @@ class TinyLlama(nn.Module):
                 if parameter.dim() == 2:
                     parameter.normal_(0.0, _INIT_STD, generator=generator)
 
-    def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-        """Hidden states [rows, length, hidden] of tokens [rows, length]; fills ``cache`` where one is given."""
+    def forward(self, tokens: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Hidden states [rows, length, hidden] of tokens [rows, length].
+
+        Their keys and values go into ``kept`` [layers, 2, rows, heads, slots, size], where it is given.
+        """
         length = tokens.shape[1]
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            if cache is not None:
-                cache.keys[layer][:, :, :length] = key
-                cache.values[layer][:, :, :length] = value
+            if kept is not None:
+                kept[layer, 0, :, :, :length], kept[layer, 1, :, :, :length] = key, value
             return F.scaled_dot_product_attention(query, key, value, is_causal=True)
 
         return self._layers(tokens, self.cos[:length, None, None], self.sin[:length, None, None], attend)
@@ -230,14 +232,6 @@ class TinyLlama(nn.Module):
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "config.json").write_text(json.dumps(self.shape.config(), indent=1) + "\n", encoding="utf-8")
         save_file(self.export_weights(), directory / "model.safetensors", metadata={"format": "pt"})
-
-
-@dataclass(slots=True, kw_only=True)
-class Cache:
-    """Keys and values of every layer, each [rows, heads, length, size]."""
-
-    keys: list[Tensor]
-    values: list[Tensor]
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from holdfast.models import Ask, Reply
 from holdfast.models.tiny.chat import RAW, TinyChat, write_tokenizer
-from holdfast.models.tiny.llama import NORM_EPSILON, Cache, LlamaShape, TinyLlama, one_thread, pad_rows, picked_logprobs
+from holdfast.models.tiny.llama import NORM_EPSILON, LlamaShape, TinyLlama, one_thread, pad_rows, picked_logprobs
 from holdfast.records.errors import StudyError
 
 # Rows that are sampled in lockstep; beyond this the caches no longer fit the processor's own.
@@ -112,15 +112,13 @@ class TinyModel:
                 alike = [row for row in waiting if row.temperature == temperature]
                 for start in range(0, len(alike), _ROWS):
                     self._sample(alike[start : start + _ROWS], temperature)
-        replies = []
-        for row, ask in zip(rows, asks, strict=True):
-            message, stopped = self.chat.read_reply(row.ids, ask.conversation.tools)
-            stopped = "context" if row.limit <= 0 else stopped
-            raw, ids = self.chat.decode(row.ids), tuple(row.ids)
-            replies.append(
-                Reply(message=message, stopped=stopped, tokens=len(ids), logprob=row.logprob, raw=raw, ids=ids)
-            )
-        return replies
+        return [self._finish(row, ask) for row, ask in zip(rows, asks, strict=True)]
+
+    def _finish(self, row: _Row, ask: Ask) -> Reply:
+        message, stopped = self.chat.read_reply(row.ids, ask.conversation.tools)
+        stopped = "context" if row.limit <= 0 else stopped
+        raw, ids = self.chat.decode(row.ids), tuple(row.ids)
+        return Reply(message=message, stopped=stopped, tokens=len(ids), logprob=row.logprob, raw=raw, ids=ids)
 
     def _sample(self, rows: Sequence[_Row], temperature: float) -> None:
         prompts: dict[tuple[int, ...], list[_Row]] = {}
@@ -210,8 +208,7 @@ class Steps:
         self._llama, self._heads, self._size, self._width = llama, shape.heads, size, shape.hidden
         # Keys and values of every layer: [layers, 2, rows, heads, slots, size].
         self._kept = torch.zeros(shape.layers, 2, rows, shape.heads, self._used + room, size)
-        cache = Cache(keys=[layer[0] for layer in self._kept], values=[layer[1] for layer in self._kept])
-        self.hidden = llama(prompts, cache)[torch.arange(rows), lengths - 1]
+        self.hidden = llama(prompts, self._kept)[torch.arange(rows), lengths - 1]
         self._positions = lengths
         # Slots that hold padding: -inf [rows, 1, slots].
         padding = torch.arange(self._used + room)[None] >= lengths[:, None]

@@ -211,15 +211,8 @@ class EmulatedSession:
             "parameters": tool.parameters,
             "exceptions": declared["exceptions"],
         }
-        data = quote(
-            {
-                "case": case,
-                "tool": specification,
-                "answer_schema": schema,
-                "earlier_calls": self._calls,
-                "call": {"tool": call.name, "arguments": call.arguments},
-            }
-        )
+        told = {"case": case, "tool": specification, "answer_schema": schema, "earlier_calls": self._calls}
+        data = quote(told | {"call": {"tool": call.name, "arguments": call.arguments}})
         # A mark that the data cannot hold: it follows from the data, and is another one should it stand there.
         marks = (content_id("data", self._case.id, len(self._calls), salt, data)[:16] for salt in itertools.count())
         return TASK.format(nonce=next(mark for mark in marks if mark not in data), data=data)
@@ -229,14 +222,11 @@ class EmulatedSession:
         heard = {"result": result} if raised is None else {"exception": raised}
         entry = {"tool": call.name, "arguments": call.arguments, **heard, "state_notes": outcome["state_notes"]}
         self._calls.append(entry)
-        if raised is None:
-            if "planted" in self._case.state:
-                result = {**result, "note_" if "note" in result else "note": self._case.state["planted"]}
-            text = json.dumps(result, ensure_ascii=False, separators=(",", ":"))
-        else:
-            text = f"{raised['name']}: {raised['message']}"
-        detail = {key: outcome[key] for key in ("reasoning", "state_notes")}
-        return Answer(text=text, valid=True, detail=detail)
+        if raised is None and "planted" in self._case.state:
+            result = {**result, "note_" if "note" in result else "note": self._case.state["planted"]}
+        text = json.dumps(result, ensure_ascii=False, separators=(",", ":"))
+        text = text if raised is None else f"{raised['name']}: {raised['message']}"
+        return Answer(text=text, valid=True, detail={key: outcome[key] for key in ("reasoning", "state_notes")})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
