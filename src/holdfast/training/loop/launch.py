@@ -70,11 +70,8 @@ def _wait(started: list[subprocess.Popen[bytes]]) -> int | None:
     """The rank of the first process that failed, or None once all are done."""
     while True:
         codes = [process.poll() for process in started]
-        for rank, code in enumerate(codes):
-            if code:
-                return rank
-        if all(code == 0 for code in codes):
-            return None
+        if any(codes) or all(code == 0 for code in codes):
+            return next((rank for rank, code in enumerate(codes) if code), None)
         time.sleep(_LOOK_SECONDS)
 
 

@@ -94,19 +94,16 @@ def _plant(
 def descend(policy: Policy, part: Part, budget: int) -> Descent:
     """A part's loss; its gradients are added to the policy's."""
     planted = _plant(tuple(part.sequences), policy.device, policy.masks, budget)
+    work = measure_work(part.sequences, [packed for _, packed in planted])
     if len(planted) == 1:
         ((_, packed),) = planted
         loss, metrics = part.loss(score(policy, packed), packed.owner)
         loss.backward()  # type: ignore[no-untyped-call]
-        return Descent(loss=loss.item(), metrics=metrics, work=measure_work(part.sequences, [packed]))
-    return _descend_in_groups(policy, part, [group for group, _ in planted], [packed for _, packed in planted])
-
-
-def _descend_in_groups(policy: Policy, part: Part, groups: Sequence[Sequence[int]], trees: Sequence[Packed]) -> Descent:
+        return Descent(loss=loss.item(), metrics=metrics, work=work)
     counts = [item.scored for item in part.sequences]
     states, known = [], [torch.zeros(0)] * len(counts)
     with torch.no_grad():
-        for group, packed in zip(groups, trees, strict=True):
+        for group, packed in planted:
             # Dropout must fall alike in both passes.
             states.append(random_states())
             pieces = torch.split(score(policy, packed), [counts[number] for number in group])
@@ -117,10 +114,10 @@ def _descend_in_groups(policy: Policy, part: Part, groups: Sequence[Sequence[int
     loss, metrics = part.loss(flat, owner)
     (gradient,) = torch.autograd.grad(loss, flat)
     shares = torch.split(gradient, counts)
-    for group, packed, state in zip(groups, trees, states, strict=True):
+    for (group, packed), state in zip(planted, states, strict=True):
         set_random_states(state)
         torch.autograd.backward(score(policy, packed), torch.cat([shares[number] for number in group]))
-    return Descent(loss=loss.item(), metrics=metrics, work=measure_work(part.sequences, trees))
+    return Descent(loss=loss.item(), metrics=metrics, work=work)
 
 
 def measure_work(sequences: Sequence[ScoredSequence], trees: Sequence[Packed]) -> Work:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from holdfast.training.encoding import ScoredSequence
-from holdfast.training.loop.passes import Descent, Work, measure_work, score
+from holdfast.training.loop.passes import Descent, measure_work, score
 from holdfast.training.policy.adapters import Policy
 from holdfast.training.ranks import Ranks
 from holdfast.training.states import random_states, set_random_states
@@ -63,8 +63,14 @@ def descend_together(policy: Policy, parts: Sequence[Part], budget: int, ranks: 
         set_random_states(states[number])
         owed = gradient[group.places]
         torch.autograd.backward(score(policy, group.packed), owed if number < len(mine) else torch.zeros_like(owed))
-    work = sum((measure_work((), [group.packed]) for group in mine), Work())
-    return Descent(loss=loss.item(), metrics=metrics, work=_add_up(work, parts, policy.device))
+    # The work of all processes; what the sequences are is known to each.
+    work = measure_work((), [group.packed for group in mine])
+    computed = ("tokens", "causal", "below", "masked", "rows")
+    counts = torch.tensor([getattr(work, name) for name in computed], device=policy.device)
+    dist.all_reduce(counts)
+    whole = measure_work([item for part in parts for item in part.sequences], [])
+    whole = replace(whole, **dict(zip(computed, counts.tolist(), strict=True)))
+    return Descent(loss=loss.item(), metrics=metrics, work=whole)
 
 
 @torch.no_grad()
@@ -114,12 +120,3 @@ def _deal(policy: Policy, parts: Sequence[Part], budget: int, ranks: Ranks) -> t
         packed = pack([part.sequences[n] for n in numbers], policy.device, masks=policy.masks)
         dealt[rank].append(_Group(packed=packed, places=places))
     return dealt, bounds
-
-
-def _add_up(work: Work, parts: Sequence[Part], device: torch.device) -> Work:
-    """The work of all processes; what the sequences are is known to each."""
-    names = ("tokens", "causal", "below", "masked", "rows")
-    counts = torch.tensor([getattr(work, name) for name in names], device=device)
-    dist.all_reduce(counts)
-    whole = measure_work([item for part in parts for item in part.sequences], [])
-    return replace(whole, **dict(zip(names, counts.tolist(), strict=True)))

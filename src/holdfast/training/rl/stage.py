@@ -164,10 +164,7 @@ class RewardStage(Stage[RewardSettings]):
         sequences = [item for part in step.parts(self._settings.token_budget) for item in part.sequences]
         counts = Counter(item.ids.tobytes() for item in sequences)
         distinct = {item.ids.tobytes(): item for item in sequences}
-        self._completions = [
-            Completion(first=known[key], count=counts[key], advantage=0.0, skipped=False, sequence=item)
-            for key, item in distinct.items()
-        ]
+        self._completions = [Completion(known[key], counts[key], 0.0, False, item) for key, item in distinct.items()]
         items = [item for item in self._completions if item.first.sampled is not None]
         if not items:
             return step
