@@ -23,8 +23,8 @@ class Origin:
 
     place: str
     objectives: tuple[str, ...]
-    declarations: tuple[Declaration, ...] = ()
-    undeclared: tuple[Undeclared, ...] = ()
+    declarations: tuple[Declaration, ...]
+    undeclared: tuple[Undeclared, ...]
 
 
 def resolve_names(origin: Origin, options: Sequence[ScoreOption]) -> dict[str, str]:

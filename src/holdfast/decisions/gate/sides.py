@@ -244,11 +244,12 @@ def read_declared(book: Book, judging: Judging, rows: Ints) -> dict[str, Declara
     """
     names = (book.case_ids[index] for index in np.unique(book.cells.episodes.case[rows]))
     tasks = frozenset(book.cases[name].suite for name in names if name in book.cases)
-    found = {}
+    found: dict[str, Declaration] = {}
     for objective in judging.labels:
         label, name = judging.scored(objective)
-        found[objective] = declaration_for(book.origin, _name_of(book, label), name, tasks, judging.scores)
-    return {objective: one for objective, one in found.items() if one is not None}
+        declared = declaration_for(book.origin, _name_of(book, label), name, tasks, judging.scores)
+        found |= {} if declared is None else {objective: declared}
+    return found
 
 
 class _Rollouts(NamedTuple):

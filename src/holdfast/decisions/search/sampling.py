@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from holdfast.records import Outcome, Verdict
 from holdfast.records.errors import MissingExtra
@@ -71,7 +70,8 @@ def look(section: SearchSection, evaluate: Callable[[int, Point], Found]) -> Ite
         if repeats >= MOST_REPEATS:
             study.enqueue_trial(_nearest_new(section, known))
         asked = study.ask()
-        point = _point_of(asked, section)
+        share = asked.suggest_int("share", *_hundredths(section)) / SHARE_STEPS
+        point = Point(share=share, steps=asked.suggest_int("steps", *section.steps))
         repeats = repeats + 1 if point in known else 0
         is_new = point not in known
         found = known[point] = known[point] if not is_new else evaluate(len(known), point)
@@ -89,14 +89,6 @@ def choose(trials: Sequence[Trial]) -> Trial | None:
     """The trial with the largest value among those that pass, the shorter one of two alike; None where none passes."""
     passing = [one for one in trials if one.found.outcome is Outcome.PASS and one.found.value is not None]
     return max(passing, key=lambda one: (one.found.value, -one.point.steps, -one.point.share), default=None)
-
-
-def _point_of(asked: Any, section: SearchSection) -> Point:
-    low, high = _hundredths(section)
-    return Point(
-        share=asked.suggest_int("share", low, high) / SHARE_STEPS,
-        steps=asked.suggest_int("steps", *section.steps),
-    )
 
 
 def _hundredths(section: SearchSection) -> tuple[int, int]:

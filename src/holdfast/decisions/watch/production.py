@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from holdfast.decisions.gate.books import make_book
-from holdfast.decisions.gate.sides import UNFIT_BITS
 from holdfast.decisions.watch.drift import freeze, judge_again
 from holdfast.decisions.watch.mix import Features, compare_mixes, describe_episode
-from holdfast.decisions.watch.paired import (
-    count_asked,
-    declare,
-    describe_basis,
-    make_watch,
-    note_unread,
-    open_run,
-)
+from holdfast.decisions.watch.paired import declare, describe_basis, make_watch, note_unread, open_run
 from holdfast.decisions.watch.reading import View, read_view
 from holdfast.decisions.watch.request import TraceWatch
 from holdfast.decisions.watch.series import Watch, flatten
@@ -32,6 +24,7 @@ from holdfast.judges.rubric.judge import Readings
 from holdfast.records import Flag, content_id
 from holdfast.records.errors import StudyError
 from holdfast.records.words import count_noun
+from holdfast.rollout.audit import UNFIT
 from holdfast.runs.progress import ProgressLines, rate_and_left
 from holdfast.runs.rescoring import FoundJudge, find_waiting, judge_stored
 from holdfast.store import Store
@@ -119,11 +112,10 @@ def read_traces_of(store: Store, view: View) -> tuple[Values, tuple[str, ...]]:
 
 def _import(request: TraceWatch, label: str) -> Imported:
     """The traces in their run; one that was made for them goes again where they cannot be read."""
-
-    def read(store: Store) -> Imported:
-        return import_traces(store, request.traces, label, strict=request.strict, scores=request.score)
-
-    return into_run(request.output, read)
+    return into_run(
+        request.output,
+        lambda store: import_traces(store, request.traces, label, strict=request.strict, scores=request.score),
+    )
 
 
 def _read_baseline(base: Store, request: TraceWatch) -> tuple[View, FoundJudge | None]:
@@ -166,7 +158,7 @@ def _open_state(base: Store, before: View, request: TraceWatch) -> State:
         return state
     if unit == "case":
         values: Values = {case: (float(np.mean(found)),) for case, found in before.values.items()}
-        asked = count_asked(before)
+        asked = before.asked
     else:
         values, traces = read_traces_of(base, before)
         asked = len(traces)
@@ -248,14 +240,15 @@ def describe_look(base: tuple[Store, View], now: tuple[Store, View], imported: I
     (base_store, before), (store, view) = base, now
     ids = list(imported.trajectories.values())
     rng = np.random.default_rng([seed, int(content_id("mix", sorted(ids))[:15], 16)])
-    flags: Counter[Flag] = Counter(flag for one in store.trajectories(ids) for flag in one.flags)
+    audits = [one.flags for one in store.trajectories(ids)]
+    flags: Counter[Flag] = Counter(flag for found in audits for flag in found)
     old, new = _features(base_store, before.trajectories), _features(store, ids)
     return {
         "traces": len(ids),
         "judged": len(view.trajectories),
         "models": imported.models,
         "mix": compare_mixes(old, new, rng).to_json(),
-        "unfit": _share_unfit(store, ids),
+        "unfit": sum(not UNFIT.isdisjoint(found) for found in audits) / len(ids),
         "unfit before": before.unfit,
         "flags": {flag.value: count / len(ids) for flag, count in flags.most_common()},
         "left out": _left_out(imported),
@@ -268,24 +261,16 @@ def _features(store: Store, ids: Sequence[str]) -> list[Features]:
     return [describe_episode(cases[one.case_id], one) for one in store.trajectories(ids)]
 
 
-def _share_unfit(store: Store, ids: Collection[str]) -> float | None:
-    """The share of trajectories that the audit found unfit to be judged; None where there are none."""
-    mine = np.isin(store.trajectory_ids(part="all"), list(ids))
-    flags = store.trajectory_table(part="all").flags[mine]
-    return float(((flags & UNFIT_BITS) > 0).mean()) if len(flags) else None
-
-
 def _left_out(imported: Imported) -> list[str]:
     """What of the files was left out, in words; the first of each kind by its place."""
-    said = []
-    if imported.bad:
-        said.append(f"left out as unreadable: {count_noun(len(imported.bad), 'records')} (first: {imported.bad[0]})")
-    if imported.torn:
-        said.append(
-            f"left out as broken off: {count_noun(len(imported.torn), 'last lines')} (first: {imported.torn[0]})"
-        )
-    if imported.duplicates:
-        said.append(f"met again and counted once: {count_noun(imported.duplicates, 'traces')}")
-    if imported.seen:
-        said.append(f"left out, as the baseline or an earlier look has them: {count_noun(imported.seen, 'traces')}")
+    places = (
+        ("left out as unreadable", imported.bad, "records"),
+        ("left out as broken off", imported.torn, "last lines"),
+    )
+    counts = (
+        ("met again and counted once", imported.duplicates),
+        ("left out, as the baseline or an earlier look has them", imported.seen),
+    )
+    said = [f"{how}: {count_noun(len(where), noun)} (first: {where[0]})" for how, where, noun in places if where]
+    said += [f"{how}: {count_noun(count, 'traces')}" for how, count in counts if count]
     return [*said, *imported.notes]

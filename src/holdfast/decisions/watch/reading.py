@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from holdfast.decisions.gate.sides import Judging, Side, relation_of, take_side
 from holdfast.decisions.watch.state import Values
 from holdfast.exchange.scales import ScoreOption
 from holdfast.records import Checkpoint, Declaration, Labelled, content_id
-from holdfast.records.arrays import Bools
 from holdfast.records.errors import StudyError, did_you_mean
 from holdfast.report.words.labels import name_judge
 from holdfast.store.choosing import BASE, Listed, find_checkpoint, select, split_conditions
@@ -42,20 +41,25 @@ class View:
     judge: str
     objective: str
     rubric: str
-    missing: int = 0
-    scores: Mapping[str, float] = field(default_factory=dict)
-    data: str = ""
-    counts: Mapping[str, int] = field(default_factory=dict)
-    unfit: float = 0.0
-    labelled: Labelled = Labelled.UNKNOWN
-    reads_state: bool = False
-    gaps: Gaps = field(default_factory=Gaps)
-    notes: tuple[str, ...] = ()
+    missing: int
+    scores: Mapping[str, float]
+    data: str
+    counts: Mapping[str, int]
+    unfit: float
+    labelled: Labelled
+    reads_state: bool
+    gaps: Gaps
+    notes: tuple[str, ...]
 
     @property
     def declared(self) -> Declaration | None:
         """What the scores were declared to mean where they came with a log."""
         return self.side.declared.get(self.objective)
+
+    @property
+    def asked(self) -> int:
+        """How many cases there were to be, those among them that the logs lack altogether."""
+        return len(self.counts) + len(self.gaps.samples) + len(self.gaps.unnamed)
 
     @property
     def lacking(self) -> int:
@@ -92,7 +96,9 @@ def find_looks(
 
 
 def _sequences(found: Sequence[Checkpoint]) -> set[tuple[Any, ...]]:
-    return {(one.base, one.lineage, one.split_seed, one.train_seed, _other_axes(one)) for one in found}
+    axes = [repr(sorted((key, str(value)) for key, value in one.axes.items() if key not in DOSES)) for one in found]
+    seeds = [(one.base, one.lineage, one.split_seed, one.train_seed) for one in found]
+    return set(zip(seeds, axes, strict=True))
 
 
 def _shares(one: Checkpoint, near: Checkpoint) -> bool:
@@ -136,10 +142,6 @@ def find_later(book: Listed, baseline: Checkpoint) -> list[Checkpoint]:
             f"{book.place}: nothing follows on {baseline.name}; name the checkpoints with --checkpoints or --run"
         )
     return in_time(later)
-
-
-def _other_axes(one: Checkpoint) -> str:
-    return repr(sorted((key, str(value)) for key, value in one.axes.items() if key not in DOSES))
 
 
 # --- scores -------------------------------------------------------------------------------------------------------
@@ -230,7 +232,13 @@ def read_view(
             f"{book.place}: {checkpoint.name} has no scores of {name!r} by {label}; finish its run, or add them with"
             f" `holdfast judge {book.place} --with {who}`"
         )
-    values, readings = _arrange(side, objective, due)
+    values: dict[str, tuple[float, ...]] = {}
+    readings: dict[str, float] = {}
+    rows = np.flatnonzero(due & np.isfinite(measured.value)).tolist()
+    for row in sorted(rows, key=lambda row: (side.cases[side.case[row]], side.trajectories[row])):
+        case, value = side.cases[side.case[row]], float(measured.value[row])
+        readings[side.trajectories[row]] = value
+        values[case] = (*values.get(case, ()), value)
     asked = set(only) or {side.trajectories[row] for row in np.flatnonzero(due)}
     counts = Counter(side.cases[place] for place in side.case[due])
     gaps = Gaps() if only else side.gaps
@@ -252,19 +260,6 @@ def read_view(
         gaps=gaps,
         notes=book.notes,
     )
-
-
-def _arrange(side: Side, objective: str, due: Bools) -> tuple[Values, dict[str, float]]:
-    """The readings of the rollouts that are ``due`` and have one: by case, and by the trajectory's id."""
-    values: dict[str, tuple[float, ...]] = {}
-    readings: dict[str, float] = {}
-    scores = side.measured[objective].value
-    rows = np.flatnonzero(due & np.isfinite(scores)).tolist()
-    for row in sorted(rows, key=lambda row: (side.cases[side.case[row]], side.trajectories[row])):
-        case, value = side.cases[side.case[row]], float(scores[row])
-        readings[side.trajectories[row]] = value
-        values[case] = (*values.get(case, ()), value)
-    return values, readings
 
 
 def count_absent(baseline: View, look: View) -> int:
