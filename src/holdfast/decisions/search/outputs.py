@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from holdfast.decisions.search.running import Search
-from holdfast.decisions.search.sampling import Found, Trial
-from holdfast.decisions.search.trials import section_of, trial_lineage
+from holdfast.decisions.search.trials import Found, Trial, section_of, trial_lineage
 from holdfast.records import Outcome
 from holdfast.report.words.console import rows_text, terminal_width
 from holdfast.report.words.labels import name_lineage

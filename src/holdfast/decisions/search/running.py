@@ -13,8 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.decisions.gate.running import Means
-from holdfast.decisions.search.sampling import Found, Point, Trial, choose, look
-from holdfast.decisions.search.trials import ONCE_MORE_KEY, read_trial, section_of, trial_lineage, with_trials
+from holdfast.decisions.search.trials import (
+    ONCE_MORE_KEY,
+    Found,
+    Point,
+    Trial,
+    choose,
+    look,
+    read_trial,
+    section_of,
+    trial_lineage,
+    with_trials,
+)
 from holdfast.records import Outcome
 from holdfast.records.errors import StudyError
 from holdfast.runs.build import build

@@ -15,8 +15,7 @@ from holdfast.analysis.labelled import join
 from holdfast.decisions.gate.books import Book, describe_gaps, is_log, make_book
 from holdfast.decisions.gate.declared import describe_declaration
 from holdfast.decisions.gate.pairing import WATCH, require_comparable
-from holdfast.decisions.watch.drift import freeze, judge_again
-from holdfast.decisions.watch.reading import View, count_absent, find_later, find_looks, read_view
+from holdfast.decisions.watch.reading import View, count_absent, find_later, find_looks, freeze, judge_again, read_view
 from holdfast.decisions.watch.request import CheckpointWatch, WatchRequest
 from holdfast.decisions.watch.series import Kind, Watch, case_means, promise_delay, replay
 from holdfast.decisions.watch.state import Seen, State, load_state, save_state

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from holdfast.decisions.gate.books import make_book
-from holdfast.decisions.watch.drift import freeze, judge_again
 from holdfast.decisions.watch.mix import Features, compare_mixes, describe_episode
 from holdfast.decisions.watch.paired import declare, describe_basis, make_watch, note_unread, open_run
-from holdfast.decisions.watch.reading import View, read_view
+from holdfast.decisions.watch.reading import View, freeze, judge_again, read_view
 from holdfast.decisions.watch.request import TraceWatch
 from holdfast.decisions.watch.series import Watch, flatten
 from holdfast.decisions.watch.state import Seen, State, Values, load_state, save_state

@@ -14,10 +14,14 @@ from holdfast.decisions.gate.declared import Origin, resolve_names, tell_undecla
 from holdfast.decisions.gate.sides import Judging, Side, relation_of, take_side
 from holdfast.decisions.watch.state import Values
 from holdfast.exchange.scales import ScoreOption
+from holdfast.judges.rubric.judge import Readings
 from holdfast.records import Checkpoint, Declaration, Labelled, content_id
 from holdfast.records.errors import StudyError, did_you_mean
 from holdfast.report.words.labels import name_judge
-from holdfast.store.choosing import BASE, Listed, find_checkpoint, select, split_conditions
+from holdfast.runs.rescoring import FoundJudge
+from holdfast.runs.steps.judging import score_all
+from holdfast.store import Store
+from holdfast.store.choosing import BASE, Listed, find_checkpoint, select, share_keys, split_conditions
 from holdfast.store.tables import ScoreTable
 
 MOST_NAMED = 5
@@ -88,7 +92,7 @@ def find_looks(
     allowed = select(book, {**(where or {}), **own})
     found = [one for one in allowed if label == (",".join(one.lineage) or BASE)]
     if len(_sequences(found)) > 1 and near is not None:
-        found = [one for one in found if _shares(one, near)] or found
+        found = share_keys(found, near, but=DOSES) or found
     if len(_sequences(found)) != 1:
         # The gate's own refusal, which lists what could be meant.
         return [find_checkpoint(book, text, where)]
@@ -99,13 +103,6 @@ def _sequences(found: Sequence[Checkpoint]) -> set[tuple[Any, ...]]:
     axes = [repr(sorted((key, str(value)) for key, value in one.axes.items() if key not in DOSES)) for one in found]
     seeds = [(one.base, one.lineage, one.split_seed, one.train_seed) for one in found]
     return set(zip(seeds, axes, strict=True))
-
-
-def _shares(one: Checkpoint, near: Checkpoint) -> bool:
-    """Whether base, seeds and every axis but the dose are the same, where both have them."""
-    seeds = ((one.split_seed, near.split_seed), (one.train_seed, near.train_seed))
-    axes = ((one.axes[key], near.axes[key]) for key in one.axes.keys() & near.axes.keys() if key not in DOSES)
-    return one.base == near.base and all(a == b or None in (a, b) for a, b in (*seeds, *axes))
 
 
 def in_time(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
@@ -271,3 +268,54 @@ def count_absent(baseline: View, look: View) -> int:
         return 0
     due = {case: look.side.expected or baseline.counts[case] for case in look.counts if case in baseline.counts}
     return sum(max(count - look.counts[case], 0) for case, count in due.items())
+
+
+# --- has the judge changed? A frozen set is judged again at every look, and held against its first scores -------------
+
+
+def freeze(store: Store, view: View, count: int, seed: int) -> dict[str, float]:
+    """The frozen set: ``count`` of a view's trajectories with the scores that they have, whatever these are.
+
+    They are chosen by a hash of their ids. Errors: StudyError where there is none to freeze.
+    """
+    if not view.scores:
+        raise StudyError(
+            f"{store.path}: {view.side.name} has no trajectory scored by {view.judge} to freeze; judge it first"
+        )
+    order = sorted(view.scores, key=lambda identity: content_id("frozen", seed, identity))
+    return {identity: view.scores[identity] for identity in sorted(order[:count])}
+
+
+def judge_again(
+    store: Store, asked: FoundJudge, ids: Collection[str], view: View
+) -> tuple[dict[str, float | None], tuple[str, ...]]:
+    """What the judge gives these trajectories now, None where it gives no verdict; nothing is stored.
+
+    Beside it stands what is told of a judge that was not understood.
+
+    The judge's model is asked anew: no reply that was kept answers for it. Errors: StudyError where a trajectory is not
+    in the run any more, StepError for an outage.
+    """
+    known = set(store.trajectory_ids(part="all"))
+    if lost := sorted(set(ids) - known):
+        raise StudyError(
+            f"{store.path}: {len(lost)} of the frozen trajectories are not here (first: {lost[0]}); give the run that"
+            " the watch was begun with"
+        )
+    judge = asked.judge
+    if view.objective not in judge.objectives or judge.rubric_of(view.objective) != view.rubric:
+        raise StudyError(
+            f"judge {view.judge!r}: judges {view.objective!r} by other rules now than when the baseline was judged, so"
+            " nothing tells its drift; judge the baseline anew and begin a new watch"
+        )
+    items = [(store.case(one.case_id), one) for one in store.trajectories(sorted(ids))]
+    with asked.open_model(None) as speakers:
+        scores = score_all(judge, items, speakers)
+    found: dict[str, list[float]] = {identity: [] for identity in sorted(ids)}
+    for score in scores:
+        if score.objective == view.objective and score.value is not None:
+            found[score.trajectory_id].append(score.value)
+    readings = Readings(judge)
+    readings.add(scores)
+    means = {identity: sum(values) / len(values) if values else None for identity, values in found.items()}
+    return means, tuple(f"frozen trajectories: {line}" for line in readings.tell())

@@ -33,8 +33,7 @@ from holdfast.training.encoding import (
 )
 from holdfast.training.loop.launch import run_together
 from holdfast.training.loop.loop import TOKEN_BUDGET, Loop, StepLog, isolated
-from holdfast.training.loop.passes import check_budget, score_within
-from holdfast.training.loop.sharding import score_together
+from holdfast.training.loop.passes import check_budget, score_together, score_within
 from holdfast.training.loop.stage import Progress, Stage, TrainResult
 from holdfast.training.policy.adapters import Policy, Precision, open_policy
 from holdfast.training.ranks import find_ranks

@@ -23,8 +23,7 @@ from holdfast.models.tiny.llama import one_thread
 from holdfast.records.errors import StepError, StoreError, StudyError
 from holdfast.records.outputs import write_file
 from holdfast.study.stages import TrainingSection
-from holdfast.training.loop.passes import Work, check_budget, descend
-from holdfast.training.loop.sharding import descend_together
+from holdfast.training.loop.passes import Work, check_budget, descend, descend_together
 from holdfast.training.policy.adapters import Policy
 from holdfast.training.ranks import any_of, find_ranks, gather_whole, spread_like
 from holdfast.training.states import STATE, UnusableState, random_states, read_state, set_random_states, write_state
