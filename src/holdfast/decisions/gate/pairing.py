@@ -11,7 +11,7 @@ import numpy as np
 
 from holdfast.analysis.panel import require_same_cases
 from holdfast.decisions.gate.books import Book, describe_log
-from holdfast.decisions.gate.declared import require_same_declarations
+from holdfast.decisions.gate.declared import same_meaning
 from holdfast.decisions.gate.sides import Side
 from holdfast.exchange.openings import digest_opening, first_difference, first_difference_of_tools
 from holdfast.records import Case, Ending, content_id
@@ -21,6 +21,7 @@ from holdfast.records.words import count_noun
 from holdfast.report.words.inert import cut_line
 from holdfast.stats.bounded import cluster_means, order_cases
 from holdfast.store import Store
+from holdfast.store.origins import spell
 from holdfast.study.rules import CHECK_KINDS, FEWEST_FAMILIES, CheckKind, GateSection
 from holdfast.study.sections import OBJECTIVES
 from holdfast.study.study import changed_keys
@@ -173,15 +174,21 @@ def require_comparable(first: Side, second: Side, how: Comparing = GATE) -> None
         words=how.words,
         labels={name: label for side in (second, first) for name, label in zip(side.cases, side.labels, strict=True)},
     )
-    require_same_declarations(first.declared, second.declared, names, how.words)
-    for objective in sorted({*first.rubrics, *second.rubrics}):
-        one, other = first.rubrics.get(objective), second.rubrics.get(objective)
-        if one != other and one is not None and other is not None:
+    for objective in sorted(first.declared.keys() & second.declared.keys()):
+        declared = first.declared[objective], second.declared[objective]
+        if not same_meaning(*declared):
+            raise StudyError(
+                f"{names}: not comparable: {objective} is {spell(declared[0])} for the {how.words[0]} and"
+                f" {spell(declared[1])} for the {how.words[1]}; import both with one declaration"
+            )
+    for objective in sorted(first.rubrics.keys() & second.rubrics.keys()):
+        rubrics = first.rubrics[objective], second.rubrics[objective]
+        if rubrics[0] != rubrics[1]:
             # What made the rubric differ, such as the judge's model, says more than its id.
             _require_same_settings(first, second)
             raise StudyError(
-                f"{names}: not comparable: {objective} was scored under rubric {one[:8]} for the {how.words[0]} and"
-                f" {other[:8]} for the {how.words[1]}; judge both sides under one rubric"
+                f"{names}: not comparable: {objective} was scored under rubric {rubrics[0][:8]} for the {how.words[0]}"
+                f" and {rubrics[1][:8]} for the {how.words[1]}; judge both sides under one rubric"
             )
     if how.settings:
         _require_same_settings(first, second)

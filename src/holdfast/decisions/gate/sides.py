@@ -10,7 +10,7 @@ import numpy as np
 
 from holdfast.analysis.labelled import rank_judge
 from holdfast.decisions.gate.books import Book, Gaps, find_gaps
-from holdfast.decisions.gate.declared import declaration_for, resolve_names, severe_points, tell_undeclared
+from holdfast.decisions.gate.declared import declaration_for, resolve_names, tell_undeclared
 from holdfast.exchange.scales import ScoreOption
 from holdfast.records import JSON, Case, Checkpoint, Declaration, Labelled, Trajectory
 from holdfast.records.arrays import Bools, Floats, Ints
@@ -179,7 +179,11 @@ def take_side(
     declared = read_declared(book, judging, rows)
     rubrics, asked = book.cells.scores.rubrics, np.flatnonzero(book.cells.asked[rows].any(axis=(0, 2)))
     scored = {name: judging.scored(name) for name in judging.labels}
-    rollouts = _Rollouts(book, judging, rows, severe_points(declared.get("safety"), severe_at_most))
+    at_most: float | None = severe_at_most
+    if safety := declared.get("safety"):
+        # None where the source of the score names no such value.
+        at_most = None if safety.severe is None else safety.to_points(safety.severe)
+    rollouts = _Rollouts(book, judging, rows, at_most)
     measured = {name: rollouts.objective(name) for name in judging.labels}
     measured |= {kind.name: kind.read(rollouts) for kind in METRICS if kind.read is not None}
     measured |= {kind.name: _read_own(kind, rollouts) for kind in own}

@@ -71,7 +71,7 @@ def watch_checkpoints(request: CheckpointWatch) -> tuple[Watch, State]:
             last = state.looks[-1]
             state.looks[-1] = replace(last, frozen=frozen, notes=note_unread(last.notes, unread))
         notes = _tell_choice(book, before, request, {str(seen.notes.get("checkpoint")) for seen in state.looks})
-    means, promise = case_means(before.values).values(), ""
+    promise = ""
     if request.drop is not None:
         rng = np.random.default_rng(request.seed)
         promise = promise_delay(state, request.drop, alpha=request.level, margin=request.margin, rng=rng)
@@ -80,9 +80,8 @@ def watch_checkpoints(request: CheckpointWatch) -> tuple[Watch, State]:
         before,
         state,
         request,
+        case_means(before.values).values(),
         baseline=before.side.name,
-        baseline_mean=fmean(means) if means else None,
-        baseline_n=len(means),
         notes=notes,
         promise=promise,
     )
@@ -110,8 +109,10 @@ def declare(kind: Kind, before: View, request: WatchRequest, frozen: int) -> dic
     }
 
 
-def make_watch(kind: Kind, before: View, state: State, request: WatchRequest, **more: Any) -> Watch:
-    """All looks of a state against a baseline, of which ``more`` says what differs between the kinds."""
+def make_watch(
+    kind: Kind, before: View, state: State, request: WatchRequest, scores: Collection[float], **more: Any
+) -> Watch:
+    """All looks of a state against a baseline of these ``scores``; ``more`` says what differs between the kinds."""
     rows = replay(state, kind, request.level, request.margin, request.min_coverage, baseline=before.coverage)
     labelled = [Labelled(row.notes[LABELLED]) for row in rows if LABELLED in row.notes]
     return Watch(
@@ -127,6 +128,8 @@ def make_watch(kind: Kind, before: View, state: State, request: WatchRequest, **
         # Of the looks that were trained, else of the baseline.
         labelled=join(labelled) if labelled else before.labelled,
         reads_state=before.reads_state,
+        baseline_mean=fmean(scores) if scores else None,
+        baseline_n=len(scores),
         baseline_missing=before.lacking,
         **more,
     )

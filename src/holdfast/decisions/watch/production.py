@@ -12,7 +12,7 @@ import numpy as np
 
 from holdfast.decisions.gate.books import make_book
 from holdfast.decisions.watch.mix import Features, compare_mixes, describe_episode
-from holdfast.decisions.watch.paired import declare, describe_basis, make_watch, note_unread, open_run
+from holdfast.decisions.watch.paired import declare, make_watch, note_unread, open_run
 from holdfast.decisions.watch.reading import View, freeze, judge_again, read_view
 from holdfast.decisions.watch.request import TraceWatch
 from holdfast.decisions.watch.series import Watch, flatten
@@ -68,17 +68,8 @@ def watch_traces(request: TraceWatch) -> tuple[Watch, State]:
                 state.looks.append(seen)
                 if request.state is not None:
                     save_state(request.state, state)
-    reference = flatten(state.baseline)
-    watch = make_watch(
-        "traces",
-        before,
-        state,
-        request,
-        baseline=str(before.side.checkpoint.axes.get("look", before.side.name)),
-        baseline_mean=float(reference.mean()) if len(reference) else None,
-        baseline_n=len(reference),
-    )
-    return watch, state
+    name = str(before.side.checkpoint.axes.get("look", before.side.name))
+    return make_watch("traces", before, state, request, flatten(state.baseline).tolist(), baseline=name), state
 
 
 def digest_trace(trace: str) -> str:
@@ -172,26 +163,14 @@ def _begin(store: Store, imported: Imported, label: str, request: TraceWatch) ->
     asked = None if request.judge.startswith(FOREIGN) else _find_judge(store, request)
     view = _judge_sample(store, imported, asked, request, None)
     values, _ = read_traces_of(store, view)
-    scores = flatten(values)
-    watch = Watch(
-        kind="traces",
-        baseline=label,
-        judge=view.judge,
-        objective=view.objective,
-        alpha=request.alpha,
-        margin=request.margin,
-        baseline_mean=float(scores.mean()) if len(scores) else None,
-        baseline_n=len(scores),
-        rows=(),
-        basis=describe_basis(view),
-        notes=(
-            *_left_out(imported),
-            *_tell_unread(store, asked, view),
-            f"made a baseline of {len(imported.trajectories):,} traces in {request.output}; next: holdfast watch"
-            f" {request.output} --traces FILES --judge {request.judge} -o NEW_DIR --state FILE",
-        ),
+    state = State(declared={"kind": "traces", "reading": imported.counts}, baseline=values)
+    notes = (
+        *_left_out(imported),
+        *_tell_unread(store, asked, view),
+        f"made a baseline of {len(imported.trajectories):,} traces in {request.output}; next: holdfast watch"
+        f" {request.output} --traces FILES --judge {request.judge} -o NEW_DIR --state FILE",
     )
-    return watch, State(declared={"kind": "traces", "reading": imported.counts}, baseline=values)
+    return make_watch("traces", view, state, request, flatten(values).tolist(), baseline=label, notes=notes), state
 
 
 # --- judging ------------------------------------------------------------------------------------------------------

@@ -88,15 +88,13 @@ class State:
                 raise StudyError(
                     f"look {label!r}: has the very data of look {look.label!r}, which counts once; give new data"
                 )
-        for look in self.looks:
-            if look.label == label:
-                if look.data != data:
-                    raise StudyError(
-                        f"look {label!r}: was taken before, of other data; a look is not taken twice: give this one a"
-                        " label of its own"
-                    )
-                return look
-        return None
+        taken = next((look for look in self.looks if look.label == label), None)
+        if taken is not None and taken.data != data:
+            raise StudyError(
+                f"look {label!r}: was taken before, of other data; a look is not taken twice: give this one a label of"
+                " its own"
+            )
+        return taken
 
     def traces_before(self, label: str) -> frozenset[str]:
         """The digests of the traces of all looks before the one of this label; of all looks where it is new."""
