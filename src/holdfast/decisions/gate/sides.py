@@ -187,10 +187,14 @@ def take_side(
     measured = {name: rollouts.objective(name) for name in judging.labels}
     measured |= {kind.name: kind.read(rollouts) for kind in METRICS if kind.read is not None}
     measured |= {kind.name: _read_own(kind, rollouts) for kind in own}
+    cases = tuple(book.case_ids[index] for index in used)
+    facts = {case: book.cases[case].facts for case in cases if case in book.cases}
+    origin: dict[str, Any] = {"name": checkpoint.name, "lineage": list(checkpoint.lineage)}
+    origin |= {"digest": checkpoint.digest, "model": checkpoint.model}
     return Side(
         name=name or checkpoint.name,
         checkpoint=checkpoint,
-        cases=tuple(book.case_ids[index] for index in used),
+        cases=cases,
         families=tuple(book.cells.scores.families[index] for index in used),
         case=place.astype(np.int64),
         trajectories=tuple(book.trajectory_ids[index] for index in rows),
@@ -199,15 +203,9 @@ def take_side(
         settings=book.settings_of(checkpoint),
         judges=frozenset(_name_of(book, label) for label in judging.labels.values()),
         other_judges=frozenset(book.cells.judges[index] for index in asked) - set(judging.labels.values()),
-        source={
-            "run": book.place,
-            "checkpoint": checkpoint.id,
-            "name": checkpoint.name,
-            "lineage": list(checkpoint.lineage),
-            "digest": checkpoint.digest,
-            "model": checkpoint.model,
-        },
-        labels=tuple(name_case(book, book.case_ids[index]) for index in used),
+        source={"run": book.place, "checkpoint": checkpoint.id, **origin},
+        # As people know them: the id of its sample, where a case came with a log.
+        labels=tuple(str(facts.get(case, {}).get("sample", case[:12])) for case in cases),
         declared=declared,
         offered=judging.offered,
         expected=book.study.get("rollouts", {}).get("per_test_case"),
@@ -233,12 +231,6 @@ def _read_own(kind: CheckKind, rollouts: _Rollouts) -> Measured:
     if np.isinf(arrays[0]).any() or ((value < least) | (value > largest)).any():
         raise StudyError(f"{subject}: reads {kind.unit} outside {least:g} to {largest:g}; mend the check")
     return Measured(value=arrays[0], due=arrays[1] > 0, lost=arrays[2])
-
-
-def name_case(book: Book, case: str) -> str:
-    """A case as people know it: the id of its sample, where it came with a log."""
-    facts = book.cases[case].facts if case in book.cases else {}
-    return str(facts["sample"]) if "sample" in facts else case[:12]
 
 
 def read_declared(book: Book, judging: Judging, rows: Ints) -> dict[str, Declaration]:

@@ -113,6 +113,12 @@ def make_watch(
     kind: Kind, before: View, state: State, request: WatchRequest, scores: Collection[float], **more: Any
 ) -> Watch:
     """All looks of a state against a baseline of these ``scores``; ``more`` says what differs between the kinds."""
+    # What it means at all: what the score was declared to be, and how whole the baseline's logs are.
+    basis = [] if before.declared is None else [describe_declaration(before.declared, before.objective)]
+    basis += [*describe_gaps(before.gaps, "baseline", counted=True), *before.notes]
+    # What it means at all: what the score was declared to be, and how whole the baseline's logs are.
+    basis = [] if before.declared is None else [describe_declaration(before.declared, before.objective)]
+    basis += [*describe_gaps(before.gaps, "baseline", counted=True), *before.notes]
     rows = replay(state, kind, request.level, request.margin, request.min_coverage, baseline=before.coverage)
     labelled = [Labelled(row.notes[LABELLED]) for row in rows if LABELLED in row.notes]
     return Watch(
@@ -123,7 +129,7 @@ def make_watch(
         margin=request.margin,
         rows=rows,
         min_coverage=request.min_coverage,
-        basis=describe_basis(before),
+        basis=tuple(basis),
         best_of=request.best_of,
         # Of the looks that were trained, else of the baseline.
         labelled=join(labelled) if labelled else before.labelled,
@@ -160,12 +166,6 @@ def _tell_choice(book: Book, before: View, request: CheckpointWatch, looks: Coll
         f"{before.side.name} has the highest mean of {len(means) + 1} checkpoints like it in {request.run}: if it was"
         f" chosen for that, its luck is in no bound; say so with --best-of {len(means) + 1}",
     )
-
-
-def describe_basis(view: View) -> tuple[str, ...]:
-    """What a watch means at all: what the score was declared to be, and how whole the baseline's logs are."""
-    declared = [] if view.declared is None else [describe_declaration(view.declared, view.objective)]
-    return (*declared, *describe_gaps(view.gaps, "baseline", counted=True), *view.notes)
 
 
 def _take_looks(book: Book, before: View, request: CheckpointWatch) -> list[Seen]:

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,8 @@ def leave_out_seen(imported: Imported, state: State, label: str) -> Imported:
 
     Errors: StudyError where none is left.
     """
-    seen = state.traces_before(label)
+    earlier = takewhile(lambda look: look.label != label, state.looks)
+    seen = {trace for look in earlier for trace in look.traces}
     if state.declared["baseline unit"] == "trace":
         seen |= state.baseline.keys()
     new = {trace: one for trace, one in imported.trajectories.items() if digest_trace(trace) not in seen}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from holdfast.decisions.gate.outputs.document import fields
 from holdfast.decisions.gate.outputs.markdown import escape_markdown
 from holdfast.decisions.gate.verdicts import LABELLED_LIMITS
 from holdfast.decisions.watch.mix import MIX_P
@@ -276,11 +277,7 @@ def make_document(watch: Watch, declared: Mapping[str, Any]) -> dict[str, Any]:
         },
         "judge": watch.judge,
         "labelled": watch.labelled.value,
-        "reads_state": watch.reads_state,
-        "objective": watch.objective,
-        "alpha": watch.alpha,
-        "best_of": watch.best_of,
-        "margin": watch.margin,
+        **fields(watch, ("reads_state", "objective", "alpha", "best_of", "margin")),
         "declared": dict(declared),
         "basis": _describe_basis(watch),
         "looks": [_row_document(row) for row in watch.rows],
@@ -291,9 +288,6 @@ def make_document(watch: Watch, declared: Mapping[str, Any]) -> dict[str, Any]:
 def _row_document(row: Row) -> dict[str, Any]:
     """A look as JSON, by the names that the document has always had."""
     names = {"able": "enough_data", "covered": "enough_scored", "drift": "judge_drift", "spans": "windows"}
-    windows = [
-        {"looks": one.looks, "n": one.cases, "change": one.change, "lower": one.lower, "upper": one.upper}
-        for one in row.spans
-    ]
+    windows = [{"n": one.cases, **fields(one, ("looks", "change", "lower", "upper"))} for one in row.spans]
     found = {**asdict(row), "spans": windows, "reason": row.reason or None, "notes": dict(row.notes)}
     return {names.get(key, key): value for key, value in found.items()}

@@ -15,7 +15,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -95,11 +94,6 @@ class State:
                 " its own"
             )
         return taken
-
-    def traces_before(self, label: str) -> frozenset[str]:
-        """The digests of the traces of all looks before the one of this label; of all looks where it is new."""
-        earlier = takewhile(lambda look: look.label != label, self.looks)
-        return frozenset(trace for look in earlier for trace in look.traces)
 
 
 def _digest(data: bytes) -> str:
