@@ -154,13 +154,13 @@ def _compare(
     shuffled = rng.permuted(np.broadcast_to(first, (PERMUTATIONS, len(first))), axis=1)
     as_far = int(np.count_nonzero(_distances(rows, shuffled) >= distance - 1e-12))
     # A spawned generator: what is drawn here moves no p-value.
-    told = (rows, len(sides[0]), shuffled[:SEEN_PERMUTATIONS], rng.spawn(1)[0])
-    least = bisect_left(SEEN_SHARES, True, key=lambda share: _shows(*told, share))
+    fewer, spawned = shuffled[:SEEN_PERMUTATIONS], rng.spawn(1)[0]
+    least = bisect_left(SEEN_SHARES, True, key=lambda share: _shows(rows, len(sides[0]), fewer, share, spawned))
     seen = SEEN_SHARES[least] if least < len(SEEN_SHARES) else None
     return MixChange(what=what, of=of, distance=distance, p=(1 + as_far) / (1 + PERMUTATIONS), seen=seen)
 
 
-def _shows(rows: Floats, before: int, shuffled: NDArray[np.bool_], rng: np.random.Generator, share: float) -> bool:
+def _shows(rows: Floats, before: int, shuffled: NDArray[np.bool_], share: float, rng: np.random.Generator) -> bool:
     """Whether a ``share`` of new cases of a kind that is nowhere else is shown in most comparisons.
 
     Both sides are drawn from all cases together, ``before`` of them for the baseline; of the others a share gives all
