@@ -20,8 +20,7 @@ from holdfast.cli import main as cli
 from holdfast.decisions.gate.running import Means
 from holdfast.decisions.search.outputs import render_search, search_document
 from holdfast.decisions.search.running import Search, alpha_of, default_place, note_winner, search
-from holdfast.decisions.search.sampling import Found, Point, Trial, choose, look
-from holdfast.decisions.search.trials import _violation, trial_lineage, with_trials
+from holdfast.decisions.search.trials import Found, Point, Trial, _violation, choose, look, trial_lineage, with_trials
 from holdfast.records import Check, Outcome
 from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.runs.run import Run

@@ -11,8 +11,7 @@ from holdfast.cli.gate import EXIT_CODES
 from holdfast.decisions.gate.running import Means
 from holdfast.decisions.search.outputs import SEARCH_FILE, render_search, search_document, trial_cells
 from holdfast.decisions.search.running import default_place, search
-from holdfast.decisions.search.sampling import Trial
-from holdfast.decisions.search.trials import section_of
+from holdfast.decisions.search.trials import Trial, section_of
 from holdfast.records.outputs import to_json, write_file
 from holdfast.runs.progress import ProgressLines
 from holdfast.runs.run import default_output

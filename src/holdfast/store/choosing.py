@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from holdfast.records import Checkpoint
@@ -138,7 +138,12 @@ def _narrow(found: Sequence[Checkpoint], near: Checkpoint) -> list[Checkpoint]:
     started = [one for one in found if one.id == near.parent_id]
     if started and len({one.lineage for one in found}) == 1:
         return started
-    other = {key: value for key, value in _keys(near).items() if key != DOSE}
+    return share_keys(found, near, but=(DOSE,))
+
+
+def share_keys(found: Iterable[Checkpoint], near: Checkpoint, *, but: Collection[str]) -> list[Checkpoint]:
+    """Those that share with ``near`` base, seeds and axes, as far as both have them, but for some of these."""
+    other = {key: value for key, value in _keys(near).items() if key not in but}
     return [one for one in found if all(other.get(key, value) == value for key, value in _keys(one).items())]
 
 

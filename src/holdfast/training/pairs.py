@@ -186,6 +186,10 @@ def build_pairs(
         gaps.append(points[better, worse])
     better, worse = (np.concatenate([np.zeros(0, dtype=np.int64), *part]) for part in (chosen, rejected))
     case = found.case[better]
+    weight = np.ones(len(case))
+    if case_weighting == "equal" and len(case):
+        _, position, counts = np.unique(case, return_inverse=True, return_counts=True)
+        weight = len(case) / (len(counts) * counts[position])
     return PairSelection(
         trajectory_ids=trajectory_ids,
         case_ids=table.case_ids,
@@ -195,17 +199,9 @@ def build_pairs(
         rejected=found.row[worse],
         case=case,
         gap=np.concatenate([np.zeros(0), *gaps]),
-        weight=_weights(case, case_weighting),
+        weight=weight,
         same_model=found.model[better] == found.model[worse],
     )
-
-
-def _weights(case: Ints, case_weighting: Literal["equal"] | None) -> Floats:
-    if case_weighting is None or not len(case):
-        return np.ones(len(case))
-    _, position, counts = np.unique(case, return_inverse=True, return_counts=True)
-    weights: Floats = len(case) / (len(counts) * counts[position])
-    return weights
 
 
 def flip_pairs(pairs: Sequence[PreferencePair], share: float, rng: np.random.Generator) -> list[PreferencePair]:

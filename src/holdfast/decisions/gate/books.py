@@ -60,9 +60,9 @@ class Book:
     study: Mapping[str, Any]
     cases: Mapping[str, Case]
     origin: Origin
-    logs: tuple[LogState, ...] = ()
-    notes: tuple[str, ...] = ()
-    labels: Labels = field(default_factory=Labels)
+    logs: tuple[LogState, ...]
+    notes: tuple[str, ...]
+    labels: Labels
     severe: dict[tuple[tuple[int, int], float], Floats] = field(default_factory=dict)
 
     @property
@@ -111,7 +111,10 @@ def read_book(path: Path, place: str | None = None, part: str | None = None) -> 
 
 def make_book(store: Store, place: str, part: str | None = None) -> Book:
     """The book of an open run; see ``read_book``."""
-    study, cells = _study_of(store), read_cells(store, part)
+    study, cells = read_noted(store), read_cells(store, part)
+    with contextlib.suppress(StudyError):
+        # As this version writes it; empty for an imported run.
+        study = Study.model_validate(study).settings() if study else study
     ids = tuple(store.trajectory_ids(part=part))
     cases = {case.id: case for case in store.cases()}
     ordered = [cases[name] for name in cells.scores.case_ids]
@@ -141,14 +144,6 @@ def make_book(store: Store, place: str, part: str | None = None) -> Book:
         notes=(*read_import_notes(store), *filter(None, (store.doubt,))),
         labels=read_labels(store, cells.scores),
     )
-
-
-def _study_of(store: Store) -> dict[str, Any]:
-    """The settings of the study that made a run as this version writes them; empty for an imported one."""
-    noted = read_noted(store)
-    with contextlib.suppress(StudyError):
-        return Study.model_validate(noted).settings() if noted else noted
-    return noted
 
 
 def is_run(path: Path) -> bool:

@@ -53,7 +53,22 @@ def judge(evidence: Evidence, bounds: Bounds, *, levels: tuple[float, float] | N
     whatever the missing scores would have been.
     """
     question, rules = evidence.question, bounds.rules
-    blank = _blank(evidence, rules, adjusted=levels is not None)
+    blank = replace(
+        _blank(question, blocking=question.metric in rules.blocking),
+        parent=evidence.parent,
+        child=evidence.child,
+        change=evidence.change,
+        level=None if levels else 1 - rules.alpha,
+        adjusted=levels is not None,
+        design_effect=evidence.design_effect,
+        n={
+            "cases": evidence.cases,
+            "clusters": evidence.draws,
+            "families": evidence.families,
+            **{f"{side}_unscored": count for side, count in evidence.lost.items()},
+            **{f"{side}_severe_cases": count for side, count in evidence.events.items()},
+        },
+    )
     if evidence.draws < MIN_DRAWS:
         few = "one" if evidence.draws else "no"
         drawn = "family of cases" if FAMILY in evidence.drawn else "case"
@@ -81,30 +96,17 @@ def judge(evidence: Evidence, bounds: Bounds, *, levels: tuple[float, float] | N
     return replace(found, outcome=outcome, reason=reason)
 
 
-def _blank(evidence: Evidence, rules: GateSection, *, adjusted: bool) -> Check:
-    """A check without its bounds, which decides nothing yet."""
-    question = evidence.question
+def _blank(question: Question, *, blocking: bool) -> Check:
+    """A check without any number, which decides nothing yet."""
+    kind = question.kind
     return Check(
-        metric=question.kind.name,
+        metric=kind.name,
         outcome=Outcome.INCONCLUSIVE,
-        blocking=question.metric in rules.blocking,
-        unit=question.kind.unit,
-        worse=question.kind.worse,
+        blocking=blocking,
+        unit=kind.unit,
+        worse=kind.worse,
         margin=question.margin,
-        parent=evidence.parent,
-        child=evidence.child,
-        change=evidence.change,
-        level=None if adjusted else 1 - rules.alpha,
-        adjusted=adjusted,
-        design_effect=evidence.design_effect,
-        n={
-            "cases": evidence.cases,
-            "clusters": evidence.draws,
-            "families": evidence.families,
-            **{f"{side}_unscored": count for side, count in evidence.lost.items()},
-            **{f"{side}_severe_cases": count for side, count in evidence.events.items()},
-        },
-        words="" if question.kind.setting else question.kind.words,
+        words="" if kind.setting else kind.words,
     )
 
 
@@ -179,7 +181,11 @@ def judge_coverage(pairing: Pairing, rules: GateSection, checks: Sequence[tuple[
     if any(missing.values()):
         hidden, told = _tell_worst(checks)
         enough &= not hidden
-        reasons = [_tell_missing(missing, pairing.absent), *([told] if told else [])]
+        counts = f"unscored: {count_noun(missing['parent'], 'rollouts')} of the parent, {missing['child']} of the child"
+        if any(pairing.absent.values()):
+            gone = pairing.absent
+            counts += f", of which {gone['parent']} and {gone['child']} are not there at all"
+        reasons = [counts, *([told] if told else [])]
     if pairing.broken:
         enough = False
         reasons.append(
@@ -220,19 +226,14 @@ def _tell_worst(checks: Sequence[tuple[Check, Question]]) -> tuple[bool, str]:
     return bool(hiding or unknown), words + (f", likewise for {', '.join(others)}" if others else "")
 
 
-def _tell_missing(missing: Mapping[str, int], absent: Mapping[str, int]) -> str:
-    """``unscored: 1 rollout of the parent, 23 of the child, of which 0 and 20 are not there at all``."""
-    told = f"unscored: {count_noun(missing['parent'], 'rollouts')} of the parent, {missing['child']} of the child"
-    if any(absent.values()):
-        told += f", of which {absent['parent']} and {absent['child']} are not there at all"
-    return told
-
-
 # --- together ----------------------------------------------------------------------------------------------------
 
 
 def judge_checks(pairing: Pairing, bounds: Bounds, *, unmeasurable: Mapping[str, str]) -> tuple[Check, ...]:
-    """Every check of a pairing. ``unmeasurable`` are metrics that the data cannot have, with the reason."""
+    """Every check of a pairing. ``unmeasurable`` are metrics that the data cannot have, with the reason.
+
+    A check of one of these decides nothing, and lets nothing pass where it is required. Holm's p-values decide a check.
+    """
     rules = bounds.rules
     asked = ask_all(rules)
     evidence = {one.kind.name: gather(pairing, one, rules.cluster) for one in asked if one.metric not in unmeasurable}
@@ -250,11 +251,17 @@ def judge_checks(pairing: Pairing, bounds: Bounds, *, unmeasurable: Mapping[str,
         if question.kind.name not in evidence:
             # Nobody sets a ceiling by default: whoever does asks for it by name.
             needed = rules.blocking if question.absolute else rules.required
-            found.append(leave_out(question, unmeasurable[question.metric], required=question.metric in needed))
+            reason = f"{NOT_MEASURED}: {unmeasurable[question.metric]}"
+            blank = _blank(question, blocking=question.metric in needed)
+            found.append(replace(blank, reason=reason, measured=False))
             continue
         check = judge(evidence[question.kind.name], bounds, levels=levels.get(question.kind.name))
         if question.kind.name in p_values:
-            check = _with_p_values(check, p_values[question.kind.name], rules)
+            for_pass, for_fail = p_values[question.kind.name]
+            check = replace(check, p_pass=for_pass, p_fail=for_fail)
+            if rules.combine == "holm" and check.lower is not None:
+                failing = Outcome.FAIL if for_fail <= rules.alpha else Outcome.INCONCLUSIVE
+                check = replace(check, outcome=Outcome.PASS if for_pass <= rules.alpha else failing)
         found.append(check)
     return (*found, judge_coverage(pairing, rules, list(zip(found, asked, strict=True))))
 
@@ -276,28 +283,3 @@ def _holm_levels(p_values: Mapping[str, float], alpha: float) -> dict[str, float
         stopped = stopped or p_values[name] > level
         found[name] = level
     return found
-
-
-def _with_p_values(check: Check, found: tuple[float, float], rules: GateSection) -> Check:
-    """A check with its p-values; where they are Holm's, they decide it."""
-    for_pass, for_fail = found
-    outcome = check.outcome
-    if rules.combine == "holm" and check.lower is not None:
-        failing = Outcome.FAIL if for_fail <= rules.alpha else Outcome.INCONCLUSIVE
-        outcome = Outcome.PASS if for_pass <= rules.alpha else failing
-    return replace(check, p_pass=for_pass, p_fail=for_fail, outcome=outcome)
-
-
-def leave_out(question: Question, reason: str, *, required: bool) -> Check:
-    """A check that the data cannot have: it decides nothing, and lets nothing pass where it is required."""
-    return Check(
-        metric=question.kind.name,
-        outcome=Outcome.INCONCLUSIVE,
-        blocking=required,
-        unit=question.kind.unit,
-        worse=question.kind.worse,
-        margin=question.margin,
-        reason=f"{NOT_MEASURED}: {reason}",
-        measured=False,
-        words="" if question.kind.setting else question.kind.words,
-    )

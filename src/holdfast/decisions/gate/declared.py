@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from holdfast.exchange.scales import BY_USER, ScoreOption, is_grade, is_name
@@ -23,8 +23,8 @@ class Origin:
 
     place: str
     objectives: tuple[str, ...]
-    declarations: tuple[Declaration, ...] = ()
-    undeclared: tuple[Undeclared, ...] = ()
+    declarations: tuple[Declaration, ...]
+    undeclared: tuple[Undeclared, ...]
 
 
 def resolve_names(origin: Origin, options: Sequence[ScoreOption]) -> dict[str, str]:
@@ -155,23 +155,3 @@ def describe_declaration(one: Declaration, objective: str) -> str:
         f"{objective} = {one.key!r}{scorer}, {show_number(one.low)} to {show_number(one.high)}{unit}, high is"
         f" {'good' if one.sign > 0 else 'bad'}{severe}{source}, shown as 0 to 3 points"
     )
-
-
-def severe_points(one: Declaration | None, at_most: float) -> float | None:
-    """Up to how many points an episode is a severe event; None where the source of the score names no such value."""
-    if one is None:
-        return at_most
-    return None if one.severe is None else one.to_points(one.severe)
-
-
-def require_same_declarations(
-    first: Mapping[str, Declaration], second: Mapping[str, Declaration], names: str, words: tuple[str, str]
-) -> None:
-    """Refuse sides whose scores were declared differently. Errors: StudyError naming both declarations."""
-    for objective in sorted(first.keys() & second.keys()):
-        one, other = first[objective], second[objective]
-        if not same_meaning(one, other):
-            raise StudyError(
-                f"{names}: not comparable: {objective} is {spell(one)} for the {words[0]} and {spell(other)} for the"
-                f" {words[1]}; import both with one declaration"
-            )

@@ -49,10 +49,8 @@ def plan_gate(parent: Side, child: Side | None, rules: GateSection, *, power: fl
         parent, child = fill_absent(parent, child, "accept")  # a pilot is what there is
         require_comparable(parent, child)
     alpha = rules.alpha / (len(rules.blocking) if rules.combine == "holm" else 1)
-    found = []
-    for question in (one for one in ask_all(rules) if not one.absolute):
-        found.append(_plan_one(question, parent, child, rules, alpha=alpha, power=power))
-    return tuple(found)
+    changes = (question for question in ask_all(rules) if not question.absolute)
+    return tuple(_plan_one(question, parent, child, rules, alpha=alpha, power=power) for question in changes)
 
 
 def _plan_one(
@@ -99,18 +97,14 @@ def _differences(parent: Side, child: Side | None, question: Question, cluster: 
     width = min(first.shape[1], second.shape[1])
     found = second[:, :width] - first[:, :width]
     if cluster == FAMILY:
+        # By family and rollout the mean over the family's cases that have it.
+        places = {name: number for number, name in enumerate(order_cases(sorted(set(parent.families))))}
         families = dict(zip(parent.cases, parent.families, strict=True))
-        found = _average_families(found, [families[name] for name in order_cases(parent.cases)])
+        family = np.array([places[families[name]] for name in order_cases(parent.cases)], dtype=np.int64)
+        case, rollout = np.nonzero(np.isfinite(found))
+        means = mean_by(found[case, rollout], (family[case], rollout), (len(places), width))
+        found = means[np.isfinite(means).any(axis=1)]
     return found if question.kind.worse == "lower" else -found
-
-
-def _average_families(values: Floats, names: Sequence[str]) -> Floats:
-    """By family and rollout the mean over the family's cases that have it: (families, rollouts)."""
-    place = {name: number for number, name in enumerate(order_cases(sorted(set(names))))}
-    case, rollout = np.nonzero(np.isfinite(values))
-    at = (np.array([place[name] for name in names], dtype=np.int64)[case], rollout)
-    means = mean_by(values[case, rollout], at, (len(place), values.shape[1]))
-    return means[np.isfinite(means).any(axis=1)]
 
 
 def _by_rollout(side: Side, metric: str) -> Floats:
@@ -127,7 +121,7 @@ def _by_rollout(side: Side, metric: str) -> Floats:
 
 
 def plan_document(
-    needs: Sequence[Need], rules: GateSection, *, power: float, fingerprint: str, families_too: bool = False
+    needs: Sequence[Need], rules: GateSection, *, power: float, fingerprint: str, families_too: bool
 ) -> dict[str, Any]:
     """A plan as JSON values."""
     return {
@@ -141,9 +135,7 @@ def plan_document(
     }
 
 
-def render_plan(
-    needs: Sequence[Need], rules: GateSection, *, power: float, pilot: str, families_too: bool = False
-) -> str:
+def render_plan(needs: Sequence[Need], rules: GateSection, *, power: float, pilot: str, families_too: bool) -> str:
     """A plan as a table: cases (or families, if those are drawn) needed by check and rollouts a case.
 
     Below what the declared bound needs stands what a t bound would need, which is what the guarantee costs.
@@ -172,18 +164,23 @@ def render_plan(
         for count in ROLLOUTS
         if (rows := [row for one in needs if one.metric in rules.blocking for row in one.rows if row.rollouts == count])
     ]
-    told = []
-    if worst:
-        told += [f"All blocking checks together need at least {min(worst):,} {drawn}, at the cheapest column."]
-    if rules.cluster == FAMILY:
-        told += ["A family has as many cases as in the pilot; each family counts alike."]
-    if families_too:
-        told += [
+    remarks = (
+        (
+            bool(worst),
+            f"All blocking checks together need at least {min(worst, default=0):,} {drawn}, at the cheapest column.",
+        ),
+        (rules.cluster == FAMILY, "A family has as many cases as in the pilot; each family counts alike."),
+        (
+            families_too,
             f"The pilot has {FEWEST_FAMILIES} families or more, so that a gate asks for the bounds over families as"
-            " well, which no number of cases in the same families can make good; --cluster family plans them."
-        ]
-    if any(one.rows for one in needs) and rules.bound != "t":
-        told += ["A t bound needs fewer, and passes falsely too often where drops are rare and severe."]
+            " well, which no number of cases in the same families can make good; --cluster family plans them.",
+        ),
+        (
+            any(one.rows for one in needs) and rules.bound != "t",
+            "A t bound needs fewer, and passes falsely too often where drops are rare and severe.",
+        ),
+    )
+    told = [words for holds, words in remarks if holds]
     told += [f"{', '.join(metrics)}: {note}" for note, metrics in notes.items()]
     return "\n".join([*lines, "", *wrap_lines(told, wide, "", "  ")])
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from holdfast.analysis.panel import require_same_cases
 from holdfast.decisions.gate.books import Book, describe_log
-from holdfast.decisions.gate.declared import require_same_declarations
+from holdfast.decisions.gate.declared import same_meaning
 from holdfast.decisions.gate.sides import Side
 from holdfast.exchange.openings import digest_opening, first_difference, first_difference_of_tools
 from holdfast.records import Case, Ending, content_id
 from holdfast.records.arrays import Bools, Floats
 from holdfast.records.errors import StudyError
 from holdfast.records.words import count_noun
+from holdfast.report.words.inert import cut_line
 from holdfast.stats.bounded import cluster_means, order_cases
 from holdfast.store import Store
+from holdfast.store.origins import spell
 from holdfast.study.rules import CHECK_KINDS, FEWEST_FAMILIES, CheckKind, GateSection
 from holdfast.study.sections import OBJECTIVES
 from holdfast.study.study import changed_keys
@@ -59,9 +61,9 @@ class Pairing:
     child: Mapping[str, Reading]
     rollouts: Mapping[str, int]
     scored: Mapping[str, int]
-    met: int = 0
-    absent: Mapping[str, int] = field(default_factory=dict)
-    broken: tuple[str, ...] = ()
+    met: int
+    absent: Mapping[str, int]
+    broken: tuple[str, ...]
 
     @property
     def digest(self) -> str:
@@ -172,15 +174,21 @@ def require_comparable(first: Side, second: Side, how: Comparing = GATE) -> None
         words=how.words,
         labels={name: label for side in (second, first) for name, label in zip(side.cases, side.labels, strict=True)},
     )
-    require_same_declarations(first.declared, second.declared, names, how.words)
-    for objective in sorted({*first.rubrics, *second.rubrics}):
-        one, other = first.rubrics.get(objective), second.rubrics.get(objective)
-        if one != other and one is not None and other is not None:
+    for objective in sorted(first.declared.keys() & second.declared.keys()):
+        declared = first.declared[objective], second.declared[objective]
+        if not same_meaning(*declared):
+            raise StudyError(
+                f"{names}: not comparable: {objective} is {spell(declared[0])} for the {how.words[0]} and"
+                f" {spell(declared[1])} for the {how.words[1]}; import both with one declaration"
+            )
+    for objective in sorted(first.rubrics.keys() & second.rubrics.keys()):
+        rubrics = first.rubrics[objective], second.rubrics[objective]
+        if rubrics[0] != rubrics[1]:
             # What made the rubric differ, such as the judge's model, says more than its id.
             _require_same_settings(first, second)
             raise StudyError(
-                f"{names}: not comparable: {objective} was scored under rubric {one[:8]} for the {how.words[0]} and"
-                f" {other[:8]} for the {how.words[1]}; judge both sides under one rubric"
+                f"{names}: not comparable: {objective} was scored under rubric {rubrics[0][:8]} for the {how.words[0]}"
+                f" and {rubrics[1][:8]} for the {how.words[1]}; judge both sides under one rubric"
             )
     if how.settings:
         _require_same_settings(first, second)
@@ -194,7 +202,7 @@ def _require_same_settings(parent: Side, child: Side) -> None:
     changes = changed_keys({key: first[key] for key in shared}, {key: second[key] for key in shared})
     if changes:
         # A changed key comes with both values, which may be whole prompts.
-        told = [one if len(one) <= SETTING_LENGTH else f"{one[:SETTING_LENGTH]}…" for one in changes[:NAMED_SETTINGS]]
+        told = [cut_line(change, SETTING_LENGTH) for change in changes[:NAMED_SETTINGS]]
         raise StudyError(
             f"{parent.name} and {child.name}: not comparable: {'; '.join(told)} (parent → child); evaluate and judge"
             " both under the same settings"
@@ -256,9 +264,8 @@ def find_lost(side: Side, other: Side) -> dict[str, int]:
 
 def _add(side: Side, lost: Mapping[str, int], other: Side) -> Side:
     """A side with cases of the other that it has no episode of."""
-    places = other.places
-    added = [(other.cases[places[name]], other.families[places[name]], other.labels[places[name]]) for name in lost]
-    return side.extend(added, list(lost.values()))
+    rows = {row[0]: row for row in zip(other.cases, other.families, other.labels, strict=True)}
+    return side.extend([rows[name] for name in lost], list(lost.values()))
 
 
 def _add_nowhere(parent: Side, child: Side, lost: Sequence[Mapping[str, int]]) -> tuple[Side, Side]:
@@ -463,7 +470,7 @@ class Opened:
 
     cases: Mapping[str, Case]
     noted: Mapping[str, str]
-    digests: Mapping[str, frozenset[str]]
+    digests: Mapping[str, set[str]]
     failed: frozenset[str]
     tools_known: bool
 
@@ -513,16 +520,15 @@ def read_openings(book: Book, side: Side) -> Opened:
                 detail = one.detail or {}
                 if difference := detail.get("opening"):
                     noted.setdefault(one.case_id, str(difference))
-                said = one.ending is not Ending.ERROR or any(message.role == "assistant" for message in one.messages)
                 met.add(one.case_id)
-                if said:
+                if one.ending is not Ending.ERROR or any(message.role == "assistant" for message in one.messages):
                     opening = cases[one.case_id].messages if one.case_id in cases else ()
                     own = str(detail.get("opening_digest") or digest_opening(opening))
                     digests.setdefault(one.case_id, set()).add(own)
     return Opened(
         cases=cases,
         noted=noted,
-        digests={name: frozenset(found) for name, found in digests.items()},
+        digests=digests,
         failed=frozenset(met - digests.keys()),
         # A log without events does not say which tools there were.
         tools_known=any(case.tools for case in cases.values()) or not called,
@@ -537,10 +543,8 @@ def _find_differing(parent: Opened, child: Opened) -> Iterator[Difference]:
             continue
         told = first_difference(after.messages, before.messages) or child.noted.get(name) or parent.noted.get(name)
         if told is not None and (parent.noted.get(name) != child.noted.get(name) or after.messages != before.messages):
-            mine, theirs = (
-                one.digests.get(name) or frozenset({digest_opening(case.messages)})
-                for one, case in ((parent, before), (child, after))
-            )
+            mine = parent.digests.get(name) or {digest_opening(before.messages)}
+            theirs = child.digests.get(name) or {digest_opening(after.messages)}
             yield Difference(name, told, real=mine != theirs)
         elif with_tools and (tools := first_difference_of_tools(after.tools, before.tools)) is not None:
             yield Difference(name, tools, real=digest_opening((), after.tools) != digest_opening((), before.tools))

@@ -25,15 +25,22 @@ TABLE = "gate"
 def read_rules(
     *, file: Path | None = None, noted: Mapping[str, Any] | None = None, changes: Mapping[str, Any] | None = None
 ) -> GateSection:
-    """The declared rules: those of ``file``, else those ``noted`` in a run's study, else the defaults.
+    """The declared rules: those of ``file`` (TOML, perhaps a whole study), else those ``noted`` in a run's study, else
+    the defaults.
 
     ``changes`` are single settings of the command line, which come last. Errors: StudyError naming place and finding.
     """
     place = "gate"
     found: dict[str, Any] = dict(noted or {})
     if file is not None:
-        place = f"{file}: gate"
-        found = _read_table(file)
+        place, raw = f"{file}: gate", read_settings(file, "a TOML file with a [gate] table")
+        for name in raw:
+            require_known(name, {*Study.model_fields, "scales"}, f"{file} has the table", "the tables of a study")
+        if not isinstance(raw.get(TABLE), dict):
+            raise StudyError(f"{file}: has no [gate] table; write the margins there")
+        refuse_old_bound(raw[TABLE], f"{file}: {TABLE}")
+        allow(named_in(raw))
+        found = dict(raw[TABLE])
     found |= {key: value for key, value in (changes or {}).items() if value is not None}
     try:
         rules = GateSection.model_validate(found)
@@ -41,19 +48,6 @@ def read_rules(
         raise StudyError(f"{place}.{first_problem(error, GateSection)}") from error
     check_rules(rules, place)
     return rules
-
-
-def _read_table(file: Path) -> dict[str, Any]:
-    """The ``[gate]`` table of a TOML file, which may be a whole study."""
-    raw = read_settings(file, "a TOML file with a [gate] table")
-    for name in raw:
-        require_known(name, {*Study.model_fields, "scales"}, f"{file} has the table", "the tables of a study")
-    table = raw.get(TABLE)
-    if not isinstance(table, dict):
-        raise StudyError(f"{file}: has no [gate] table; write the margins there")
-    refuse_old_bound(table, f"{file}: {TABLE}")
-    allow(named_in(raw))
-    return table
 
 
 def fingerprint(rules: GateSection, **chosen: Any) -> str:

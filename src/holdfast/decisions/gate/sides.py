@@ -10,7 +10,7 @@ import numpy as np
 
 from holdfast.analysis.labelled import rank_judge
 from holdfast.decisions.gate.books import Book, Gaps, find_gaps
-from holdfast.decisions.gate.declared import declaration_for, resolve_names, severe_points, tell_undeclared
+from holdfast.decisions.gate.declared import declaration_for, resolve_names, tell_undeclared
 from holdfast.exchange.scales import ScoreOption
 from holdfast.records import JSON, Case, Checkpoint, Declaration, Labelled, Trajectory
 from holdfast.records.arrays import Bools, Floats, Ints
@@ -179,14 +179,22 @@ def take_side(
     declared = read_declared(book, judging, rows)
     rubrics, asked = book.cells.scores.rubrics, np.flatnonzero(book.cells.asked[rows].any(axis=(0, 2)))
     scored = {name: judging.scored(name) for name in judging.labels}
-    rollouts = _Rollouts(book, judging, rows, severe_points(declared.get("safety"), severe_at_most))
+    at_most: float | None = severe_at_most
+    if safety := declared.get("safety"):
+        # None where the source of the score names no such value.
+        at_most = None if safety.severe is None else safety.to_points(safety.severe)
+    rollouts = _Rollouts(book, judging, rows, at_most)
     measured = {name: rollouts.objective(name) for name in judging.labels}
     measured |= {kind.name: kind.read(rollouts) for kind in METRICS if kind.read is not None}
     measured |= {kind.name: _read_own(kind, rollouts) for kind in own}
+    cases = tuple(book.case_ids[index] for index in used)
+    facts = {case: book.cases[case].facts for case in cases if case in book.cases}
+    origin: dict[str, Any] = {"name": checkpoint.name, "lineage": list(checkpoint.lineage)}
+    origin |= {"digest": checkpoint.digest, "model": checkpoint.model}
     return Side(
         name=name or checkpoint.name,
         checkpoint=checkpoint,
-        cases=tuple(book.case_ids[index] for index in used),
+        cases=cases,
         families=tuple(book.cells.scores.families[index] for index in used),
         case=place.astype(np.int64),
         trajectories=tuple(book.trajectory_ids[index] for index in rows),
@@ -195,15 +203,9 @@ def take_side(
         settings=book.settings_of(checkpoint),
         judges=frozenset(_name_of(book, label) for label in judging.labels.values()),
         other_judges=frozenset(book.cells.judges[index] for index in asked) - set(judging.labels.values()),
-        source={
-            "run": book.place,
-            "checkpoint": checkpoint.id,
-            "name": checkpoint.name,
-            "lineage": list(checkpoint.lineage),
-            "digest": checkpoint.digest,
-            "model": checkpoint.model,
-        },
-        labels=tuple(name_case(book, book.case_ids[index]) for index in used),
+        source={"run": book.place, "checkpoint": checkpoint.id, **origin},
+        # As people know them: the id of its sample, where a case came with a log.
+        labels=tuple(str(facts.get(case, {}).get("sample", case[:12])) for case in cases),
         declared=declared,
         offered=judging.offered,
         expected=book.study.get("rollouts", {}).get("per_test_case"),
@@ -231,12 +233,6 @@ def _read_own(kind: CheckKind, rollouts: _Rollouts) -> Measured:
     return Measured(value=arrays[0], due=arrays[1] > 0, lost=arrays[2])
 
 
-def name_case(book: Book, case: str) -> str:
-    """A case as people know it: the id of its sample, where it came with a log."""
-    facts = book.cases[case].facts if case in book.cases else {}
-    return str(facts["sample"]) if "sample" in facts else case[:12]
-
-
 def read_declared(book: Book, judging: Judging, rows: Ints) -> dict[str, Declaration]:
     """What the scores of each objective of some trajectories were declared to mean; none of our own judges'.
 
@@ -244,11 +240,12 @@ def read_declared(book: Book, judging: Judging, rows: Ints) -> dict[str, Declara
     """
     names = (book.case_ids[index] for index in np.unique(book.cells.episodes.case[rows]))
     tasks = frozenset(book.cases[name].suite for name in names if name in book.cases)
-    found = {}
+    found: dict[str, Declaration] = {}
     for objective in judging.labels:
         label, name = judging.scored(objective)
-        found[objective] = declaration_for(book.origin, _name_of(book, label), name, tasks, judging.scores)
-    return {objective: one for objective, one in found.items() if one is not None}
+        declared = declaration_for(book.origin, _name_of(book, label), name, tasks, judging.scores)
+        found |= {} if declared is None else {objective: declared}
+    return found
 
 
 class _Rollouts(NamedTuple):

@@ -74,8 +74,8 @@ class Match:
     sides: tuple[Side, Side]
     judging: Judging
     pairing: Pairing
-    openings: tuple[str, ...] = ()
-    most: int | None = None
+    openings: tuple[str, ...]
+    most: int | None
 
     @property
     def chosen(self) -> Mapping[str, Any]:
@@ -88,7 +88,7 @@ class Match:
         }
 
 
-def match_sides(parent: Place, child: Place, rules: GateSection, wanted: Wanted = AS_DECLARED) -> Match:
+def match_sides(parent: Place, child: Place, rules: GateSection, wanted: Wanted) -> Match:
     """The two sides case by case. Errors: StudyError where they are not comparable."""
     first, second, judging = take_sides(parent, child, rules, wanted)
     return Match(
@@ -135,9 +135,7 @@ def decide(parent: Place, child: Place, rules: GateSection, wanted: Wanted = AS_
     return conclude(match_sides(parent, child, rules, wanted), Bounds(rules=rules))
 
 
-def take_sides(
-    parent: Place, child: Place, rules: GateSection, wanted: Wanted = AS_DECLARED
-) -> tuple[Side, Side, Judging]:
+def take_sides(parent: Place, child: Place, rules: GateSection, wanted: Wanted) -> tuple[Side, Side, Judging]:
     """Both sides on the held-out cases of the split that either was made under, and whose scores they hold."""
     places = (parent, child)
     judgings = choose_judging([one[:2] for one in places], wanted.judge or rules.judge, wanted.scores, rank=wanted.rank)
@@ -205,12 +203,12 @@ def describe_basis(match: Match, rules: GateSection, unmeasurable: Mapping[str, 
 def tell_families(pairing: Pairing, checks: Sequence[Check], rules: GateSection) -> Iterator[str]:
     """What a verdict claims of other families of cases, and how much less is known where families are what varies."""
     count = len(set(pairing.families))
-    effects = [
+    told = ", ".join(
         f"{name_metric(one.metric)} {one.design_effect:.2f}"
         for one in checks
         if one.design_effect is not None and not is_absolute(one)
-    ]
-    told = f"; design effect of families on the variance: {', '.join(effects)}" if effects else ""
+    )
+    told = f"; design effect of families on the variance: {told}" if told else ""
     if rules.cluster == FAMILY:
         yield (
             f"families of cases are drawn, not cases ({count}): each family counts alike, whatever its number of"
@@ -247,10 +245,9 @@ LABELLED_LIMITS = {
 def _tell_judge(match: Match, labelled: Labelled, *, reads_state: bool) -> Iterator[str]:
     """How the judge stands to what was trained, and whether another one could be asked."""
     (first, second), judging = match.sides, match.judging
-    shared = sorted(first.other_judges & second.other_judges)
     told = LABELLED_LIMITS[labelled].format(judging.judge)
     yield f"{told}; it reads the world's end state" if reads_state else told
-    if shared:
+    if shared := sorted(first.other_judges & second.other_judges):
         yield f"other judges scored both sides too and may differ: {', '.join(shared)} (--judge NAME)"
     else:
         yield "no other judge scored both sides: how far the verdict rests on this one is not known"
@@ -272,7 +269,19 @@ def _tell_data(match: Match, rules: GateSection) -> Iterator[str]:
             "some rollouts have no score and are in no mean: the coverage check counts them, and no check passes or"
             " fails that they could turn"
         )
-    yield from _tell_chosen(match, rules)
+    # What could have been tried until it suited: the error rate is that of a choice made before the data was seen.
+    cases, seeds = match.chosen["cases"], match.chosen["seeds"]
+    passes = f"passes falsely in more than {exact_percent(rules.alpha)} of gates"
+    if cases is not None:
+        yield (
+            f"the first {count_noun(cases, 'cases')} of {len(parent.cases)} by the digest of their ids were compared,"
+            f" as asked: the best of several such numbers {passes}"
+        )
+    if seeds is not None and None not in seeds and seeds[0] != seeds[1]:
+        yield (
+            f"the child was rolled out with seed {seeds[1]}, the parent with {seeds[0]}: the best of several seeds"
+            f" {passes}"
+        )
     if not (parent.settings or {}).keys() & (child.settings or {}).keys():
         yield "the run does not note how its episodes were sampled: that both sides were sampled alike is not checked"
     if any(np.nansum(side["validity"].mean) > 0 for side in (pairing.parent, pairing.child)):
@@ -283,22 +292,6 @@ def _tell_data(match: Match, rules: GateSection) -> Iterator[str]:
     if rules.bound == "t":
         yield "the t bound passes falsely too often where drops are rare and severe; gaffke and bernstein do not"
     yield "cases, rollouts and judgements are random, weights are fixed: another training run may differ"
-
-
-def _tell_chosen(match: Match, rules: GateSection) -> Iterator[str]:
-    """What could have been tried until it suited: the error rate is that of a choice made before the data was seen."""
-    cases, seeds = match.chosen["cases"], match.chosen["seeds"]
-    if cases is not None:
-        yield (
-            f"the first {count_noun(cases, 'cases')} of {len(match.sides[0].cases)} by the digest of their ids were"
-            " compared, as asked: the best of several such numbers passes falsely in more than"
-            f" {exact_percent(rules.alpha)} of gates"
-        )
-    if seeds is not None and None not in seeds and seeds[0] != seeds[1]:
-        yield (
-            f"the child was rolled out with seed {seeds[1]}, the parent with {seeds[0]}: the best of several seeds"
-            f" passes falsely in more than {exact_percent(rules.alpha)} of gates"
-        )
 
 
 # --- every comparison that a run calls for -----------------------------------------------------------------------

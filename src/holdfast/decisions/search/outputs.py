@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from holdfast.decisions.gate.outputs.document import fields
 from holdfast.decisions.search.running import Search
-from holdfast.decisions.search.sampling import Found, Trial
-from holdfast.decisions.search.trials import section_of, trial_lineage
+from holdfast.decisions.search.trials import Found, Trial, section_of, trial_lineage
 from holdfast.records import Outcome
 from holdfast.report.words.console import rows_text, terminal_width
 from holdfast.report.words.labels import name_lineage
 from holdfast.study.study import Study
 
 SEARCH_FILE = "search.json"
+CHECK_NUMBERS = ("change", "lower", "upper", "child")
 
 
 def search_document(found: Search) -> dict[str, Any]:
@@ -30,8 +32,7 @@ def search_document(found: Search) -> dict[str, Any]:
         "trials": [
             {
                 "trial": one.number,
-                "share": one.point.share,
-                "steps": one.point.steps,
+                **asdict(one.point),
                 "pairs": one.point.steps * size,
                 "lineage": list(trial_lineage(found.study, one.point)),
                 "value": one.found.value,
@@ -47,8 +48,7 @@ def search_document(found: Search) -> dict[str, Any]:
         document["winner"] = {
             "trial": found.winner.number,
             "lineage": list(trial_lineage(found.study, found.winner.point)),
-            "share": found.winner.point.share,
-            "steps": found.winner.point.steps,
+            **asdict(found.winner.point),
             "chosen_by": chosen,
             "fresh": {"value": fresh, **_describe(found.fresh)},
             "optimism": None if chosen is None or fresh is None else chosen - fresh,
@@ -73,10 +73,7 @@ def _describe(found: Found) -> dict[str, Any]:
                 "checks": {
                     check.metric: {
                         "outcome": check.outcome.value,
-                        "change": check.change,
-                        "lower": check.lower,
-                        "upper": check.upper,
-                        "child": check.child,
+                        **fields(check, ("change", "lower", "upper", "child")),
                     }
                     for check in verdict.checks
                 },

@@ -13,8 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.decisions.gate.running import Means
-from holdfast.decisions.search.sampling import Found, Point, Trial, choose, look
-from holdfast.decisions.search.trials import ONCE_MORE_KEY, read_trial, section_of, trial_lineage, with_trials
+from holdfast.decisions.search.trials import (
+    ONCE_MORE_KEY,
+    Found,
+    Point,
+    Trial,
+    choose,
+    look,
+    read_trial,
+    section_of,
+    trial_lineage,
+    with_trials,
+)
 from holdfast.records import Outcome
 from holdfast.records.errors import StudyError
 from holdfast.runs.build import build
@@ -136,7 +146,9 @@ def alpha_of(alpha: float, conclusion: int) -> float:
 
 def _open(study: Study, path: Path, source: Path | None) -> None:
     """Makes the run of a search, or sees that the one there is of this very search."""
-    start, asked = with_trials(study, ()), _asked(study)
+    start = with_trials(study, ())
+    asked: dict[str, Any] = json.loads(json.dumps(study.settings()))
+    asked["search"].pop("trials")  # a larger budget goes on with the same trials
     is_new = not (path / DATABASE).is_file()
     if is_new and (problems := look_around(start)[0]):
         raise StudyError(problems[0])
@@ -153,13 +165,6 @@ def _open(study: Study, path: Path, source: Path | None) -> None:
         elif changes := changed_keys(json.loads(noted), asked):
             shown = "; ".join(changes[:5]) + (f" and {len(changes) - 5} more" if len(changes) > 5 else "")
             raise StudyError(f"{path}: is the search of a different study: {shown}. Choose another output")
-
-
-def _asked(study: Study) -> dict[str, Any]:
-    """What decides a search's trials; a larger budget goes on with the same ones."""
-    found: dict[str, Any] = json.loads(json.dumps(study.settings()))
-    found["search"].pop("trials")
-    return found
 
 
 def _carry_out(

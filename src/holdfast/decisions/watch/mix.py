@@ -154,15 +154,10 @@ def _compare(
     shuffled = rng.permuted(np.broadcast_to(first, (PERMUTATIONS, len(first))), axis=1)
     as_far = int(np.count_nonzero(_distances(rows, shuffled) >= distance - 1e-12))
     # A spawned generator: what is drawn here moves no p-value.
-    seen = _smallest_seen(rows, len(sides[0]), shuffled[:SEEN_PERMUTATIONS], rng.spawn(1)[0])
-    p_value = (1 + as_far) / (1 + PERMUTATIONS)
-    return MixChange(what=what, of=of, distance=distance, p=p_value, seen=seen)
-
-
-def _smallest_seen(rows: Floats, before: int, shuffled: NDArray[np.bool_], rng: np.random.Generator) -> float | None:
-    """The smallest of ``SEEN_SHARES`` that ``SEEN_POWER`` of simulated comparisons would show; None for none."""
-    least = bisect_left(SEEN_SHARES, True, key=lambda share: _shows(rows, before, shuffled, share, rng))
-    return SEEN_SHARES[least] if least < len(SEEN_SHARES) else None
+    fewer, spawned = shuffled[:SEEN_PERMUTATIONS], rng.spawn(1)[0]
+    least = bisect_left(SEEN_SHARES, True, key=lambda share: _shows(rows, len(sides[0]), fewer, share, spawned))
+    seen = SEEN_SHARES[least] if least < len(SEEN_SHARES) else None
+    return MixChange(what=what, of=of, distance=distance, p=(1 + as_far) / (1 + PERMUTATIONS), seen=seen)
 
 
 def _shows(rows: Floats, before: int, shuffled: NDArray[np.bool_], share: float, rng: np.random.Generator) -> bool:
@@ -187,10 +182,7 @@ def _shows(rows: Floats, before: int, shuffled: NDArray[np.bool_], share: float,
 
 
 def _by_case(
-    side: Sequence[Features],
-    read: Reader,
-    names: dict[Any, int],
-    rng: np.random.Generator,
+    side: Sequence[Features], read: Reader, names: dict[Any, int], rng: np.random.Generator
 ) -> list[Mapping[int, float]]:
     """For each case, how much weight each thing has in its episodes; an episode's things share a weight of 1."""
     found: dict[str, dict[int, float]] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.decisions.watch.render import column_heads, describe_watch, make_document, row_cells, state_finding
-from holdfast.decisions.watch.series import Row, Watch
+from holdfast.decisions.watch.series import Watch
 from holdfast.records.outputs import to_json, write_file
 from holdfast.report.draw.svg import PAPER, Canvas, Scale, draw_axes, draw_mark, span, stroke_of
 from holdfast.report.page.shards import hash_source
@@ -22,12 +22,12 @@ SHORT = 14  # characters of a look's name under the axis
 MOST_TICKS = 12
 
 
-def draw_watch(watch: Watch, *, width: float = 860) -> str | None:
+def draw_watch(watch: Watch) -> str | None:
     """The change at each look with its bounds, the margin and zero as SVG; None where no look has a change."""
     rows = [(place, row) for place, row in enumerate(watch.rows, 1) if row.change is not None]
     if not rows:
         return None
-    height = 380.0
+    width, height = 860.0, 380.0
     canvas = Canvas(width=width, height=height, title=f"change of {watch.objective} at each look")
     x = Scale(low=0.5, high=len(watch.rows) + 0.5, start=70, end=width - 24)
     seen = [value for _, row in rows for value in (row.change, row.lower, row.upper) if value is not None]
@@ -51,20 +51,14 @@ def draw_watch(watch: Watch, *, width: float = 860) -> str | None:
     path = "M" + "L".join(f"{x(place):.1f} {y(row.change or 0.0):.1f}" for place, row in rows)
     canvas.add("path", d=path, fill="none", stroke_width=1.5, opacity=0.6, **stroke_of(CALM))
     for place, row in rows:
-        _draw_row(canvas, row, x(place), y)
+        px, series = x(place), CALM if not row.alarm else ALARMED if row.attributable else BLAMED
+        if row.lower is not None and row.upper is not None:
+            canvas.add("line", x1=px, y1=y(row.lower), x2=px, y2=y(row.upper), stroke_width=1.6, **stroke_of(series))
+        change, lower, upper = (format_number(value) for value in (row.change, row.lower, row.upper))
+        hover = f"{show_line(row.label)}: {change} [{lower}, {upper}], {state_finding(row)}"
+        shape = "down" if row.alarm else "circle"
+        draw_mark(canvas, shape, (px, y(row.change or 0.0)), 5, series, hover=hover, stroke=PAPER, stroke_width=1.5)
     return canvas.render()
-
-
-def _draw_row(canvas: Canvas, row: Row, px: float, y: Scale) -> None:
-    series = CALM if not row.alarm else ALARMED if row.attributable else BLAMED
-    if row.lower is not None and row.upper is not None:
-        canvas.add("line", x1=px, y1=y(row.lower), x2=px, y2=y(row.upper), stroke_width=1.6, **stroke_of(series))
-    hover = (
-        f"{show_line(row.label)}: {format_number(row.change)} [{format_number(row.lower)}, {format_number(row.upper)}]"
-        f", {state_finding(row)}"
-    )
-    shape = "circle" if not row.alarm else "down"
-    draw_mark(canvas, shape, (px, y(row.change or 0.0)), 5, series, hover=hover, stroke=PAPER, stroke_width=1.5)
 
 
 def render_section(watch: Watch) -> str:

@@ -15,14 +15,7 @@ from holdfast.analysis.labelled import join
 from holdfast.decisions.gate.books import Book, describe_gaps, is_log, make_book
 from holdfast.decisions.gate.declared import describe_declaration
 from holdfast.decisions.gate.pairing import WATCH, require_comparable
-from holdfast.decisions.watch.drift import freeze, judge_again
-from holdfast.decisions.watch.reading import (
-    View,
-    count_absent,
-    find_later,
-    find_looks,
-    read_view,
-)
+from holdfast.decisions.watch.reading import View, count_absent, find_later, find_looks, freeze, judge_again, read_view
 from holdfast.decisions.watch.request import CheckpointWatch, WatchRequest
 from holdfast.decisions.watch.series import Kind, Watch, case_means, promise_delay, replay
 from holdfast.decisions.watch.state import Seen, State, load_state, save_state
@@ -66,30 +59,31 @@ def watch_checkpoints(request: CheckpointWatch) -> tuple[Watch, State]:
         declared |= {} if before.declared is None else {"score": spell(before.declared)}
         state = None if request.state is None else load_state(request.state, declared)
         if state is None:
-            state = State(declared=declared, baseline=before.values, asked=count_asked(before))
+            state = State(declared=declared, baseline=before.values, asked=before.asked)
             if request.frozen:
                 state.frozen = freeze(store, before, request.frozen, request.seed)
         taken = len(state.looks)
-        for seen in _views(book, before, request):
-            if state.find(seen.label, seen.data) is None:
-                state.looks.append(seen)
+        looks = _take_looks(book, before, request)
+        state.looks += [seen for seen in looks if state.find(seen.label, seen.data) is None]
         if len(state.looks) > taken and state.frozen:
             asked = request.find_judge(before.judge, store)
             frozen, unread = judge_again(store, asked, state.frozen, before)
             last = state.looks[-1]
             state.looks[-1] = replace(last, frozen=frozen, notes=note_unread(last.notes, unread))
         notes = _tell_choice(book, before, request, {str(seen.notes.get("checkpoint")) for seen in state.looks})
-    means = case_means(before.values).values()
+    promise = ""
+    if request.drop is not None:
+        rng = np.random.default_rng(request.seed)
+        promise = promise_delay(state, request.drop, alpha=request.level, margin=request.margin, rng=rng)
     watch = make_watch(
         "paired",
         before,
         state,
         request,
+        case_means(before.values).values(),
         baseline=before.side.name,
-        baseline_mean=fmean(means) if means else None,
-        baseline_n=len(means),
         notes=notes,
-        promise=_tell_delay(state, request),
+        promise=promise,
     )
     if request.state is not None and len(state.looks) > taken:
         save_state(request.state, state)
@@ -115,8 +109,16 @@ def declare(kind: Kind, before: View, request: WatchRequest, frozen: int) -> dic
     }
 
 
-def make_watch(kind: Kind, before: View, state: State, request: WatchRequest, **more: Any) -> Watch:
-    """All looks of a state against a baseline, of which ``more`` says what differs between the kinds."""
+def make_watch(
+    kind: Kind, before: View, state: State, request: WatchRequest, scores: Collection[float], **more: Any
+) -> Watch:
+    """All looks of a state against a baseline of these ``scores``; ``more`` says what differs between the kinds."""
+    # What it means at all: what the score was declared to be, and how whole the baseline's logs are.
+    basis = [] if before.declared is None else [describe_declaration(before.declared, before.objective)]
+    basis += [*describe_gaps(before.gaps, "baseline", counted=True), *before.notes]
+    # What it means at all: what the score was declared to be, and how whole the baseline's logs are.
+    basis = [] if before.declared is None else [describe_declaration(before.declared, before.objective)]
+    basis += [*describe_gaps(before.gaps, "baseline", counted=True), *before.notes]
     rows = replay(state, kind, request.level, request.margin, request.min_coverage, baseline=before.coverage)
     labelled = [Labelled(row.notes[LABELLED]) for row in rows if LABELLED in row.notes]
     return Watch(
@@ -127,11 +129,13 @@ def make_watch(kind: Kind, before: View, state: State, request: WatchRequest, **
         margin=request.margin,
         rows=rows,
         min_coverage=request.min_coverage,
-        basis=describe_basis(before),
+        basis=tuple(basis),
         best_of=request.best_of,
         # Of the looks that were trained, else of the baseline.
         labelled=join(labelled) if labelled else before.labelled,
         reads_state=before.reads_state,
+        baseline_mean=fmean(scores) if scores else None,
+        baseline_n=len(scores),
         baseline_missing=before.lacking,
         **more,
     )
@@ -147,14 +151,10 @@ def _tell_choice(book: Book, before: View, request: CheckpointWatch, looks: Coll
 
     ``looks`` are ids of checkpoints that are looked at: they are no candidates.
     """
-    mine = before.side.checkpoint
-    rivals = [
-        one
-        for one in book.checkpoints
-        if (one.base, one.lineage) == (mine.base, mine.lineage) and one.id != mine.id and one.id not in looks
-    ]
-    means = []
-    for one in rivals:
+    mine, means = before.side.checkpoint, []
+    for one in book.checkpoints:
+        if (one.base, one.lineage) != (mine.base, mine.lineage) or one.id in {mine.id, *looks}:
+            continue
         # One that is not judged was not chosen by its score.
         with contextlib.suppress(StudyError):
             view = read_view(book, one, before.judge, before.objective, rubric=before.rubric, scores=request.score)
@@ -168,56 +168,24 @@ def _tell_choice(book: Book, before: View, request: CheckpointWatch, looks: Coll
     )
 
 
-def describe_basis(view: View) -> tuple[str, ...]:
-    """What a watch means at all: what the score was declared to be, and how whole the baseline's logs are."""
-    declared = [] if view.declared is None else [describe_declaration(view.declared, view.objective)]
-    return (*declared, *describe_gaps(view.gaps, "baseline", counted=True), *view.notes)
-
-
-def _tell_delay(state: State, request: WatchRequest) -> str:
-    """How soon the drop that the user named is caught, or nothing."""
-    if request.drop is None:
-        return ""
-    rng = np.random.default_rng(request.seed)
-    return promise_delay(state, request.drop, alpha=request.level, margin=request.margin, rng=rng)
-
-
-def _views(book: Book, before: View, request: CheckpointWatch) -> list[Seen]:
+def _take_looks(book: Book, before: View, request: CheckpointWatch) -> list[Seen]:
     """The looks that are asked for, in order. Errors: StudyError where one is not of the same cases and rubric."""
-    found = _views_of_runs(before, request) if request.runs else _views_of_run(book, before, request)
-    if request.label is None:
-        return found
-    if len(found) != 1:
-        raise StudyError(f"--label names one look, but there are {len(found)}; leave it out")
-    return [replace(found[0], label=request.label)]
-
-
-def _views_of_runs(before: View, request: CheckpointWatch) -> list[Seen]:
-    found = []
+    near, names, looks = before.side.checkpoint, request.checkpoints, list[Seen]()
     for path in request.runs or ():
         with open_run(path, request.score) as store:
-            book = make_book(store, str(path))
-            names = request.checkpoints or [""]
-            chosen = [find_checkpoint(book, name, near=before.side.checkpoint) for name in names]
-            for one in chosen:
-                seen = _look(book, one, before, request)
-                found.append(replace(seen, label=str(path) if len(chosen) == 1 else f"{path} · {one.name}"))
-    return found
-
-
-def _views_of_run(book: Book, before: View, request: CheckpointWatch) -> list[Seen]:
-    if request.checkpoints:
-        named = [find_looks(book, name, request.where, before.side.checkpoint) for name in request.checkpoints]
-        wanted = [one for found in named for one in found]
-    else:
-        wanted = find_later(book, before.side.checkpoint)
-    distinct = {one.id: one for one in wanted}
-    return [_look(book, one, before, request) for one in distinct.values()]
-
-
-def count_asked(view: View) -> int:
-    """How many cases a view was to have, those among them that its logs lack altogether."""
-    return len(view.counts) + len(view.gaps.samples) + len(view.gaps.unnamed)
+            later = make_book(store, str(path))
+            for one in [find_checkpoint(later, name, near=near) for name in names or [""]]:
+                label = str(path) if len(names or [""]) == 1 else f"{path} · {one.name}"
+                looks.append(replace(_look(later, one, before, request), label=label))
+    if not request.runs:
+        named = [one for name in names or () for one in find_looks(book, name, request.where, near)]
+        distinct = {one.id: one for one in (named if names else find_later(book, near))}
+        looks = [_look(book, one, before, request) for one in distinct.values()]
+    if request.label is None:
+        return looks
+    if len(looks) != 1:
+        raise StudyError(f"--label names one look, but there are {len(looks)}; leave it out")
+    return [replace(looks[0], label=request.label)]
 
 
 def _look(book: Book, checkpoint: Checkpoint, before: View, request: WatchRequest) -> Seen:

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 
 from holdfast.decisions.gate.books import make_book
-from holdfast.decisions.gate.sides import UNFIT_BITS
-from holdfast.decisions.watch.drift import freeze, judge_again
 from holdfast.decisions.watch.mix import Features, compare_mixes, describe_episode
-from holdfast.decisions.watch.paired import (
-    count_asked,
-    declare,
-    describe_basis,
-    make_watch,
-    note_unread,
-    open_run,
-)
-from holdfast.decisions.watch.reading import View, read_view
+from holdfast.decisions.watch.paired import declare, make_watch, note_unread, open_run
+from holdfast.decisions.watch.reading import View, freeze, judge_again, read_view
 from holdfast.decisions.watch.request import TraceWatch
 from holdfast.decisions.watch.series import Watch, flatten
 from holdfast.decisions.watch.state import Seen, State, Values, load_state, save_state
@@ -32,6 +24,7 @@ from holdfast.judges.rubric.judge import Readings
 from holdfast.records import Flag, content_id
 from holdfast.records.errors import StudyError
 from holdfast.records.words import count_noun
+from holdfast.rollout.audit import UNFIT
 from holdfast.runs.progress import ProgressLines, rate_and_left
 from holdfast.runs.rescoring import FoundJudge, find_waiting, judge_stored
 from holdfast.store import Store
@@ -76,17 +69,8 @@ def watch_traces(request: TraceWatch) -> tuple[Watch, State]:
                 state.looks.append(seen)
                 if request.state is not None:
                     save_state(request.state, state)
-    reference = flatten(state.baseline)
-    watch = make_watch(
-        "traces",
-        before,
-        state,
-        request,
-        baseline=str(before.side.checkpoint.axes.get("look", before.side.name)),
-        baseline_mean=float(reference.mean()) if len(reference) else None,
-        baseline_n=len(reference),
-    )
-    return watch, state
+    name = str(before.side.checkpoint.axes.get("look", before.side.name))
+    return make_watch("traces", before, state, request, flatten(state.baseline).tolist(), baseline=name), state
 
 
 def digest_trace(trace: str) -> str:
@@ -99,7 +83,8 @@ def leave_out_seen(imported: Imported, state: State, label: str) -> Imported:
 
     Errors: StudyError where none is left.
     """
-    seen = state.traces_before(label)
+    earlier = takewhile(lambda look: look.label != label, state.looks)
+    seen = {trace for look in earlier for trace in look.traces}
     if state.declared["baseline unit"] == "trace":
         seen |= state.baseline.keys()
     new = {trace: one for trace, one in imported.trajectories.items() if digest_trace(trace) not in seen}
@@ -119,11 +104,10 @@ def read_traces_of(store: Store, view: View) -> tuple[Values, tuple[str, ...]]:
 
 def _import(request: TraceWatch, label: str) -> Imported:
     """The traces in their run; one that was made for them goes again where they cannot be read."""
-
-    def read(store: Store) -> Imported:
-        return import_traces(store, request.traces, label, strict=request.strict, scores=request.score)
-
-    return into_run(request.output, read)
+    return into_run(
+        request.output,
+        lambda store: import_traces(store, request.traces, label, strict=request.strict, scores=request.score),
+    )
 
 
 def _read_baseline(base: Store, request: TraceWatch) -> tuple[View, FoundJudge | None]:
@@ -166,7 +150,7 @@ def _open_state(base: Store, before: View, request: TraceWatch) -> State:
         return state
     if unit == "case":
         values: Values = {case: (float(np.mean(found)),) for case, found in before.values.items()}
-        asked = count_asked(before)
+        asked = before.asked
     else:
         values, traces = read_traces_of(base, before)
         asked = len(traces)
@@ -181,26 +165,14 @@ def _begin(store: Store, imported: Imported, label: str, request: TraceWatch) ->
     asked = None if request.judge.startswith(FOREIGN) else _find_judge(store, request)
     view = _judge_sample(store, imported, asked, request, None)
     values, _ = read_traces_of(store, view)
-    scores = flatten(values)
-    watch = Watch(
-        kind="traces",
-        baseline=label,
-        judge=view.judge,
-        objective=view.objective,
-        alpha=request.alpha,
-        margin=request.margin,
-        baseline_mean=float(scores.mean()) if len(scores) else None,
-        baseline_n=len(scores),
-        rows=(),
-        basis=describe_basis(view),
-        notes=(
-            *_left_out(imported),
-            *_tell_unread(store, asked, view),
-            f"made a baseline of {len(imported.trajectories):,} traces in {request.output}; next: holdfast watch"
-            f" {request.output} --traces FILES --judge {request.judge} -o NEW_DIR --state FILE",
-        ),
+    state = State(declared={"kind": "traces", "reading": imported.counts}, baseline=values)
+    notes = (
+        *_left_out(imported),
+        *_tell_unread(store, asked, view),
+        f"made a baseline of {len(imported.trajectories):,} traces in {request.output}; next: holdfast watch"
+        f" {request.output} --traces FILES --judge {request.judge} -o NEW_DIR --state FILE",
     )
-    return watch, State(declared={"kind": "traces", "reading": imported.counts}, baseline=values)
+    return make_watch("traces", view, state, request, flatten(values).tolist(), baseline=label, notes=notes), state
 
 
 # --- judging ------------------------------------------------------------------------------------------------------
@@ -248,14 +220,15 @@ def describe_look(base: tuple[Store, View], now: tuple[Store, View], imported: I
     (base_store, before), (store, view) = base, now
     ids = list(imported.trajectories.values())
     rng = np.random.default_rng([seed, int(content_id("mix", sorted(ids))[:15], 16)])
-    flags: Counter[Flag] = Counter(flag for one in store.trajectories(ids) for flag in one.flags)
+    audits = [one.flags for one in store.trajectories(ids)]
+    flags: Counter[Flag] = Counter(flag for found in audits for flag in found)
     old, new = _features(base_store, before.trajectories), _features(store, ids)
     return {
         "traces": len(ids),
         "judged": len(view.trajectories),
         "models": imported.models,
         "mix": compare_mixes(old, new, rng).to_json(),
-        "unfit": _share_unfit(store, ids),
+        "unfit": sum(not UNFIT.isdisjoint(found) for found in audits) / len(ids),
         "unfit before": before.unfit,
         "flags": {flag.value: count / len(ids) for flag, count in flags.most_common()},
         "left out": _left_out(imported),
@@ -268,24 +241,16 @@ def _features(store: Store, ids: Sequence[str]) -> list[Features]:
     return [describe_episode(cases[one.case_id], one) for one in store.trajectories(ids)]
 
 
-def _share_unfit(store: Store, ids: Collection[str]) -> float | None:
-    """The share of trajectories that the audit found unfit to be judged; None where there are none."""
-    mine = np.isin(store.trajectory_ids(part="all"), list(ids))
-    flags = store.trajectory_table(part="all").flags[mine]
-    return float(((flags & UNFIT_BITS) > 0).mean()) if len(flags) else None
-
-
 def _left_out(imported: Imported) -> list[str]:
     """What of the files was left out, in words; the first of each kind by its place."""
-    said = []
-    if imported.bad:
-        said.append(f"left out as unreadable: {count_noun(len(imported.bad), 'records')} (first: {imported.bad[0]})")
-    if imported.torn:
-        said.append(
-            f"left out as broken off: {count_noun(len(imported.torn), 'last lines')} (first: {imported.torn[0]})"
-        )
-    if imported.duplicates:
-        said.append(f"met again and counted once: {count_noun(imported.duplicates, 'traces')}")
-    if imported.seen:
-        said.append(f"left out, as the baseline or an earlier look has them: {count_noun(imported.seen, 'traces')}")
+    places = (
+        ("left out as unreadable", imported.bad, "records"),
+        ("left out as broken off", imported.torn, "last lines"),
+    )
+    counts = (
+        ("met again and counted once", imported.duplicates),
+        ("left out, as the baseline or an earlier look has them", imported.seen),
+    )
+    said = [f"{how}: {count_noun(len(where), noun)} (first: {where[0]})" for how, where, noun in places if where]
+    said += [f"{how}: {count_noun(count, 'traces')}" for how, count in counts if count]
     return [*said, *imported.notes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,14 @@ from holdfast.decisions.gate.declared import Origin, resolve_names, tell_undecla
 from holdfast.decisions.gate.sides import Judging, Side, relation_of, take_side
 from holdfast.decisions.watch.state import Values
 from holdfast.exchange.scales import ScoreOption
+from holdfast.judges.rubric.judge import Readings
 from holdfast.records import Checkpoint, Declaration, Labelled, content_id
-from holdfast.records.arrays import Bools
 from holdfast.records.errors import StudyError, did_you_mean
 from holdfast.report.words.labels import name_judge
-from holdfast.store.choosing import BASE, Listed, find_checkpoint, select, split_conditions
+from holdfast.runs.rescoring import FoundJudge
+from holdfast.runs.steps.judging import score_all
+from holdfast.store import Store
+from holdfast.store.choosing import BASE, Listed, find_checkpoint, select, share_keys, split_conditions
 from holdfast.store.tables import ScoreTable
 
 MOST_NAMED = 5
@@ -42,20 +45,25 @@ class View:
     judge: str
     objective: str
     rubric: str
-    missing: int = 0
-    scores: Mapping[str, float] = field(default_factory=dict)
-    data: str = ""
-    counts: Mapping[str, int] = field(default_factory=dict)
-    unfit: float = 0.0
-    labelled: Labelled = Labelled.UNKNOWN
-    reads_state: bool = False
-    gaps: Gaps = field(default_factory=Gaps)
-    notes: tuple[str, ...] = ()
+    missing: int
+    scores: Mapping[str, float]
+    data: str
+    counts: Mapping[str, int]
+    unfit: float
+    labelled: Labelled
+    reads_state: bool
+    gaps: Gaps
+    notes: tuple[str, ...]
 
     @property
     def declared(self) -> Declaration | None:
         """What the scores were declared to mean where they came with a log."""
         return self.side.declared.get(self.objective)
+
+    @property
+    def asked(self) -> int:
+        """How many cases there were to be, those among them that the logs lack altogether."""
+        return len(self.counts) + len(self.gaps.samples) + len(self.gaps.unnamed)
 
     @property
     def lacking(self) -> int:
@@ -84,7 +92,7 @@ def find_looks(
     allowed = select(book, {**(where or {}), **own})
     found = [one for one in allowed if label == (",".join(one.lineage) or BASE)]
     if len(_sequences(found)) > 1 and near is not None:
-        found = [one for one in found if _shares(one, near)] or found
+        found = share_keys(found, near, but=DOSES) or found
     if len(_sequences(found)) != 1:
         # The gate's own refusal, which lists what could be meant.
         return [find_checkpoint(book, text, where)]
@@ -92,14 +100,9 @@ def find_looks(
 
 
 def _sequences(found: Sequence[Checkpoint]) -> set[tuple[Any, ...]]:
-    return {(one.base, one.lineage, one.split_seed, one.train_seed, _other_axes(one)) for one in found}
-
-
-def _shares(one: Checkpoint, near: Checkpoint) -> bool:
-    """Whether base, seeds and every axis but the dose are the same, where both have them."""
-    seeds = ((one.split_seed, near.split_seed), (one.train_seed, near.train_seed))
-    axes = ((one.axes[key], near.axes[key]) for key in one.axes.keys() & near.axes.keys() if key not in DOSES)
-    return one.base == near.base and all(a == b or None in (a, b) for a, b in (*seeds, *axes))
+    axes = [repr(sorted((key, str(value)) for key, value in one.axes.items() if key not in DOSES)) for one in found]
+    seeds = [(one.base, one.lineage, one.split_seed, one.train_seed) for one in found]
+    return set(zip(seeds, axes, strict=True))
 
 
 def in_time(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
@@ -136,10 +139,6 @@ def find_later(book: Listed, baseline: Checkpoint) -> list[Checkpoint]:
             f"{book.place}: nothing follows on {baseline.name}; name the checkpoints with --checkpoints or --run"
         )
     return in_time(later)
-
-
-def _other_axes(one: Checkpoint) -> str:
-    return repr(sorted((key, str(value)) for key, value in one.axes.items() if key not in DOSES))
 
 
 # --- scores -------------------------------------------------------------------------------------------------------
@@ -230,7 +229,13 @@ def read_view(
             f"{book.place}: {checkpoint.name} has no scores of {name!r} by {label}; finish its run, or add them with"
             f" `holdfast judge {book.place} --with {who}`"
         )
-    values, readings = _arrange(side, objective, due)
+    values: dict[str, tuple[float, ...]] = {}
+    readings: dict[str, float] = {}
+    rows = np.flatnonzero(due & np.isfinite(measured.value)).tolist()
+    for row in sorted(rows, key=lambda row: (side.cases[side.case[row]], side.trajectories[row])):
+        case, value = side.cases[side.case[row]], float(measured.value[row])
+        readings[side.trajectories[row]] = value
+        values[case] = (*values.get(case, ()), value)
     asked = set(only) or {side.trajectories[row] for row in np.flatnonzero(due)}
     counts = Counter(side.cases[place] for place in side.case[due])
     gaps = Gaps() if only else side.gaps
@@ -254,19 +259,6 @@ def read_view(
     )
 
 
-def _arrange(side: Side, objective: str, due: Bools) -> tuple[Values, dict[str, float]]:
-    """The readings of the rollouts that are ``due`` and have one: by case, and by the trajectory's id."""
-    values: dict[str, tuple[float, ...]] = {}
-    readings: dict[str, float] = {}
-    scores = side.measured[objective].value
-    rows = np.flatnonzero(due & np.isfinite(scores)).tolist()
-    for row in sorted(rows, key=lambda row: (side.cases[side.case[row]], side.trajectories[row])):
-        case, value = side.cases[side.case[row]], float(scores[row])
-        readings[side.trajectories[row]] = value
-        values[case] = (*values.get(case, ()), value)
-    return values, readings
-
-
 def count_absent(baseline: View, look: View) -> int:
     """How many rollouts of the baseline's cases a look should have and does not, where no log says how many.
 
@@ -276,3 +268,54 @@ def count_absent(baseline: View, look: View) -> int:
         return 0
     due = {case: look.side.expected or baseline.counts[case] for case in look.counts if case in baseline.counts}
     return sum(max(count - look.counts[case], 0) for case, count in due.items())
+
+
+# --- has the judge changed? A frozen set is judged again at every look, and held against its first scores -------------
+
+
+def freeze(store: Store, view: View, count: int, seed: int) -> dict[str, float]:
+    """The frozen set: ``count`` of a view's trajectories with the scores that they have, whatever these are.
+
+    They are chosen by a hash of their ids. Errors: StudyError where there is none to freeze.
+    """
+    if not view.scores:
+        raise StudyError(
+            f"{store.path}: {view.side.name} has no trajectory scored by {view.judge} to freeze; judge it first"
+        )
+    order = sorted(view.scores, key=lambda identity: content_id("frozen", seed, identity))
+    return {identity: view.scores[identity] for identity in sorted(order[:count])}
+
+
+def judge_again(
+    store: Store, asked: FoundJudge, ids: Collection[str], view: View
+) -> tuple[dict[str, float | None], tuple[str, ...]]:
+    """What the judge gives these trajectories now, None where it gives no verdict; nothing is stored.
+
+    Beside it stands what is told of a judge that was not understood.
+
+    The judge's model is asked anew: no reply that was kept answers for it. Errors: StudyError where a trajectory is not
+    in the run any more, StepError for an outage.
+    """
+    known = set(store.trajectory_ids(part="all"))
+    if lost := sorted(set(ids) - known):
+        raise StudyError(
+            f"{store.path}: {len(lost)} of the frozen trajectories are not here (first: {lost[0]}); give the run that"
+            " the watch was begun with"
+        )
+    judge = asked.judge
+    if view.objective not in judge.objectives or judge.rubric_of(view.objective) != view.rubric:
+        raise StudyError(
+            f"judge {view.judge!r}: judges {view.objective!r} by other rules now than when the baseline was judged, so"
+            " nothing tells its drift; judge the baseline anew and begin a new watch"
+        )
+    items = [(store.case(one.case_id), one) for one in store.trajectories(sorted(ids))]
+    with asked.open_model(None) as speakers:
+        scores = score_all(judge, items, speakers)
+    found: dict[str, list[float]] = {identity: [] for identity in sorted(ids)}
+    for score in scores:
+        if score.objective == view.objective and score.value is not None:
+            found[score.trajectory_id].append(score.value)
+    readings = Readings(judge)
+    readings.add(scores)
+    means = {identity: sum(values) / len(values) if values else None for identity, values in found.items()}
+    return means, tuple(f"frozen trajectories: {line}" for line in readings.tell())

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from holdfast.decisions.gate.outputs.document import fields
 from holdfast.decisions.gate.outputs.markdown import escape_markdown
 from holdfast.decisions.gate.verdicts import LABELLED_LIMITS
 from holdfast.decisions.watch.mix import MIX_P
@@ -36,18 +37,15 @@ def exit_code(watch: Watch) -> int:
 
 def state_finding(row: Row) -> str:
     """A look's finding in a word or two."""
-    if row.reason:
-        return "no data"
-    drifted = row.drift is not None and row.drift.drifted
-    if row.alarm:
-        return "ALARM" if row.attributable else "ALARM, judge drifted"
-    if drifted:
-        return "JUDGE DRIFTED"
-    if not row.covered:
-        return "too little scored"
-    if not row.able:
-        return "too little data"
-    return "lower" if row.warning else "silent"
+    findings = (
+        (bool(row.reason), "no data"),
+        (row.alarm, "ALARM" if row.attributable else "ALARM, judge drifted"),
+        (row.drift is not None and row.drift.drifted, "JUDGE DRIFTED"),
+        (not row.covered, "too little scored"),
+        (not row.able, "too little data"),
+        (row.warning, "lower"),
+    )
+    return next((words for holds, words in findings if holds), "silent")
 
 
 def _signed(value: float | None) -> str:
@@ -110,20 +108,17 @@ def _describe_setting(watch: Watch) -> str:
     what = "cases" if watch.kind == "paired" else "scores"
     judge = name_judge(watch.judge, watch.labelled, watch.reads_state)
     relation = _sentence(LABELLED_LIMITS[watch.labelled].format(watch.judge))
-    start = f"Scores of {watch.objective} by {judge}, against {watch.baseline}"
+    choice = "This holds for a baseline that was not chosen by these scores."
+    if watch.best_of > 1:
+        share = f"{watch.alpha / watch.best_of:.2g}, its share of that"
+        choice = (
+            f"The baseline is the best of {watch.best_of} by these scores, so that its bounds are taken at {share}."
+        )
     return (
-        f"{start} (mean {format_number(watch.baseline_mean)} of {watch.baseline_n:,} {what}). An alarm says that a drop"
-        f" by more than {watch.margin:g} points is shown; the chance of any false one, over all looks together, is at"
-        f" most {watch.alpha:g}. {_describe_choice(watch)} {relation}"
-    )
-
-
-def _describe_choice(watch: Watch) -> str:
-    if watch.best_of == 1:
-        return "This holds for a baseline that was not chosen by these scores."
-    return (
-        f"The baseline is the best of {watch.best_of} by these scores, so that its bounds are taken at"
-        f" {watch.alpha / watch.best_of:.2g}, its share of that."
+        f"Scores of {watch.objective} by {judge}, against {watch.baseline} (mean"
+        f" {format_number(watch.baseline_mean)} of {watch.baseline_n:,} {what}). An alarm says that a drop by more than"
+        f" {watch.margin:g} points is shown; the chance of any false one, over all looks together, is at most"
+        f" {watch.alpha:g}. {choice} {relation}"
     )
 
 
@@ -143,26 +138,21 @@ def _describe_outcome(watch: Watch) -> str:
     if not watch.able:
         return "Too little data: no look has so many scores that even the largest drop could raise an alarm."
     if not watch.covered:
-        return _describe_coverage(watch)
-    lower = [row for row in watch.rows if row.warning]
+        short = [row for row in watch.rows if not row.covered]
+        told = ", ".join(f"{format_percent(row.coverage)} at {show_line(row.label)}" for row in short[:3])
+        return (
+            f"Too little scored: of what was asked {told}{', …' if short[3:] else ''} has a score, and"
+            f" {format_percent(watch.min_coverage)} is declared; no alarm says nothing here."
+        )
     last = watch.rows[-1]
     held = f"the last look's change lies between {_signed(last.lower)} and {_signed(last.upper)}"
-    if lower:
+    if lower := [row for row in watch.rows if row.warning]:
         names = ", ".join(show_line(row.label) for row in lower[:3])
         return (
             f"No alarm: {watch.objective} is lower than the baseline ({names}), but a drop by more than the margin is"
             f" not shown; {held}."
         )
     return f"No alarm; {held}. Silence does not show that nothing was lost."
-
-
-def _describe_coverage(watch: Watch) -> str:
-    short = [row for row in watch.rows if not row.covered]
-    told = ", ".join(f"{format_percent(row.coverage)} at {show_line(row.label)}" for row in short[:3])
-    return (
-        f"Too little scored: of what was asked {told}{', …' if short[3:] else ''} has a score, and"
-        f" {format_percent(watch.min_coverage)} is declared; no alarm says nothing here."
-    )
 
 
 def _describe_drift(watch: Watch) -> str:
@@ -254,11 +244,13 @@ def render_text(watch: Watch, width: int | None = None) -> str:
 def render_markdown(watch: Watch) -> str:
     """A summary for a pull request or an issue."""
     heads = column_heads(watch)
-    headline = "alarm" if watch.alarm else "the judge has drifted" if watch.drifted else "no alarm"
-    if not watch.able and watch.rows and headline == "no alarm":
-        headline = "too little data"
-    elif not watch.covered and headline == "no alarm":
-        headline = "too little scored"
+    headlines = (
+        (watch.alarm, "alarm"),
+        (watch.drifted, "the judge has drifted"),
+        (bool(watch.rows) and not watch.able, "too little data"),
+        (not watch.covered, "too little scored"),
+    )
+    headline = next((words for holds, words in headlines if holds), "no alarm")
     lines = [f"## holdfast watch: {headline}", ""]
     lines += [f"- {escape_markdown(sentence)}" for sentence in describe_watch(watch)]
     if watch.rows:
@@ -285,11 +277,7 @@ def make_document(watch: Watch, declared: Mapping[str, Any]) -> dict[str, Any]:
         },
         "judge": watch.judge,
         "labelled": watch.labelled.value,
-        "reads_state": watch.reads_state,
-        "objective": watch.objective,
-        "alpha": watch.alpha,
-        "best_of": watch.best_of,
-        "margin": watch.margin,
+        **fields(watch, ("reads_state", "objective", "alpha", "best_of", "margin")),
         "declared": dict(declared),
         "basis": _describe_basis(watch),
         "looks": [_row_document(row) for row in watch.rows],
@@ -300,9 +288,6 @@ def make_document(watch: Watch, declared: Mapping[str, Any]) -> dict[str, Any]:
 def _row_document(row: Row) -> dict[str, Any]:
     """A look as JSON, by the names that the document has always had."""
     names = {"able": "enough_data", "covered": "enough_scored", "drift": "judge_drift", "spans": "windows"}
-    windows = [
-        {"looks": one.looks, "n": one.cases, "change": one.change, "lower": one.lower, "upper": one.upper}
-        for one in row.spans
-    ]
+    windows = [{"n": one.cases, **fields(one, ("looks", "change", "lower", "upper"))} for one in row.spans]
     found = {**asdict(row), "spans": windows, "reason": row.reason or None, "notes": dict(row.notes)}
     return {names.get(key, key): value for key, value in found.items()}

@@ -10,6 +10,7 @@ tighter than those of a stream that may be stopped anywhere.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -139,22 +140,13 @@ def replay(
 ) -> tuple[Row, ...]:
     """Every look of a state in its order; ``baseline`` is the share of the baseline's rollouts that have a score."""
     rows = _paired(state, alpha, margin) if kind == "paired" else _streams(state, alpha, margin)
-    drifts = _drifts(state, alpha)
     found, drifted = [], False
-    for row, drift, seen in zip(rows, drifts, state.looks, strict=True):
+    for row, drift, seen in zip(rows, _drifts(state, alpha), state.looks, strict=True):
         drifted |= drift is not None and drift.drifted
         # A drop hides as well in what is missing of the baseline: its best episodes may be.
         share = min(baseline, cover(state, seen, kind))
-        found.append(
-            replace(
-                row,
-                coverage=share,
-                covered=share >= min_coverage,
-                drift=drift,
-                attributable=not drifted,
-                notes=seen.notes,
-            )
-        )
+        whole = replace(row, coverage=share, covered=share >= min_coverage, notes=seen.notes)
+        found.append(replace(whole, drift=drift, attributable=not drifted))
     return tuple(found)
 
 
@@ -296,27 +288,24 @@ def promise_looks(state: State, drop: float, *, alpha: float, margin: float, rng
     gather(pilot, low=-REACH, high=REACH)  # refuses, with its reason, what no pilot can be drawn from
     drawn = [pilot[rng.integers(0, len(pilot), len(pilot))] for _ in range(PILOTS)]
     needed = int(np.ceil(UNLUCKY * PILOTS))
-
-    def wait(cases: Floats, horizon: int) -> int | None:
-        try:
-            found = delay(
-                cases,
-                drop,
-                margin=margin,
-                alpha=alpha,
-                low=-REACH,
-                high=REACH,
-                before=len(looks),
-                horizon=horizon,
-                draws=PILOT_DRAWS,
-                rng=rng,
-            )
-        except ValueError:
-            return None  # all its cases are alike: nothing is promised from it
-        return found.looks
-
     for horizon in HORIZONS:  # the short one first: most drops are caught soon or never
-        waits = sorted(one for one in (wait(cases, horizon) for cases in drawn) if one is not None)
+        caught = []
+        for cases in drawn:
+            with suppress(ValueError):  # all its cases are alike: nothing is promised from it
+                found = delay(
+                    cases,
+                    drop,
+                    margin=margin,
+                    alpha=alpha,
+                    low=-REACH,
+                    high=REACH,
+                    before=len(looks),
+                    horizon=horizon,
+                    draws=PILOT_DRAWS,
+                    rng=rng,
+                )
+                caught.append(found.looks)
+        waits = sorted(one for one in caught if one is not None)
         if len(waits) >= needed:
             break
     promised = waits[needed - 1] if len(waits) >= needed else None

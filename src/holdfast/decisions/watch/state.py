@@ -15,7 +15,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +23,7 @@ from pydantic import Field, NonNegativeInt, TypeAdapter
 from holdfast.records.errors import StudyError
 from holdfast.records.inputs import read_bytes, strict_json
 from holdfast.records.outputs import write_file
+from holdfast.report.words.inert import cut_line
 from holdfast.store.tables import MAX_SCORE, MIN_SCORE
 
 VERSION = 2
@@ -31,6 +31,7 @@ WITHOUT_DIGEST = 1  # the version before
 KEY = "holdfast_watch"
 HELD = ("declared", "baseline", "asked", "frozen", "looks")  # of a state, in the order of the file
 MOST_BYTES = 256 << 20  # of the file
+MOST_SHOWN = 60  # characters of what was declared, in an error
 WAIT_SECONDS = 60.0  # for another watch with the same state
 UNCHECKED = (
     "the state was not checked: an earlier version wrote it, without a digest of what it holds; it gets one with the"
@@ -87,20 +88,13 @@ class State:
                 raise StudyError(
                     f"look {label!r}: has the very data of look {look.label!r}, which counts once; give new data"
                 )
-        for look in self.looks:
-            if look.label == label:
-                if look.data != data:
-                    raise StudyError(
-                        f"look {label!r}: was taken before, of other data; a look is not taken twice: give this one a"
-                        " label of its own"
-                    )
-                return look
-        return None
-
-    def traces_before(self, label: str) -> frozenset[str]:
-        """The digests of the traces of all looks before the one of this label; of all looks where it is new."""
-        earlier = takewhile(lambda look: look.label != label, self.looks)
-        return frozenset(trace for look in earlier for trace in look.traces)
+        taken = next((look for look in self.looks if look.label == label), None)
+        if taken is not None and taken.data != data:
+            raise StudyError(
+                f"look {label!r}: was taken before, of other data; a look is not taken twice: give this one a label of"
+                " its own"
+            )
+        return taken
 
 
 def _digest(data: bytes) -> str:
@@ -171,17 +165,13 @@ def load_state(path: Path, declared: Mapping[str, Any]) -> State | None:
     state = _read(path, data)
     for key in sorted({*declared, *state.declared}):
         if (was := state.declared.get(key)) != (now := json.loads(json.dumps(declared.get(key)))):
+            shown = " and is ".join(cut_line(json.dumps(value, ensure_ascii=False), MOST_SHOWN) for value in (was, now))
             raise StudyError(
-                f"{path}: is the state of another watch: {key} was {_show(was)} and is {_show(now)}; keep what was"
-                " declared, or begin a new state file"
+                f"{path}: is the state of another watch: {key} was {shown}; keep what was declared, or begin a new"
+                " state file"
             )
     state.digest = _digest(data)
     return state
-
-
-def _show(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:59] + "…"
 
 
 def _read(path: Path, data: bytes) -> State:

@@ -171,10 +171,8 @@ def second_step(
             names = names_of([every[place] for place in group])
             sides = [[every[place] for place in group if (place < len(own)) is wanted] for wanted in (True, False)]
             sequences = name_sequences(names, encoded, stage.loss_mask)
-            mine, theirs = (
-                PairPart(pairs, names, sequences, reference, stage, total)
-                for pairs, total in zip(sides, totals, strict=True)
-            )
+            both = zip(sides, totals, strict=True)
+            mine, theirs = (PairPart(pairs, names, sequences, reference, stage, total) for pairs, total in both)
             parts.append(TermPart(own=mine, other=theirs, weight=weight))
         return parts
 

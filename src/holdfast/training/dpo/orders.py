@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,13 +54,10 @@ def pair_steps(
 def _pairwise(pairs: Sequence[PreferencePair], per_step: int, seed: int) -> Iterator[list[PreferencePair]]:
     import torch
 
-    epoch = 0
-    while True:
-        generator = torch.Generator().manual_seed(seed + epoch)
-        places = torch.randperm(len(pairs), generator=generator).tolist()
+    for epoch in count():
+        places = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed + epoch)).tolist()
         for start in range(0, len(places), per_step):
             yield [pairs[place] for place in places[start : start + per_step]]
-        epoch += 1
 
 
 def _cut_exactly(
@@ -161,11 +159,9 @@ def demonstration_steps(
 
     An epoch leaves out the demonstrations that do not fill a last batch; fewer than a batch repeat within it.
     """
-    count = len(lengths)
-    chunk = batch_size * _CHUNK_BATCHES
+    total, chunk = len(lengths), batch_size * _CHUNK_BATCHES
     while True:
-        order = rng.permutation(count)
-        order = np.resize(order, max(batch_size, count - count % batch_size))
+        order = np.resize(rng.permutation(total), max(batch_size, total - total % batch_size))
         chunks = [order[start : start + chunk] for start in range(0, len(order), chunk)]
         batches = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in chunks])
         batches = batches.reshape(-1, batch_size)

@@ -33,8 +33,7 @@ from holdfast.training.encoding import (
 )
 from holdfast.training.loop.launch import run_together
 from holdfast.training.loop.loop import TOKEN_BUDGET, Loop, StepLog, isolated
-from holdfast.training.loop.passes import check_budget, score_within
-from holdfast.training.loop.sharding import score_together
+from holdfast.training.loop.passes import check_budget, score_together, score_within
 from holdfast.training.loop.stage import Progress, Stage, TrainResult
 from holdfast.training.policy.adapters import Policy, Precision, open_policy
 from holdfast.training.ranks import find_ranks
@@ -249,15 +248,11 @@ class PreferenceStage(Stage[StageSection]):
                 yield pair_step(pairs, encoded, reference, settings)
             return
         both = mixed_steps(self._pairs, self._second, encoded, settings, seed=self._loop.seed)
+        weight = None if self._second.way == "mix" else self._second.amount
         for number, (own, others) in enumerate(both):
-            yield second_step(own, others, self._weight(number), encoded, reference, stage=settings)
-
-    def _weight(self, step: int) -> float | None:
-        """The weight of the second objective's term in a step, counted from 0; None where its pairs are mixed in."""
-        assert self._second is not None
-        if self._balance is not None:
-            return self._balance[0].weight_at(step, self._loop.history.readings)
-        return None if self._second.way == "mix" else self._second.amount
+            if self._balance is not None:
+                weight = self._balance[0].weight_at(number, self._loop.history.readings)
+            yield second_step(own, others, weight, encoded, reference, stage=settings)
 
     def _score(self, names: Sequence[str]) -> dict[str, float]:
         settings = self._settings

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.records.errors import HoldfastError, StepError
-from holdfast.records.outputs import scratch_directory
+from holdfast.records.outputs import scratch_directory, write_file
 from holdfast.records.processes import stop_with
 
 _WORK, _MEETING, _PARENT = "work.pickle", "meeting", "HOLDFAST_PARENT"
@@ -70,11 +70,8 @@ def _wait(started: list[subprocess.Popen[bytes]]) -> int | None:
     """The rank of the first process that failed, or None once all are done."""
     while True:
         codes = [process.poll() for process in started]
-        for rank, code in enumerate(codes):
-            if code:
-                return rank
-        if all(code == 0 for code in codes):
-            return None
+        if any(codes) or all(code == 0 for code in codes):
+            return next((rank for rank, code in enumerate(codes) if code), None)
         time.sleep(_LOOK_SECONDS)
 
 
@@ -103,9 +100,7 @@ def main(folder: Path) -> int:
         leave_ranks()
     except HoldfastError as error:
         found, code = error, 1
-    part = folder / f"part-{rank}"
-    part.write_bytes(pickle.dumps(found))
-    part.rename(_result(folder, rank))
+    write_file(_result(folder, rank), pickle.dumps(found))
     return code
 
 

@@ -23,8 +23,7 @@ from holdfast.models.tiny.llama import one_thread
 from holdfast.records.errors import StepError, StoreError, StudyError
 from holdfast.records.outputs import write_file
 from holdfast.study.stages import TrainingSection
-from holdfast.training.loop.passes import Work, check_budget, descend
-from holdfast.training.loop.sharding import descend_together
+from holdfast.training.loop.passes import Work, check_budget, descend, descend_together
 from holdfast.training.policy.adapters import Policy
 from holdfast.training.ranks import any_of, find_ranks, gather_whole, spread_like
 from holdfast.training.states import STATE, UnusableState, random_states, read_state, set_random_states, write_state
@@ -65,7 +64,7 @@ class StepLog:
     cpu_seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Mark:
     """A kept position: steps, examples and scored tokens up to it, and what was ``found`` there."""
 
@@ -210,13 +209,11 @@ class Loop:
         place = f"training, step {self.history.position + 1}: out of memory with {self.history.token_budget} tokens"
         if self._ranks is not None:
             # The other processes cannot know that this one has no memory left.
-            raise StepError(
-                f"{place} at once on one of {self._ranks.world} devices; set a token_budget below"
-            ) from error
+            where = f"at once on one of {self._ranks.world} devices"
+            raise StepError(f"{place} {where}; set a token_budget below") from error
         if budget < longest:
-            raise StepError(
-                f"{place} at once, and a sequence of {longest} cannot be cut; use recompute, bf16 or a larger device"
-            ) from error
+            where = f"at once, and a sequence of {longest} cannot be cut"
+            raise StepError(f"{place} {where}; use recompute, bf16 or a larger device") from error
         self.history.token_budget = budget
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -243,8 +240,7 @@ class Loop:
     def keep(self, found: Mapping[str, float]) -> None:
         """Marks the position as kept. What is kept survives: a loop with a folder saves its state now."""
         done = self.history
-        mark = Mark(position=done.position, examples=done.examples, scored=done.scored, found=dict(found))
-        done.marks.append(mark)
+        done.marks.append(Mark(done.position, done.examples, done.scored, dict(found)))
         if self._folder is not None:
             self.save_state()
 

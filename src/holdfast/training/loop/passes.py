@@ -10,19 +10,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from holdfast.records.errors import StudyError
 from holdfast.training.encoding import ScoredSequence
 from holdfast.training.policy.adapters import Policy
+from holdfast.training.ranks import Ranks
 from holdfast.training.states import random_states, set_random_states
 from holdfast.training.trees.packing import Packed, pack
 from holdfast.training.trees.parts import Part
-from holdfast.training.trees.trees import partition
+from holdfast.training.trees.trees import count_tokens, partition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,19 +97,16 @@ def _plant(
 def descend(policy: Policy, part: Part, budget: int) -> Descent:
     """A part's loss; its gradients are added to the policy's."""
     planted = _plant(tuple(part.sequences), policy.device, policy.masks, budget)
+    work = measure_work(part.sequences, [packed for _, packed in planted])
     if len(planted) == 1:
         ((_, packed),) = planted
         loss, metrics = part.loss(score(policy, packed), packed.owner)
         loss.backward()  # type: ignore[no-untyped-call]
-        return Descent(loss=loss.item(), metrics=metrics, work=measure_work(part.sequences, [packed]))
-    return _descend_in_groups(policy, part, [group for group, _ in planted], [packed for _, packed in planted])
-
-
-def _descend_in_groups(policy: Policy, part: Part, groups: Sequence[Sequence[int]], trees: Sequence[Packed]) -> Descent:
+        return Descent(loss=loss.item(), metrics=metrics, work=work)
     counts = [item.scored for item in part.sequences]
     states, known = [], [torch.zeros(0)] * len(counts)
     with torch.no_grad():
-        for group, packed in zip(groups, trees, strict=True):
+        for group, packed in planted:
             # Dropout must fall alike in both passes.
             states.append(random_states())
             pieces = torch.split(score(policy, packed), [counts[number] for number in group])
@@ -117,10 +117,10 @@ def _descend_in_groups(policy: Policy, part: Part, groups: Sequence[Sequence[int
     loss, metrics = part.loss(flat, owner)
     (gradient,) = torch.autograd.grad(loss, flat)
     shares = torch.split(gradient, counts)
-    for group, packed, state in zip(groups, trees, states, strict=True):
+    for (group, packed), state in zip(planted, states, strict=True):
         set_random_states(state)
         torch.autograd.backward(score(policy, packed), torch.cat([shares[number] for number in group]))
-    return Descent(loss=loss.item(), metrics=metrics, work=measure_work(part.sequences, trees))
+    return Descent(loss=loss.item(), metrics=metrics, work=work)
 
 
 def measure_work(sequences: Sequence[ScoredSequence], trees: Sequence[Packed]) -> Work:
@@ -135,3 +135,107 @@ def measure_work(sequences: Sequence[ScoredSequence], trees: Sequence[Packed]) -
         masked=kinds["mask"],
         rows=sum(len(packed.ids) for packed in trees if packed.plan is None),
     )
+
+
+# --- the trees of a step spread over processes that train together -------------------------------------------------
+#
+# Every process draws the same steps and cuts them into the same groups of sequences; each computes its share of the
+# groups. Pairs may reach across groups, so log-probabilities come first without gradient and are added up over the
+# processes; then each process knows the loss of the whole step and what its own groups owe it.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Group:
+    """Some sequences of a part that one process computes; ``places`` are those of their tokens in the whole step."""
+
+    packed: Packed
+    places: Tensor
+
+
+def descend_together(policy: Policy, parts: Sequence[Part], budget: int, ranks: Ranks) -> Descent:
+    """A step's loss and metrics, the same on every process; its gradients are added to the policy's shards."""
+    dealt, bounds = _deal(policy, parts, budget, ranks)
+    mine = dealt[ranks.rank]
+    # Sharded passes are collective: a process with fewer groups repeats one for nothing.
+    filler = min((group for groups in dealt for group in groups), key=lambda group: len(group.packed.ids))
+    rounds = [*mine, *[filler] * (max(map(len, dealt)) - len(mine))]
+    known = torch.zeros(bounds[-1], device=policy.device)
+    states: list[dict[str, Tensor]] = []
+    with torch.no_grad():
+        for number, group in enumerate(rounds):
+            states.append(random_states())
+            logps = score(policy, group.packed)
+            if number < len(mine):
+                known[group.places] = logps
+    dist.all_reduce(known)
+    known.requires_grad_()
+    loss = torch.zeros((), device=policy.device)
+    metrics: dict[str, float] = {}
+    for part, start, end in zip(parts, bounds, bounds[1:], strict=False):
+        owner = torch.repeat_interleave(torch.tensor([item.scored for item in part.sequences])).to(policy.device)
+        share, found = part.loss(known[start:end], owner)
+        loss = loss + share
+        for name, value in found.items():
+            metrics[name] = metrics.get(name, 0.0) + value
+    (gradient,) = torch.autograd.grad(loss, known)
+    for number, group in enumerate(rounds):
+        set_random_states(states[number])
+        owed = gradient[group.places]
+        torch.autograd.backward(score(policy, group.packed), owed if number < len(mine) else torch.zeros_like(owed))
+    # The work of all processes; what the sequences are is known to each.
+    work = measure_work((), [group.packed for group in mine])
+    computed = ("tokens", "causal", "below", "masked", "rows")
+    counts = torch.tensor([getattr(work, name) for name in computed], device=policy.device)
+    dist.all_reduce(counts)
+    whole = measure_work([item for part in parts for item in part.sequences], [])
+    whole = replace(whole, **dict(zip(computed, counts.tolist(), strict=True)))
+    return Descent(loss=loss.item(), metrics=metrics, work=whole)
+
+
+@torch.no_grad()
+def score_together(
+    policy: Policy, sequences: Sequence[ScoredSequence], budget: int, ranks: Ranks
+) -> tuple[Tensor, ...]:
+    """As ``score_within``, every process scoring its share and knowing all."""
+    counts = [item.scored for item in sequences]
+    starts = np.cumsum([0, *counts])
+    known = torch.zeros(int(starts[-1]), device=policy.device)
+    groups = partition([item.ids for item in sequences], budget)
+    for number in range(0, len(groups), ranks.world):
+        own = number + ranks.rank
+        group = groups[min(own, len(groups) - 1)]
+        packed = pack([sequences[member] for member in group], policy.device, masks=policy.masks)
+        logps = score(policy, packed)
+        if own < len(groups):
+            places = np.concatenate([np.arange(starts[member], starts[member + 1]) for member in group])
+            known[torch.from_numpy(places).to(policy.device)] = logps
+    dist.all_reduce(known)
+    return torch.split(known, counts)
+
+
+def _deal(policy: Policy, parts: Sequence[Part], budget: int, ranks: Ranks) -> tuple[list[list[_Group]], list[int]]:
+    """Every process's groups, the largest dealt first to who has least, and where each part's tokens begin.
+
+    Groups are cut small enough that there is work for all.
+    """
+    sizes = [count_tokens([item.ids for item in part.sequences]) for part in parts]
+    longest = max(len(item.ids) for part in parts for item in part.sequences)
+    bound = min(budget, max(longest, -(-sum(sizes) // ranks.world)))
+    bounds, jobs = [0], []
+    for part in parts:
+        counts = [item.scored for item in part.sequences]
+        starts = [bounds[-1] + sum(counts[:number]) for number in range(len(counts))]
+        for numbers in partition([item.ids for item in part.sequences], bound):
+            jobs.append((part, numbers, [range(starts[n], starts[n] + counts[n]) for n in numbers]))
+        bounds.append(bounds[-1] + sum(counts))
+    weights = [count_tokens([part.sequences[n].ids for n in numbers]) for part, numbers, _ in jobs]
+    loads = [0] * ranks.world
+    dealt: list[list[_Group]] = [[] for _ in loads]
+    for job in sorted(range(len(jobs)), key=lambda job: -weights[job]):
+        rank = loads.index(min(loads))
+        loads[rank] += weights[job]
+        part, numbers, spans = jobs[job]
+        places = torch.tensor([place for span in spans for place in span], device=policy.device)
+        packed = pack([part.sequences[n] for n in numbers], policy.device, masks=policy.masks)
+        dealt[rank].append(_Group(packed=packed, places=places))
+    return dealt, bounds

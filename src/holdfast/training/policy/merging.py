@@ -10,14 +10,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from holdfast.models.directories.files import read_object
 from holdfast.models.directories.opening import read_weights
 from holdfast.models.directories.stacks import Lora, Stack, base_of, copy_text_files, is_stack, read_stack, write_stack
 from holdfast.records.errors import StudyError
@@ -73,7 +72,8 @@ def _merge_adapters(first: Stack, second: Stack, share: float, target: Path) -> 
 def _merge_whole(first: Path, second: Path, share: float, target: Path) -> None:
     from safetensors.torch import save_file
 
-    one, other = (_read_config(base_of(place)) for place in (first, second))
+    configs = (read_object(base_of(place) / _CONFIG, "make the model again") for place in (first, second))
+    one, other = ({key: value for key, value in config.items() if key not in _FREE} for config in configs)
     if differing := sorted(key for key in {*one, *other} if one.get(key) != other.get(key)):
         raise StudyError(f"{first} and {second}: different in {', '.join(differing[:3])}; take two of one base")
     weights, others = read_weights(first), read_weights(second)
@@ -88,12 +88,3 @@ def _merge_whole(first: Path, second: Path, share: float, target: Path) -> None:
     target.mkdir(parents=True)
     shutil.copyfile(base_of(first) / _CONFIG, target / _CONFIG)
     save_file(merged, target / _WHOLE, metadata={"format": "pt"})
-
-
-def _read_config(directory: Path) -> dict[str, Any]:
-    path = directory / _CONFIG
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StudyError(f"{path}: cannot be read ({error}); make the model again") from error
-    return {key: value for key, value in found.items() if key not in _FREE}

@@ -32,7 +32,7 @@ _MOST_NATS = 50.0
 _OF_JUDGE = ("harm_judge", "exploited_judge")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Completion:
     """A distinct completion of a group, with its tokens and reward: the ``first`` of ``count`` equal rollouts.
 
@@ -77,7 +77,12 @@ class Batch:
         unequal = {group for group, known in rewards.items() if known and min(known) < max(known)}
         # Held to the start, a group of equal rewards has a gradient too.
         kept = set(rewards) if settings.kl_weight > 0 else unequal
-        completions = _merge(rollouts, _advantages(rollouts, unequal, settings), kept)
+        values = [math.nan if item.reward is None else item.reward for item in rollouts]
+        numbers = torch.tensor([item.group for item in rollouts])
+        found = group_advantages(torch.tensor(values, dtype=torch.float64), numbers, settings.scale).tolist()
+        # A mean of equal numbers may round to another.
+        advantages = [one if item.group in unequal else 0.0 for item, one in zip(rollouts, found, strict=True)]
+        completions = _merge(rollouts, advantages, kept)
         scored = [item for item in completions if item.first.reward is not None]
         return cls(
             rollouts=tuple(rollouts),
@@ -97,15 +102,6 @@ class Batch:
         return [item.reward for item in self.rollouts if item.reward is not None]
 
 
-def _advantages(rollouts: Sequence[Rewarded], unequal: set[int], settings: RewardSettings) -> list[float]:
-    rewards = [math.nan if item.reward is None else item.reward for item in rollouts]
-    found = group_advantages(
-        torch.tensor(rewards, dtype=torch.float64), torch.tensor([item.group for item in rollouts]), settings.scale
-    ).tolist()
-    # A mean of equal numbers may round to another.
-    return [value if item.group in unequal else 0.0 for item, value in zip(rollouts, found, strict=True)]
-
-
 def _merge(rollouts: Sequence[Rewarded], advantages: Sequence[float], kept: set[int]) -> list[Completion]:
     """The distinct completions, in the order in which each was first sampled."""
     places: dict[tuple[Any, ...], list[int]] = {}
@@ -115,13 +111,10 @@ def _merge(rollouts: Sequence[Rewarded], advantages: Sequence[float], kept: set[
         places.setdefault(key, []).append(place)
     found = []
     for members in places.values():
-        first = rollouts[members[0]]
+        first, advantage = rollouts[members[0]], advantages[members[0]]
         sequence = score_picked(f"case {first.case_id}", first.encoded, "agent")
         skipped = first.reward is None or first.group not in kept or not sequence.weights.any()
-        advantage = advantages[members[0]]
-        found.append(
-            Completion(first=first, count=len(members), advantage=advantage, skipped=skipped, sequence=sequence)
-        )
+        found.append(Completion(first, len(members), advantage, skipped, sequence))
     return found
 
 
@@ -218,9 +211,13 @@ def describe_policy(batch: Batch, now: Mapping[int, Singles], start: Mapping[int
     items = [(batch.completions[place], value, start[place]) for place, value in now.items()]
     if not items:
         return {}
-    surprise = divergence = weight = 0.0
+    surprise = divergence = weight = mismatch = 0.0
+    told = 0  # tokens of rollouts of which the sampler told a log-probability
     for item, value, reference in items:
         sampled = value if item.first.sampled is None else item.first.sampled
+        if item.first.logprob is not None:
+            mismatch += item.count * abs(item.first.logprob - float(sampled.sum(dtype=np.float64)))
+            told += item.count * item.sequence.scored
         # Bounded, so that a token that one side all but rules out leaves a number.
         ratios = item.count * np.exp(np.minimum(value.astype(np.float64) - sampled, _MOST_NATS))
         gaps = np.minimum(reference.astype(np.float64) - value, _MOST_NATS)
@@ -233,19 +230,7 @@ def describe_policy(batch: Batch, now: Mapping[int, Singles], start: Mapping[int
     stored = [(value, item.first.sampled) for item, value, _ in items for _ in range(item.count)]
     if both := [(value, sampled) for value, sampled in stored if sampled is not None]:
         found |= measure([value for value, _ in both], [sampled for _, sampled in both])
-    return found | _measure_mismatch([(item, value) for item, value, _ in items])
-
-
-def _measure_mismatch(items: Sequence[tuple[Completion, Singles]]) -> dict[str, float]:
-    """The sampler against the training engine on the weights that sampled, over rollouts where the sampler told."""
-    gap, tokens = 0.0, 0
-    for item, value in items:
-        if item.first.logprob is None:
-            continue
-        ours = value if item.first.sampled is None else item.first.sampled
-        gap += item.count * abs(item.first.logprob - float(ours.sum(dtype=np.float64)))
-        tokens += item.count * item.sequence.scored
-    return {"mismatch": gap / tokens} if tokens else {}
+    return found | ({"mismatch": mismatch / told} if told else {})
 
 
 def list_completions(step: int, completions: Sequence[Completion]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 import numpy as np
 import torch
@@ -110,9 +111,7 @@ def select(groups: Sequence[Rewarded], settings: RewardSettings) -> Selection:
     for rollout in groups:
         _check_rollout(rollout, needs_sampled=settings.method == "grpo" and settings.importance)
     units = [unit for prompt in prompts if (unit := _choose(prompt, settings.method)) is not None]
-    if not units:
-        raise StepError(_explain_nothing(groups, len(prompts)))
-    _check_labels(units)
+    _check_units(units, groups, len(prompts))
     _check_fills(units, settings)
     return Selection(
         units=tuple(units),
@@ -120,8 +119,8 @@ def select(groups: Sequence[Rewarded], settings: RewardSettings) -> Selection:
         rollouts=len(groups),
         unscored=sum(rollout.reward is None for rollout in groups),
         tokens=sum(unit.tokens for unit in units),
-        harmful=mean_fact("exploited", [rollout for unit in units for rollout in _favoured(unit)]),
-        harmful_of_all=mean_fact("exploited", groups),
+        harmful=mean_known(rollout.facts.get("exploited") for unit in units for rollout in _favoured(unit)),
+        harmful_of_all=mean_known(rollout.facts.get("exploited") for rollout in groups),
     )
 
 
@@ -226,58 +225,42 @@ def _favoured(unit: Unit) -> list[Rewarded]:
     return [rollout for rollout in unit.taught if reward_or(rollout, 0.0) > mean]
 
 
-def _explain_nothing(rollouts: Sequence[Rewarded], prompts: int) -> str:
-    if rollouts and all(rollout.reward is None for rollout in rollouts):
-        reason = rollouts[0].missing or "no reason given"
-        return f"training on rewards: none of {len(rollouts)} rollouts has a reward ({reason}); look at the judge"
-    return (
-        f"training on rewards: all rewards are equal within each of {prompts} prompts, so there is nothing to learn;"
-        " sample more rollouts of each, or take another reward"
-    )
-
-
-def _check_labels(units: Sequence[Unit]) -> None:
+def _check_units(units: Sequence[Unit], rollouts: Sequence[Rewarded], prompts: int) -> None:
     labels = {unit.taught[0].facts["gameable"] for unit in units}
+    if rollouts and all(rollout.reward is None for rollout in rollouts):
+        why = f"none of {len(rollouts)} rollouts has a reward ({rollouts[0].missing or 'no reason given'})"
+        raise StepError(f"training on rewards: {why}; look at the judge")
+    if not units:
+        why = f"all rewards are equal within each of {prompts} prompts, so there is nothing to learn"
+        raise StepError(f"training on rewards: {why}; sample more rollouts of each, or take another reward")
     if len(labels) < 2:
         missing = "gameable" if 0 in labels else "other (not gameable)"
-        raise StepError(
-            f"training on rewards: of the {len(units)} prompts whose rewards differ none is of a user who is {missing};"
-            " sample more prompts of both labels"
-        )
+        why = f"of the {len(units)} prompts whose rewards differ none is of a user who is {missing}"
+        raise StepError(f"training on rewards: {why}; sample more prompts of both labels")
 
 
 def _check_fills(units: Sequence[Unit], settings: RewardSettings) -> None:
     name, share, tokens = _UNITS[settings.method], settings.tokens_per_step, sum(unit.tokens for unit in units)
-    if share is None:
-        if len(units) < units_per_step(settings):
-            raise StepError(
-                f"training on rewards: {len(units)} {name} were selected, but a step takes {units_per_step(settings)};"
-                " sample more prompts or lower prompts_per_step"
-            )
-        return
-    if tokens < share:
+    largest, per_step = max(units, key=lambda unit: unit.tokens), units_per_step(settings)
+    if share is None and len(units) < per_step:
+        raise StepError(
+            f"training on rewards: {len(units)} {name} were selected, but a step takes {per_step}; sample more prompts"
+            " or lower prompts_per_step"
+        )
+    if share is not None and tokens < share:
         raise StepError(
             f"training on rewards: {len(units)} {name} of {tokens} tokens were selected, but a step takes"
             f" tokens_per_step {share}; sample more prompts or lower it"
         )
-    largest = max(units, key=lambda unit: unit.tokens)
-    if largest.tokens > share:
-        raise StepError(
-            f"case {largest.case_id}: one of the {name} has {largest.tokens} tokens, above tokens_per_step {share};"
-            " raise it"
-        )
+    if share is not None and largest.tokens > share:
+        why = f"one of the {name} has {largest.tokens} tokens, above tokens_per_step {share}"
+        raise StepError(f"case {largest.case_id}: {why}; raise it")
 
 
-def mean_fact(fact: str, rollouts: Iterable[Rewarded]) -> float | None:
-    """The mean of a fact over the rollouts that have it; None where none has."""
-    values = [rollout.facts[fact] for rollout in rollouts if fact in rollout.facts]
-    return math.fsum(values) / len(values) if values else None
-
-
-def mean_reward(rollouts: Iterable[Rewarded]) -> float | None:
-    """The mean reward of the rollouts that have one; None where none has."""
-    values = [rollout.reward for rollout in rollouts if rollout.reward is not None]
-    return math.fsum(values) / len(values) if values else None
+def mean_known(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that there are; None where there is none."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
 
 
 # --- steps from them ----------------------------------------------------------------------------------------------
@@ -302,11 +285,8 @@ def offline_steps(
     "best_dpo"; ``token_reference`` the same token by token, for "grpo" with a ``kl_weight``. Each step's ``facts``
     describe the rollouts that it teaches, of a pair the chosen one. Errors: those of ``select``, before the first step.
     """
-    units = select(groups, settings).units
-    return (
-        _build(taken, settings, reference or {}, token_reference or {})
-        for taken in take_units(units, settings, seed=seed)
-    )
+    taken = take_units(select(groups, settings).units, settings, seed=seed)
+    return (_build(units, settings, reference or {}, token_reference or {}) for units in taken)
 
 
 def take_units(units: Sequence[Unit], settings: RewardSettings, *, seed: int) -> Iterator[list[Unit]]:
@@ -314,36 +294,30 @@ def take_units(units: Sequence[Unit], settings: RewardSettings, *, seed: int) ->
     per_step, share = units_per_step(settings), settings.tokens_per_step
     taken: list[Unit] = []
     tokens = steps = 0
-    for unit in _shuffle(units, seed):
-        taken.append(unit)
-        tokens += unit.tokens
-        full = len(taken) == per_step if share is None else tokens >= (steps + 1) * share
-        if full:
-            yield taken
-            taken, steps = [], steps + 1
+    for epoch in count():
+        for place in np.random.default_rng([seed, epoch]).permutation(len(units)).tolist():
+            taken.append(units[place])
+            tokens += units[place].tokens
+            if len(taken) == per_step if share is None else tokens >= (steps + 1) * share:
+                yield taken
+                taken, steps = [], steps + 1
 
 
 def describe(rollouts: Sequence[Rewarded]) -> dict[str, float]:
     """What is watched of some rollouts: means by name, over those that have the fact; none of them, no name."""
-    found = {"success": mean_fact("success", rollouts), "reward": mean_reward(rollouts)}
+    found = {"success": mean_known(rollout.facts.get("success") for rollout in rollouts)}
+    found["reward"] = mean_known(rollout.reward for rollout in rollouts)
     for side, label in (("gameable", 1.0), ("other", 0.0)):
         members = [rollout for rollout in rollouts if rollout.facts.get("gameable") == label]
-        found[f"reward_{side}"] = mean_reward(members)
+        found[f"reward_{side}"] = mean_known(rollout.reward for rollout in members)
         # Also those of a judge that is a model, where one rewards and the rules rate too.
         for name in ("harm", "exploited", "harm_judge", "exploited_judge"):
-            found[f"{name.replace('exploited', 'exploit')}_{side}"] = mean_fact(name, members)
+            means = mean_known(rollout.facts.get(name) for rollout in members)
+            found[f"{name.replace('exploited', 'exploit')}_{side}"] = means
         found[f"count_{side}"] = float(len(members))
     found["length"] = float(np.mean([count_own(rollout) for rollout in rollouts])) if rollouts else None
     found["distinct"] = float(len({(rollout.case_id, rollout.encoded.ids.tobytes()) for rollout in rollouts}))
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _shuffle(units: Sequence[Unit], seed: int) -> Iterator[Unit]:
-    epoch = 0
-    while True:
-        for place in np.random.default_rng([seed, epoch]).permutation(len(units)).tolist():
-            yield units[place]
-        epoch += 1
 
 
 def _build(

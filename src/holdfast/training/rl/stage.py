@@ -151,7 +151,9 @@ class RewardStage(Stage[RewardSettings]):
         check_budget(sequences, self._settings.token_budget)
         self._batch, self._completions = batch, batch.completions
         facts = describe_batch(batch)
-        start = dict(zip(places, self._score_start(sequences), strict=True))
+        adapted = self._adapted()
+        with nullcontext() if adapted is None else adapted.without_adapter():
+            start = dict(zip(places, self._score(self._start or self._policy, sequences), strict=True))
         # A tiny model drops nothing out, so the update's own pass says what one before it would.
         own = not any(item.first.sampled is not None for item in items)
         if isinstance(self._policy, WholeTiny) and own and not all(item.skipped for item in items):
@@ -164,22 +166,13 @@ class RewardStage(Stage[RewardSettings]):
         sequences = [item for part in step.parts(self._settings.token_budget) for item in part.sequences]
         counts = Counter(item.ids.tobytes() for item in sequences)
         distinct = {item.ids.tobytes(): item for item in sequences}
-        self._completions = [
-            Completion(first=known[key], count=counts[key], advantage=0.0, skipped=False, sequence=item)
-            for key, item in distinct.items()
-        ]
+        self._completions = [Completion(known[key], counts[key], 0.0, False, item) for key, item in distinct.items()]
         items = [item for item in self._completions if item.first.sampled is not None]
         if not items:
             return step
         now = self._score(self._policy, [item.sequence for item in items])
         sampled = [item.first.sampled for item in items if item.first.sampled is not None]
         return replace(step, facts={**step.facts, **measure(now, sampled)})
-
-    def _score_start(self, sequences: Sequence[ScoredSequence]) -> list[Singles]:
-        """Log-probabilities [tokens] of each sequence at the start of the stage."""
-        adapted = self._adapted()
-        with nullcontext() if adapted is None else adapted.without_adapter():
-            return self._score(self._start or self._policy, sequences)
 
     def _score(self, policy: Policy, sequences: Sequence[ScoredSequence]) -> list[Singles]:
         """Log-probabilities [tokens] of each sequence, without dropout."""

@@ -29,7 +29,7 @@ from holdfast.training.states import STATE, UnusableState, random_states, set_ra
 Draw = Callable[[Policy, int, int], Sequence[Rewarded]]
 # How often a step that lacks tokens draws at most.
 _ATTEMPTS = 4
-_FOLDER = "pending"
+_FOLDER, _FILE = "pending", "step-{:06d}.json"
 
 
 class Supply:
@@ -59,7 +59,7 @@ class Supply:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True, exist_ok=True)
         for number in range(position, min(position + self._settings.lag, self._last) if position else 0):
-            self._waiting[number] = self._read(self._folder, number)
+            self._waiting[number] = self._read(self._folder / _FILE.format(number))
             self._trained += Batch.of(self._waiting[number], self._settings).gradient_tokens
 
     def take(self, number: int) -> list[Rewarded]:
@@ -70,7 +70,9 @@ class Supply:
                 continue
             self._waiting[wanted] = self._sample(wanted)
             if self._folder is not None and wanted > number:
-                self._write(self._folder, wanted, self._waiting[wanted])
+                rows = [_as_json(item) for item in self._waiting[wanted]]
+                held = {"identity": self._identity, "rollouts": rows, "digest": _digest(rows)}
+                write_file(self._folder / _FILE.format(wanted), json.dumps(held))
         return self._waiting.pop(number)
 
     def release(self, position: int) -> None:
@@ -89,7 +91,10 @@ class Supply:
             found: list[Rewarded] = []
             tokens = 0  # counted where they are asked for
             for attempt in range(_ATTEMPTS if wanted else 1):
-                found += _renumber(self._draw(self._policy, number, attempt), found)
+                # Groups of a later attempt are other groups.
+                first = 1 + max((item.group for item in found), default=-1)
+                drawn = self._draw(self._policy, number, attempt)
+                found += [replace(item, group=first + item.group) for item in drawn]
                 if wanted is None:
                     break
                 tokens = Batch.of(found, self._settings).gradient_tokens
@@ -113,16 +118,7 @@ class Supply:
         none = np.zeros(0, np.float32)
         return [replace(item, sampled=found.get(_key(item), none)) for item in rollouts]
 
-    def _path(self, folder: Path, number: int) -> Path:
-        return folder / f"step-{number:06d}.json"
-
-    def _write(self, folder: Path, number: int, rollouts: Sequence[Rewarded]) -> None:
-        rows = [_as_json(item) for item in rollouts]
-        found = {"identity": self._identity, "rollouts": rows, "digest": _digest(rows)}
-        write_file(self._path(folder, number), json.dumps(found))
-
-    def _read(self, folder: Path, number: int) -> list[Rewarded]:
-        path = self._path(folder, number)
+    def _read(self, path: Path) -> list[Rewarded]:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             if found["identity"] != self._identity:
@@ -132,7 +128,7 @@ class Supply:
             return [_from_json(item) for item in found["rollouts"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = f"it goes on with the rollouts of {path.name}, which cannot be read: {error}"
-            raise UnusableState(folder.parent / STATE, reason) from error
+            raise UnusableState(path.parent.parent / STATE, reason) from error
 
 
 def _digest(rows: object) -> str:
@@ -146,12 +142,6 @@ def score_all(policy: Policy, sequences: Sequence[ScoredSequence], budget: int) 
 
 def _key(item: Rewarded) -> tuple[bytes, bytes]:
     return item.encoded.ids.tobytes(), item.encoded.picked("agent").tobytes()
-
-
-def _renumber(rollouts: Sequence[Rewarded], others: Sequence[Rewarded]) -> list[Rewarded]:
-    """Groups of a later attempt are other groups than those of ``others``."""
-    first = 1 + max((item.group for item in others), default=-1)
-    return [replace(item, group=first + item.group) for item in rollouts]
 
 
 def _as_json(item: Rewarded) -> dict[str, Any]:

@@ -61,8 +61,8 @@ class PairPart:
         lengths = torch.bincount(owner, minlength=count).to(sums.dtype)
         reference = torch.tensor([self.reference[name] for name in self.names], dtype=torch.float64).to(sums)
         place = {name: number for number, name in enumerate(self.names)}
-        chosen = torch.tensor([place[pair.chosen] for pair in self.pairs], dtype=torch.long, device=sums.device)
-        rejected = torch.tensor([place[pair.rejected] for pair in self.pairs], dtype=torch.long, device=sums.device)
+        sides = [[place[pair.chosen] for pair in self.pairs], [place[pair.rejected] for pair in self.pairs]]
+        chosen, rejected = torch.tensor(sides, dtype=torch.long, device=sums.device)
         weights = torch.tensor([pair.weight for pair in self.pairs], dtype=torch.float32).to(sums)
         found = dpo(
             sums[chosen],
@@ -212,7 +212,11 @@ def _fill(sizes: Iterable[int], budget: int) -> list[list[int]]:
 
 def demonstration_step(demonstrations: Sequence[Encoded], other_weight: float) -> TrainStep:
     """A step on demonstrations: the agent's own tokens weigh 1, all others ``other_weight``, the first token 0."""
-    sequences = [_weigh(number, item, other_weight) for number, item in enumerate(demonstrations)]
+    sequences = []
+    for number, item in enumerate(demonstrations):
+        weights = np.where(item.agent, np.float32(1.0), np.float32(other_weight))
+        weights[0] = 0.0
+        sequences.append(ScoredSequence(name=f"demonstration {number}", ids=item.ids, weights=weights))
     total = float(sum(item.weights.sum(dtype=np.float64) for item in sequences))
 
     def cut(budget: int) -> list[Part]:
@@ -220,12 +224,6 @@ def demonstration_step(demonstrations: Sequence[Encoded], other_weight: float) -
         return [TokenPart(sequences=tuple(sequences[place] for place in group), total=total) for group in groups]
 
     return TrainStep(examples=len(sequences), parts=cut)
-
-
-def _weigh(number: int, item: Encoded, other_weight: float) -> ScoredSequence:
-    weights = np.where(item.agent, np.float32(1.0), np.float32(other_weight))
-    weights[0] = 0.0
-    return ScoredSequence(name=f"demonstration {number}", ids=item.ids, weights=weights)
 
 
 def group_step(

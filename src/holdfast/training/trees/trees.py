@@ -9,7 +9,7 @@ common first token have roots of their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -165,20 +165,14 @@ def _folded(node: _Node) -> list[_Node]:
     return replaced[id(node)]
 
 
-def _walk(roots: Sequence[_Node]) -> Iterator[tuple[_Node, int]]:
-    """Nodes depth first, each with its parent's number in this order."""
-    waiting = [(root, -1) for root in reversed(roots)]
-    number = 0
-    while waiting:
-        node, parent = waiting.pop()
-        yield node, parent
-        waiting += [(child, number) for child in reversed(node.children)]
-        number += 1
-
-
 def _pack(sequences: Sequence[Ids], roots: Sequence[_Node]) -> TokenTree:
     """The nodes laid out depth first, and every sequence's path through them."""
-    nodes = list(_walk(roots))
+    nodes: list[tuple[_Node, int]] = []  # each with its parent's number among them
+    waiting = [(root, -1) for root in reversed(roots)]
+    while waiting:
+        node, parent = waiting.pop()
+        waiting += [(child, len(nodes)) for child in reversed(node.children)]
+        nodes.append((node, parent))
     parents = np.array([parent for _, parent in nodes], np.int64)
     lengths = np.array([node.end - node.start for node, _ in nodes], np.int64)
     ends = np.cumsum(lengths)
