@@ -15,7 +15,6 @@ from holdfast.rollout.episode import Limits, roll_out
 from holdfast.rollout.worlds import SilentWorld
 from holdfast.study.sections import SFTSection
 from holdfast.suites.probes import generated
-from holdfast.suites.probes.items import DIMENSIONS
 from holdfast.training.dpo.stage import train_sft
 from holdfast.training.encoding import encode_episode
 
@@ -36,7 +35,6 @@ def teach(
     demonstrations: int,
     *,
     seed: int = 0,
-    dimensions: Sequence[str] = DIMENSIONS,
     mixture: Mapping[str, Mapping[str, float]] = generated.MIXTURE,
 ) -> TinyModel:
     """A smoke-size tiny model that was shown nothing but probes."""
@@ -50,7 +48,7 @@ def teach(
     chat = TinyModel.load(fresh).chat
     encoded = [
         encode_episode(chat, case.messages, shown.messages)
-        for case, shown in generated.demonstrations(seed, demonstrations, mixture, dimensions=dimensions)
+        for case, shown in generated.demonstrations(seed, demonstrations, mixture)
     ]
     settings = SFTSection(
         batch_size=8,
