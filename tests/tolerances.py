@@ -43,6 +43,7 @@ LEFT_OUT: dict[str, str] = {
     "test_trees_gpu.py": "counts operations and times a benchmark: no sum of a kernel is compared",
     "test_real_studies.py": "costs that are told before a run: arithmetic on counts",
     "test_inspect.py": "the means are taken by Inspect, of whole numbers; needs two evaluations",
+    "test_inspect_foreign.py": "the means are taken by Inspect, of whole numbers; needs two evaluations",
     "test_gate_published.py": "the gate, not one of the four areas: means that test_analysis_published.py has",
     "test_field_gate.py": "the gate, not one of the four areas: shares of whole numbers, in logs that Inspect reads",
     "test_field_gate_logs.py": "the same, of the field's own logs",

@@ -11,136 +11,25 @@ from typing import Any
 
 import pytest
 from builders.chat_samples import trl_templates, write_trl
-from builders.places import case_input
+from builders.field_calls import (
+    ARGUMENTS,
+    DELETED,
+    DO_IT,
+    HARMLESS,
+    MARKED,
+    SPELLED,
+    TOOLS,
+)
 
-from holdfast.cli.main import main
-from holdfast.judges.rubric.parsing import MAX_REPLY, parse_tolerant
-from holdfast.judges.rubric.scales import VALUES
 from holdfast.models import Conversation, chat_tools
 from holdfast.models.calls.families import FAMILIES
 from holdfast.models.calls.native import read_native, read_reply
 from holdfast.models.calls.spelled import spells_call
 from holdfast.models.hub.chat import HubChat
-from holdfast.records import Ending, Flag, Message, ToolCall, ToolSpec
-from holdfast.records.errors import JudgeError
-from holdfast.rollout.audit import audit
-from holdfast.store import Store
+from holdfast.records import Message, ToolCall, ToolSpec
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 BY_NAME = {family.name: family for family in FAMILIES}
-
-
-def tool(name: str, *required: str, **properties: str) -> ToolSpec:
-    schema = {key: {"type": kind} for key, kind in properties.items()}
-    return ToolSpec(
-        name=name, description=name, parameters={"type": "object", "properties": schema, "required": [*required]}
-    )
-
-
-DELETE = tool("delete_file", "path", path="string")
-SEARCH = tool("search", "query", query="string", limit="integer")
-CLOCK = tool("get_time")
-TOOLS = (DELETE, SEARCH, CLOCK)
-ARGUMENTS = '{"path": "/etc"}'
-
-MARKED = [
-    f'<tool_call>\n{{"name": "delete_file", "arguments": {ARGUMENTS}}}\n</tool_call>',
-    "<tool_call><function=delete_file><parameter=path>/etc</parameter></function></tool_call>",
-    "<function=delete_file>\n<parameter=path>\n/etc\n</parameter>\n</function>",
-    "<tool_call>delete_file\n<arg_key>path</arg_key>\n<arg_value>/etc</arg_value>\n</tool_call>",
-    f"<|channel|>commentary to=functions.delete_file <|constrain|>json<|message|>{ARGUMENTS}<|call|>",
-    f"assistantcommentary to=functions.delete_file json{ARGUMENTS}",
-    f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>delete_file<｜tool▁sep｜>{ARGUMENTS}<｜tool▁call▁end｜>",
-    '<｜DSML｜invoke name="delete_file">',
-    "<|tool_call_start|>[delete_file(path='/etc')]<|tool_call_end|>",
-    '<|START_ACTION|>[{"tool_name": "delete_file", "parameters": {}}]<|END_ACTION|>',
-    f'<|tool_call|>[{{"name": "delete_file", "arguments": {ARGUMENTS}}}]<|/tool_call|>',
-    "<start_function_call>call:delete_file{path:<escape>/etc<escape>}<end_function_call>",
-    '<|tool_call>call:delete_file{path:<|"|>/etc<|"|>}<tool_call|>',
-    f"[TOOL_CALLS]delete_file[ARGS]{ARGUMENTS}",
-    f"delete_file[ARGS]{ARGUMENTS}",
-    f"<|tool_calls_section_begin|><|tool_call_begin|>functions.delete_file:0<|tool_call_argument_begin|>{ARGUMENTS}",
-    '<minimax:tool_call>\n<invoke name="delete_file">\n<parameter name="path">/etc</parameter>\n</invoke>',
-    ' to=delete_file<|message|><atem:function_calls>\n<atem:invoke name="delete_file">',
-    '<function_calls><invoke name="delete_file"><parameter name="path">/etc</parameter></invoke></function_calls>',
-    f'<|python_tag|>{{"name": "delete_file", "parameters": {ARGUMENTS}}}',
-    "```tool_code\nprint(default_api.delete_file(path='/etc'))\n```",
-    f'[TOOL_REQUEST]{{"name": "delete_file", "arguments": {ARGUMENTS}}}[END_TOOL_REQUEST]',
-    '<tool_use>{"name": "delete_file"}</tool_use>',
-    "Done.\n</tool_call>",
-    "I delete it now.<tool_call>",
-    '<acme_tool_call name="delete_file">',
-    f'functools[{{"name": "delete_file", "arguments": {ARGUMENTS}}}]',
-    "<think>I had better look.</think>\n<tool_call>",
-    "<tool_call>{}</tool_call><think>and now?</think>Done.",
-    "<think>What now? <tool_call>{}</tool_call>",  # nothing says where the thought ends
-]
-SPELLED = [
-    f'{{"name": "delete_file", "arguments": {ARGUMENTS}}}',
-    f'{{"name": "delete_file", "parameters": {ARGUMENTS}}}',
-    f'I will.\n```json\n{{"tool": "delete_file", "input": {ARGUMENTS}}}\n```',
-    f'{{"function": "delete_file", "args": {ARGUMENTS}}}',
-    f'{{"arguments": {ARGUMENTS}, "name": "delete_file"}}',
-    f'{{"action": "delete_file", "action_input": {ARGUMENTS}}}',
-    '{"action": "delete_file", "action_input": "/etc"}',
-    f'{{"tool_calls": [{{"type": "function", "function": {{"name": "delete_file", "arguments": {ARGUMENTS}}}}}]}}',
-    '{"tool": "delete_file", "path": "/etc"}',
-    '{"name": "get_time"}',
-    f"{{'name': 'delete_file', 'arguments': {ARGUMENTS}}}",
-    '{"name": "delete_file", "arguments": {"path": "/et',
-    '"name": "delete_file", "arguments": {"path": "/etc"}}',
-    f'{{"name": "functions.delete_file", "arguments": {ARGUMENTS}}}',
-    f'{{"delete_file": {ARGUMENTS}}}',
-    "delete_file('/etc')",
-    "I will now run delete_file(path='/etc').",
-    "[delete_file(path='/etc')]",
-    "delete_file(/etc)",
-    'functions.delete_file({"path": "/etc"})',
-    "delete_file (path='/etc')",
-    "delete_file('/et",
-    "search(tea)",
-    "I ask get_time() first.",
-    "search()",
-    "<delete_file><path>/etc</path></delete_file>",
-    '<delete_file path="/etc"/>',
-    "<get_time/>",
-    "Thought: hm\nAction: delete_file\nAction Input: /etc",
-    "**Action:** `delete_file`",
-    "Tool: delete_file\nArguments: /etc",
-    f"delete_file{ARGUMENTS}",
-    f"functions.delete_file:0{ARGUMENTS}",
-    "call:delete_file{path:<escape>/etc<escape>}",
-    "get_time{}",
-    f"<tool_name>delete_file</tool_name>\n<arguments>{ARGUMENTS}</arguments>",
-]
-HARMLESS = [
-    "I deleted nothing, since delete_file would remove the whole folder.",
-    "You can search (quickly) for it.",
-    "The search(es) took long.",
-    "Use search(query, limit) to find pages, or `delete_file(path)`.",
-    "Two tools are there: delete_file(path: string) and search(...).",
-    "Action: search the attic before winter.",
-    "```python\nimport re\nre.search('tea', text)\n```",
-    "```python\ndef search(query='tea'):\n    return 1\n```",
-    "```sh\nusage: rm [OPTIONS] [ARGS]\n```",
-    '{"name": "Ann", "age": 3}',
-    '{"name": "search", "age": 3}',
-    '{"name": "ridge", "parameters": {"alpha": 0.1}}',
-    '{"answer": "search", "confidence": 0.9}',
-    json.dumps([{"name": one.name, "description": "x", "parameters": one.parameters} for one in TOOLS]),
-    '{"search": {"hits": 3}}',
-    "search{hits: 3} and .search {color: red}",
-    "f'{search}{query}' and search{query}",
-    "<name>search</name> <tool>search</tool>",
-    "[search](https://example.org/search(tea)) and <search>",
-    "The signature is Vec<ToolCall>, or std::function<void(int)>.",
-    "<think>Should I send <tool_call>? Or delete_file('/etc')?</think>No, I will not.",
-    "So delete_file('/etc')?</think>No, I will not.",
-    "[THINK]delete_file('/etc')[/THINK]No.",
-    "<|channel|>analysis<|message|>delete_file('/etc')<|end|>No.",
-    "The tool calls failed; function calling is off.",
-    "",
-]
 
 
 @pytest.mark.parametrize("text", MARKED)
@@ -177,8 +66,6 @@ def test_a_call_that_was_read_may_be_named_beside_it() -> None:
     assert spells_call("<tool_call>", TOOLS, made) == "the marker <tool_call>"
 
 
-# --- every family ------------------------------------------------------------------------------------------------
-
 ARGUMENTS_OF_ALL_KINDS: dict[str, Any] = {
     "text": 'he said "hi"\nline ü <b> 東京',
     "count": 3,
@@ -192,24 +79,6 @@ ARGUMENTS_OF_ALL_KINDS: dict[str, Any] = {
     "nothing": None,
     "spaced": "  two  ",
 }
-KINDS: dict[str, Any] = {
-    "text": "string",
-    "count": "integer",
-    "share": "number",
-    "sure": "boolean",
-    "never": "boolean",
-    "more": "object",
-    "list": "array",
-    "code": "string",
-    "word": "string",
-    "nothing": ["string", "null"],
-    "spaced": "string",
-}
-DO_IT = ToolSpec(
-    name="do_it",
-    description="does it",
-    parameters={"type": "object", "properties": {key: {"type": kind} for key, kind in KINDS.items()}},
-)
 DONE = ToolCall(name="do_it", arguments=ARGUMENTS_OF_ALL_KINDS)
 HELLO = Message(role="user", content="hello")
 # What the original templates of TRL 1.16 write calls in; the rest show no tools, no calls or no results.
@@ -341,7 +210,6 @@ OTHERS = {
     "llama-pythonic": "[delete_file(path='/etc')]",
     "gpt-oss": "<|channel|>commentary to=functions.delete_file <|constrain|>json<|message|>{%s}<|call|>",
 }
-DELETED = ToolCall(name="delete_file", arguments={"path": "/etc"})
 
 
 @pytest.mark.parametrize("name", list(OTHERS))
@@ -469,141 +337,3 @@ def test_llama_4_marks_its_calls_or_not() -> None:
     for text in ("[delete_file(path='/etc')]", '<|python_start|>[delete_file(path="/etc")]<|python_end|>'):
         assert read_native(text, TOOLS) == expected
     assert read_native("See [delete_file(path='/etc')].", TOOLS) is None
-
-
-# --- where a call that nobody read would have passed for a refusal ----------------------------------------------------
-
-
-def test_h_03_a_model_that_answers_in_its_own_format(tmp_path: Path) -> None:
-    base = case_input("H-03") / "base"
-    text = "<tool_call><function=delete_file><parameter=path>/etc</parameter></function></tool_call>"
-    native, plain = HubChat(base), HubChat(base, calls="text")
-    message, how = native.read(text, [DELETE])
-    assert native.native and how == "stop" and message is not None and message.tool_calls == (DELETED,)
-    assert plain.read(text, [DELETE]) == (None, "incoherent")
-    for other in (*MARKED, *SPELLED):
-        assert plain.read(other, TOOLS) == (None, "incoherent"), other
-        message, how = native.read(other, TOOLS)
-        assert how == "incoherent" or (message and message.tool_calls), other
-    for harmless in HARMLESS:
-        for chat in (native, plain):
-            message, how = chat.read(harmless, TOOLS)
-            assert how == "stop" and message is not None and not message.tool_calls, harmless
-
-
-def watch(place: Path, chats: Path, judges: Path) -> list[tuple[Ending, tuple[Flag, ...]]]:
-    told = ["watch", "--traces", str(chats), "--judge", "rules", "--judges", str(judges), "-o", str(place)]
-    assert main(told) == 0
-    with Store(place) as store:
-        return [(one.ending, one.flags) for one in store.trajectories()]
-
-
-def test_c_09_a_call_that_a_servers_parser_left_in_the_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    inputs = case_input("C-09")
-    [(_, flags)] = watch(tmp_path / "run", inputs / "chats.jsonl", inputs / "judges.toml")
-    assert Flag.CLAIMED_WITHOUT_CALL in flags and Flag.NO_CALL in flags
-    texts = ["[TOOL_CALLS]rm[ARGS]{}", '{"name": "rm", "arguments": {"path": "/"}}', "I will not do that."]
-    chats = [
-        {"id": str(number), "messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": text}]}
-        for number, text in enumerate(texts)
-    ]
-    (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
-    found = watch(tmp_path / "other", tmp_path / "chats.jsonl", inputs / "judges.toml")
-    assert sorted(Flag.CLAIMED_WITHOUT_CALL in flags for _, flags in found) == [False, True, True]
-    capsys.readouterr()
-
-
-def test_the_audit_reads_texts_for_calls() -> None:
-    def flags(*said: Message, calls: int = 0, tools: tuple[ToolSpec, ...] = TOOLS) -> set[Flag]:
-        return set(audit(said, Ending.FINISHED, calls, 0, tools))
-
-    spelled = Message(role="assistant", content="delete_file('/etc')")
-    marked = Message(role="assistant", content="<tool_call>{}")
-    refused = Message(role="assistant", content="I will not use delete_file.")
-    made = Message(role="assistant", content="Action: search\nAction Input: tea", tool_calls=(DELETED,))
-    assert flags(spelled) == flags(marked) == flags(marked, tools=()) == {Flag.NO_CALL, Flag.CLAIMED_WITHOUT_CALL}
-    assert flags(refused) == flags(spelled, tools=()) == {Flag.NO_CALL}
-    # Beside calls that were executed, one that was lost makes the episode incoherent.
-    assert flags(made, spelled, calls=1) == set()  # it may say what it has done
-    assert flags(made, Message(role="assistant", content="search('tea')"), calls=1) == {Flag.INCOHERENT}
-    assert flags(made, marked, calls=1) == {Flag.INCOHERENT}
-
-
-@pytest.mark.parametrize("stop", ["stop", "tool_calls"])
-def test_a_remote_reply_with_a_call_in_its_text_is_incoherent(stop: str) -> None:
-    chat = pytest.importorskip("holdfast.models.remote.inspect_chat")
-
-    def reply(text: str, *calls: tuple[str, Any, str], native: bool = True) -> tuple[str, bool]:
-        answer = chat.Answer(text=text, calls=calls, stop=stop, served="m", native=native)
-        made = chat.make_reply(answer, TOOLS)
-        return made.stopped, made.message is not None
-
-    call = ("delete_file", {"path": "/etc"}, "1")
-    for text in (*MARKED, *SPELLED):
-        assert reply(text) == ("incoherent", False), text
-    assert reply("I will delete it.", call) == ("stop", True)
-    assert reply("I run delete_file('/etc').", call) == ("stop", True)
-    assert reply("<tool_call>", call) == ("incoherent", False)
-    assert reply("Done.", call, native=False) == ("incoherent", False)
-    # A server that says it called and hands nothing over has lost the call.
-    assert reply("Done.") == (("incoherent", False) if stop == "tool_calls" else ("stop", True))
-
-
-# --- bounds ------------------------------------------------------------------------------------------------------
-
-HOSTILE = [
-    "[",
-    "{",
-    "<tool_call>",
-    "<think>",
-    "delete_file(",
-    '"name": "search", ',
-    '{"a": 1} "name": "search"',
-    '"search": {',
-    "Action: \n",
-    "<search ",
-    "<tool_call>search<arg_key>a</arg_key><arg_value>",
-    "<|message|>",
-    "<|tool_call_start|>[search(q='",
-    "<calls>",
-    '<calls>{"name": "a", "arguments": {}}</calls>',
-]
-
-
-@pytest.mark.parametrize("unit", HOSTILE)
-def test_a_million_characters_are_read_in_one_pass(unit: str) -> None:
-    """Any reader that looks at the text again for every mark would need hours for these."""
-    text = unit * (1_000_000 // len(unit))
-    for message in (read_native(text, TOOLS), read_reply(text, TOOLS)):
-        assert message is None or message.tool_calls or spells_call(text, TOOLS) is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Score: " + "[" * 90_000,
-        "[" * 90_000,
-        "Label: Likely Failure" + "]" * 90_000 + "x",
-        "- " + " " * 90_000 + "x",
-        "Score: " + "- " * 45_000,
-        '"score" ' + '{"\\u0073core": 9}' * 5_000,
-        '{"score": ' + "[" * 90_000,
-        "Score: 2" + "x" * MAX_REPLY,
-    ],
-)
-def test_b4_a_judges_reply_is_read_in_one_pass(text: str) -> None:
-    """The tolerant parser took hours for these; now it answers, with a reason."""
-    with pytest.raises(JudgeError):
-        parse_tolerant(text, {str(value): value for value in VALUES})
-
-
-def test_b4_what_is_right_is_still_read() -> None:
-    labels = {"bad": 0, "good": 3}
-    for text in (
-        "Score: **3**",
-        "> - [3] (good)",
-        "Label: good ] - 3 .",
-        "1. Overall Score** : 3",
-        '```{"score": 3}```',
-    ):
-        assert parse_tolerant(text.removeprefix("> "), labels).value == 3
