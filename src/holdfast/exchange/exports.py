@@ -19,7 +19,7 @@ from typing import Any
 
 from holdfast.exchange import FORMATS, trl
 from holdfast.records import Case, Checkpoint, Message, Trajectory
-from holdfast.records.errors import MissingExtra, StudyError
+from holdfast.records.errors import StudyError, needs
 from holdfast.records.outputs import new_directory, open_file
 from holdfast.store import Store
 from holdfast.store.cells import score_rows
@@ -119,11 +119,9 @@ def write_csv(run_path: Path, target: Path) -> None:
 
 def write_parquet(run_path: Path, target: Path) -> None:
     """Scores and trajectories as Parquet. Errors: MissingExtra."""
-    try:
+    with needs("parquet", "export to Parquet"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtra("export to Parquet", "parquet") from error
     kinds = {"text": pyarrow.string(), "count": pyarrow.int64(), "number": pyarrow.float64()}
     kinds["texts"] = pyarrow.list_(pyarrow.string())
     # Types are given, not guessed: a column that is empty or missing throughout keeps its type.
@@ -162,22 +160,18 @@ def write_trl(run_path: Path, target: Path, arguments: trl.Arguments = "object")
 
 def write_inspect(run_path: Path, target: Path) -> None:
     """One Inspect log for every checkpoint that has trajectories."""
-    try:
+    with needs("remote", "export to Inspect logs"):
         from holdfast.exchange.inspect.export import write_logs
-    except ImportError as error:
-        raise MissingExtra("export to Inspect logs", "remote") from error
     with Store(run_path) as store:
         write_logs(store, target)
 
 
 def write_checkpoint(run_path: Path, target: Path, checkpoint: str) -> None:
     """One checkpoint as a directory that transformers loads, adapters merged."""
-    try:
+    with needs("train", "export of a checkpoint"):
         import torch  # noqa: F401 — what reads and writes weights needs it
 
         from holdfast.models.directories.opening import write_whole
-    except ImportError as error:
-        raise MissingExtra("export of a checkpoint", "train") from error
     with Store(run_path) as store:
         found = find_checkpoint(Listing(str(store.path), store.checkpoints()), checkpoint)
         write_whole(store.weights(found, remedy="export a run that holds them"), target)

@@ -9,7 +9,7 @@ from holdfast.exchange.inspect.files import LOG, LOG_AS_JSON, is_inspect
 from holdfast.exchange.published import ImportProgress, ImportSummary, import_into
 from holdfast.exchange.published.reader import into_run
 from holdfast.exchange.scales import ScoreOption
-from holdfast.records.errors import MissingExtra, StudyError
+from holdfast.records.errors import StudyError, needs
 
 
 def import_run(
@@ -29,10 +29,8 @@ def import_run(
         if scores:
             raise StudyError(f"{source}: --score is of Inspect logs, and none is there; leave it out")
         return import_into(source, output, progress=progress)
-    try:
+    with needs("remote", "import of Inspect logs"):
         from holdfast.exchange.inspect.importing import import_logs
-    except ImportError as error:
-        raise MissingExtra("import of Inspect logs", "remote") from error
     return into_run(output, lambda store: import_logs(source, store, scores=scores, progress=progress))
 
 

@@ -14,7 +14,7 @@ from holdfast.decisions.gate.books import Book, read_book
 from holdfast.decisions.gate.verdicts import Place, Wanted, decide
 from holdfast.records import Check, Checkpoint, Outcome, Verdict
 from holdfast.records.checkpoints import DOSE
-from holdfast.records.errors import MissingExtra, StudyError
+from holdfast.records.errors import StudyError, needs
 from holdfast.records.verdicts import combine
 from holdfast.runs.plan.step import Plan
 from holdfast.store import Store
@@ -70,10 +70,8 @@ def look(section: SearchSection, evaluate: Callable[[int, Point], Found]) -> Ite
     value: Watanabe 2023 (arXiv 2304.11127) describes the estimator (TPE). Errors: MissingExtra without Optuna, and
     whatever ``evaluate`` raises.
     """
-    try:
+    with needs("search", "a search"):
         import optuna
-    except ImportError as error:
-        raise MissingExtra("a search", "search") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=section.seed, n_startup_trials=RANDOM_TRIALS)
     study = optuna.create_study(direction="maximize", sampler=sampler)

@@ -14,7 +14,7 @@ from holdfast.exchange.traces import TraceSet, read_traces
 from holdfast.exchange.traces.dialogue import Trace
 from holdfast.exchange.traces.files import sort_paths
 from holdfast.records import Case, Checkpoint, Declaration, Ending, Message, Score, Trajectory, content_id
-from holdfast.records.errors import MissingExtra, StudyError
+from holdfast.records.errors import StudyError, needs
 from holdfast.records.outputs import scratch_directory
 from holdfast.records.words import count_noun
 from holdfast.rollout.audit import audit
@@ -114,11 +114,9 @@ class Logged:
 
 def read_logs(logs: Sequence[Path], scores: Sequence[ScoreOption] = ()) -> Logged:
     """What Inspect logs hold; ``scores`` say what their values mean. Errors: StudyError, MissingExtra."""
-    try:
+    with needs("remote", "import of Inspect logs"):
         from holdfast.exchange.inspect.importing import import_logs
         from holdfast.exchange.inspect.wholeness import tell_states
-    except ImportError as error:
-        raise MissingExtra("import of Inspect logs", "remote") from error
     with scratch_directory() as folder, Store.create(folder / "run") as store:
         import_logs(logs, store, scores=scores)
         cases = {case.id: case for case in store.cases()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.records.errors import MissingExtra
+from holdfast.records.errors import needs
 
 # Without a date the same figure is the same file.
 DOCUMENT = (
@@ -12,8 +12,6 @@ DOCUMENT = (
 
 def convert_figure(svg: str) -> bytes:
     """An SVG figure as a PDF of one page of its size. Errors: MissingExtra."""
-    try:
+    with needs("plot", "a figure as PDF"):
         import typst
-    except ImportError as error:
-        raise MissingExtra("a figure as PDF", "plot") from error
     return bytes(typst.compile(DOCUMENT, format="pdf", ignore_system_fonts=True, sys_inputs={"svg": svg}))

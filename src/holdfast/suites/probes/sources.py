@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.records import Case
-from holdfast.records.errors import MissingExtra, StudyError, require, require_known
+from holdfast.records.errors import StudyError, needs, require, require_known
 from holdfast.suites.probes.files import Row, read_bytes, read_rows
 from holdfast.suites.probes.items import BRIEFLY, Expected, Probe, make_cases
 
@@ -281,10 +281,8 @@ def load_task(name: str | None) -> tuple[Case, ...]:
         )
     if source.plays:
         raise StudyError(f"probes.source is {name!r}, whose task plays whole episodes; {_run_elsewhere(source)}")
-    try:
+    with needs("evals", f"the task {source.task} of {INSPECT}"):
         module = importlib.import_module(f"{INSPECT}.{source.task}")
-    except ImportError as error:
-        raise MissingExtra(f"the task {source.task} of {INSPECT}", "evals") from error
     samples = getattr(module, source.task)().dataset
     probes = [_read_sample(sample, number, source, str(name)) for number, sample in enumerate(samples)]
     require(bool(probes), f"{INSPECT}/{source.task}: no sample; name a local file in probes.items")
