@@ -81,7 +81,7 @@ def test_stopped_between_weights_and_their_note(
 RESUMED = """
 import sys
 import holdfast as hf
-from holdfast.training import loop
+from holdfast.training.loop import loop
 loop.SAVE_SECONDS = 0.0
 hf.run(sys.argv[1], sys.argv[2], workers=int(sys.argv[3]))
 """

@@ -167,7 +167,7 @@ def test_a_fork_trains_what_is_new_alone(finished: hf.Run, tmp_path: Path) -> No
 RESUMED = """
 import sys
 import holdfast as hf
-from holdfast.training import loop
+from holdfast.training.loop import loop
 loop.SAVE_SECONDS = 0.0
 hf.run(sys.argv[1], sys.argv[2], workers=int(sys.argv[3]))
 """
