@@ -103,8 +103,8 @@ def test_pip_commands_name_the_distribution_and_extras_that_there_are() -> None:
     extras = set(project["optional-dependencies"])
     assert f"pip install '{project['name']}[train]'" in pip_install("train")
     code = "".join(path.read_text() for path in (ROOT / "src").glob("**/*.py"))
-    used = set(re.findall(r"MissingExtra\([^\n]*, \"(\w+)\"\)|pip_install\(\"(\w+)\"\)", code))
-    assert {first or second for first, second in used} <= extras and len(used) > 4
+    used = re.findall(r"MissingExtra\([^\n]*, \"(\w+)\"\)|pip_install\(\"(\w+)\"\)|with needs\(\"(\w+)\",", code)
+    assert {"".join(names) for names in used} <= extras and len(set(used)) > 6
     for text in (code, *(page.read_text() for page in PAGES)):
         shown = re.findall(r"pip install '?([\w.-]+)\[([\w,]+)\]", text)
         assert {name for name, _ in shown} <= {".", project["name"]}
