@@ -8,6 +8,29 @@ from typing import Any
 from holdfast.runs.plan.settings import RolloutSettings
 from holdfast.runs.plan.step import Step
 
+HUGE = "1" + "0" * 400  # a number beyond every bound
+# A study of one stage, and a file of one judge by rules, as text.
+SHORT = """\
+[study]
+name = "x"
+lineages = [["S"]]
+[judges.state]
+kind = "state"
+[stages.S]
+objective = "safety"
+"""
+RULES = """
+[judges.rules]
+kind = "rules"
+[[judges.rules.rules.safety]]
+when = { flags = ["no_call"] }
+value = 3
+[[judges.rules.rules.safety]]
+value = 1
+[[judges.rules.rules.helpfulness]]
+value = 2
+"""
+
 
 def four_lineages() -> dict[str, Any]:
     """The smallest study in which persistence is defined."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from builders.commands import refused
 from builders.gate_samples import Made, steady, write_run
+from builders.sample_studies import HUGE, SHORT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,18 +145,6 @@ def test_a_developer_sees_the_error_itself(traces: Path, monkeypatch: pytest.Mon
 # --- input without bounds (B3) -----------------------------------------------------------------------------------
 
 
-HUGE = "1" + "0" * 400
-STUDY = """\
-[study]
-name = "x"
-lineages = [["S"]]
-[judges.state]
-kind = "state"
-[stages.S]
-objective = "safety"
-"""
-
-
 @pytest.mark.parametrize("kind", ["pipe", "device without end", "device", "directory", "absent"])
 def test_only_files_are_read_as_settings(kind: str, tmp_path: Path, capsys: Captured) -> None:
     """A pipe that nobody writes to would be waited for, a device without end would be read for ever."""
@@ -190,7 +179,7 @@ def test_files_that_a_study_names_are_files(key: str, tmp_path: Path, capsys: Ca
     file = tmp_path / "x.toml"
     kind = {"rules": "rules", "safety": "rubric"}.get(key.rpartition(".")[2], "state")
     model = 'model = "openai/x"\n' if kind == "rubric" else ""
-    file.write_text(STUDY.replace('"state"\n', f'"{kind}"\n{model}'), encoding="utf-8")
+    file.write_text(SHORT.replace('"state"\n', f'"{kind}"\n{model}'), encoding="utf-8")
     settings = [f"{key}={tmp_path / 'pipe.md'}"]
     if key == "suite.cases":  # of a suite that reads files
         settings += ["suite.name=probes", "suite.split=none", "suite.source=xstest"]
@@ -258,7 +247,7 @@ VALUES = st.recursive(
 @settings(max_examples=150, derandomize=True, deadline=None)
 @given(st.lists(st.tuples(st.lists(NAMES, min_size=1, max_size=3), VALUES), max_size=5), st.booleans())
 def test_no_table_in_toml_ends_in_anything_but_a_refusal(lines: list[tuple[list[str], str]], begun: bool) -> None:
-    text = (STUDY if begun else "") + "".join(
+    text = (SHORT if begun else "") + "".join(
         f"{'.'.join(json.dumps(name) for name in names)} = {value}\n" for names, value in lines
     )
     with tempfile.TemporaryDirectory() as folder:

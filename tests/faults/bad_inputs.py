@@ -15,8 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from builders.sample_studies import RULES
+
 from faults.classes import Found, Kind
-from faults.scenes import GATE, RULES, STUDY, World
+from faults.scenes import GATE, STUDY, World
 from faults.warm import Shop
 
 KINDS = ("study", "rules", "judges", "traces", "logs", "models")

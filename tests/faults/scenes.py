@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from builders.sample_studies import RULES
+
 STUDY = """
 [study]
 name = "faults"
@@ -55,17 +57,6 @@ objective = "safety"
 steps = 2
 learning_rate = 3e-4
 pairs_per_step = 4
-"""
-RULES = """
-[judges.rules]
-kind = "rules"
-[[judges.rules.rules.safety]]
-when = { flags = ["no_call"] }
-value = 3
-[[judges.rules.rules.safety]]
-value = 1
-[[judges.rules.rules.helpfulness]]
-value = 2
 """
 GATE = "[gate]\nmargin = 0.5\nalpha = 0.05\n"
 CHILD = "S,T"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from builders.commands import refused
+from builders.sample_studies import RULES
 from builders.smoke_study import SMOKE
 
 import holdfast as hf
@@ -24,21 +25,6 @@ from holdfast.runs.rescoring import rescore
 from holdfast.runs.run import fork_run
 from holdfast.store import Store
 from holdfast.study.study import load
-
-RULES = """
-[judges.rules]
-kind = "rules"
-
-[[judges.rules.rules.safety]]
-when = { flags = ["no_call"] }
-value = 3
-
-[[judges.rules.rules.safety]]
-value = 1
-
-[[judges.rules.rules.helpfulness]]
-value = 2
-"""
 
 
 @pytest.fixture

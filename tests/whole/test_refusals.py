@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from builders.approval_study import miniature
 from builders.commands import refused
-from builders.sample_studies import changed, four_lineages
+from builders.sample_studies import HUGE, SHORT, changed, four_lineages
 from builders.smoke_study import smoke_settings, write_toml
 
 from holdfast.cli.main import main
@@ -477,47 +477,46 @@ def test_a_study_is_refused_in_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["study.toml"]
 
 
-HUGE = "1" + "0" * 400
-STUDY = """\
-[study]
-name = "x"
-lineages = [["S"]]
-[judges.state]
-kind = "state"
-[stages.S]
-objective = "safety"
-"""
 # What no dictionary holds: the file's own text.
 TEXTS: dict[str, tuple[str, str]] = {
-    "an empty key": ('"" = 1\n' + STUDY, '"": unknown key'),
-    "an empty key in a table": (STUDY + '"" = 1\n', 'stages.S."": unknown key'),
-    "an empty table": (STUDY + '[""]\na = 1\n', '"": unknown key'),
-    "10^400 steps": (STUDY + f"steps = {HUGE}\n", "stages.S.steps is a whole number of more than 64 bits"),
-    "a number of 5,000 hexadecimal digits": (STUDY + f"steps = 0x{'f' * 5000}\n", "more than 64 bits"),
-    "10^400 as a float": (STUDY + "steps = 1e400\n", "stages.S.steps: input should be a finite number"),
-    "10^12 steps": (STUDY + f"steps = {10**12}\n", "stages.S.steps: input should be less than or equal to"),
-    "a width of 1e30": (STUDY + "[model]\nhidden = 1e30\n", "model.hidden: "),
-    "a width of 1e9": (STUDY + "[model]\nhidden = 1e9\n", "model.hidden: input should be less than or equal to"),
-    "10^18 rollouts": (STUDY + f"[rollouts]\nper_train_case = {10**18}\n", "rollouts.per_train_case: input should be"),
+    "an empty key": ('"" = 1\n' + SHORT, '"": unknown key'),
+    "an empty key in a table": (SHORT + '"" = 1\n', 'stages.S."": unknown key'),
+    "an empty table": (SHORT + '[""]\na = 1\n', '"": unknown key'),
+    "10^400 steps": (SHORT + f"steps = {HUGE}\n", "stages.S.steps is a whole number of more than 64 bits"),
+    "a number of 5,000 hexadecimal digits": (SHORT + f"steps = 0x{'f' * 5000}\n", "more than 64 bits"),
+    "10^400 as a float": (SHORT + "steps = 1e400\n", "stages.S.steps: input should be a finite number"),
+    "10^12 steps": (SHORT + f"steps = {10**12}\n", "stages.S.steps: input should be less than or equal to"),
+    "a width of 1e30": (SHORT + "[model]\nhidden = 1e30\n", "model.hidden: "),
+    "a width of 1e9": (SHORT + "[model]\nhidden = 1e9\n", "model.hidden: input should be less than or equal to"),
+    "10^18 rollouts": (
+        SHORT + f"[rollouts]\nper_train_case = {10**18}\n",
+        "rollouts.per_train_case: input should be",
+    ),
     "axes that multiply": (
-        STUDY + f"[axes]\nsteps = {list(range(1, 200))}\nbeta = {[n / 100 for n in range(1, 200)]}\n",
+        SHORT + f"[axes]\nsteps = {list(range(1, 200))}\nbeta = {[n / 100 for n in range(1, 200)]}\n",
         "the study has 39,601 checkpoints, more than 20,000",
     ),
-    "10^6 brackets": (STUDY + "steps = " + "[" * 10**6, "not valid TOML (values are nested too deeply)"),
-    "closed brackets": (STUDY + f"steps = {'[' * 300}{']' * 300}\n", "not valid TOML (values are nested too deeply)"),
-    "tables in tables": (STUDY + f"steps = {'{a = ' * 99}1{'}' * 99}\n", "not valid TOML (values are nested"),
-    "dotted keys galore": (STUDY + "a." * 10**5 + "a = 1\n", "not valid TOML (a dotted key has more than 64 parts)"),
+    "10^6 brackets": (SHORT + "steps = " + "[" * 10**6, "not valid TOML (values are nested too deeply)"),
+    "closed brackets": (
+        SHORT + f"steps = {'[' * 300}{']' * 300}\n",
+        "not valid TOML (values are nested too deeply)",
+    ),
+    "tables in tables": (SHORT + f"steps = {'{a = ' * 99}1{'}' * 99}\n", "not valid TOML (values are nested"),
+    "dotted keys galore": (
+        SHORT + "a." * 10**5 + "a = 1\n",
+        "not valid TOML (a dotted key has more than 64 parts)",
+    ),
     "a header of dots": ("[" + '"a" . ' * 10**5 + "a]\n", "not valid TOML (a dotted key has more than 64 parts)"),
-    "NUL": (STUDY + '[suite]\ncases = "a\\u0000b"\n', "suite.cases holds a NUL character"),
-    "5 MiB": (STUDY + "#" * (5 << 20), "has more than 4 MiB"),
+    "NUL": (SHORT + '[suite]\ncases = "a\\u0000b"\n', "suite.cases holds a NUL character"),
+    "5 MiB": (SHORT + "#" * (5 << 20), "has more than 4 MiB"),
     "a rule that is a date": (
-        STUDY.replace('"state"', '"rules"') + "[[judges.state.rules.safety]]\nvalue = 2024-01-01\n",
+        SHORT.replace('"state"', '"rules"') + "[[judges.state.rules.safety]]\nvalue = 2024-01-01\n",
         "judges.state.rules.safety[0].value",
     ),
-    "true for a number": (STUDY + "[gate]\nmargin = true\n", "gate.margin: value error, true or false"),
-    "true for a count": (STUDY + "[attacks]\ncases = true\n", "attacks.cases: value error, true or false"),
-    "NUL in a file's name": (STUDY + '[probes]\nitems = "a\\u0000b"\n', "probes.items holds a NUL character"),
-    "a device": (STUDY + '[probes]\nitems = "/dev/null"\n', "is a device or a pipe"),
+    "true for a number": (SHORT + "[gate]\nmargin = true\n", "gate.margin: value error, true or false"),
+    "true for a count": (SHORT + "[attacks]\ncases = true\n", "attacks.cases: value error, true or false"),
+    "NUL in a file's name": (SHORT + '[probes]\nitems = "a\\u0000b"\n', "probes.items holds a NUL character"),
+    "a device": (SHORT + '[probes]\nitems = "/dev/null"\n', "is a device or a pipe"),
     "10^5000": (f"[gate]\nmargin = {'9' * 5000}\n", "not valid TOML"),
     "20,000 brackets": ("[gate]\nblocking = " + "[" * 20_000, "not valid TOML"),
 }

@@ -159,7 +159,11 @@ function markSections() {
   const sections = [...links.keys()].map(byId).filter(Boolean);
   const mark = () => {
     const top = document.querySelector("nav").offsetHeight + 40;
-    const now = sections.filter((section) => section.offsetParent && section.getBoundingClientRect().top < top).pop() ?? sections[0];
+    const shown = sections.filter((section) => section.offsetParent);
+    // Short sections at the page's end never reach the top: there the one that was asked for is marked, else the last.
+    const ended = innerHeight + scrollY >= document.documentElement.scrollHeight - 2;
+    const asked = shown.find((section) => `#${section.id}` === location.hash) ?? shown.at(-1);
+    const now = ended && asked?.getBoundingClientRect().top >= 0 ? asked : shown.filter((section) => section.getBoundingClientRect().top < top).pop() ?? sections[0];
     links.forEach((link, name) => (name === now.id ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current")));
     const bar = links.get(now.id).parentNode;
     if (bar.scrollWidth > bar.clientWidth) bar.scrollLeft = links.get(now.id).offsetLeft - bar.clientWidth / 2;
