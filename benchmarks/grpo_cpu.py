@@ -59,7 +59,6 @@ from holdfast.study.users import ApprovalSection, to_rating
 from holdfast.suites import open_world
 from holdfast.suites.approval import practice_cases
 from holdfast.suites.approval.demonstrations import taught_settings, teach_beside
-from holdfast.training.dpo.stage import train_sft
 from holdfast.training.encoding import Encoded, encode_episode
 from holdfast.training.loop import loop
 from holdfast.training.loop.passes import descend
@@ -69,6 +68,7 @@ from holdfast.training.rl import stage as reinforce
 from holdfast.training.rl.groups import Batch, gradient_step
 from holdfast.training.rl.selection import Rewarded
 from holdfast.training.rl.supply import score_all
+from holdfast.training.sft.stage import train_sft
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets")
 CACHE = Path(tempfile.gettempdir()) / "holdfast-grpo-cpu"

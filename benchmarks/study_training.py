@@ -31,12 +31,13 @@ from holdfast.study.sections import SFTSection
 from holdfast.study.stages import StageSection, TrainingSection
 from holdfast.suites.office import cases as office_cases
 from holdfast.suites.office import demonstrations as office_demonstrations
-from holdfast.training.dpo.orders import demonstration_steps, pair_steps
+from holdfast.training.dpo.orders import pair_steps
 from holdfast.training.dpo.stage import reference_logprobs
 from holdfast.training.encoding import Encoded, encode_episode
 from holdfast.training.loop.loop import Loop, rate_at
 from holdfast.training.objectives import dpo, sft
 from holdfast.training.policy.adapters import WholeTiny
+from holdfast.training.sft.orders import demonstration_steps
 from holdfast.training.trees.parts import TrainStep, demonstration_step, pair_step
 
 PACKAGES = ("torch", "numpy")

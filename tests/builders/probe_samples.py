@@ -15,8 +15,8 @@ from holdfast.rollout.episode import Limits, roll_out
 from holdfast.rollout.worlds import SilentWorld
 from holdfast.study.sections import SFTSection
 from holdfast.suites.probes import generated
-from holdfast.training.dpo.stage import train_sft
 from holdfast.training.encoding import encode_episode
+from holdfast.training.sft.stage import train_sft
 
 
 def reply_to(case: Case, text: str, ending: Ending = Ending.FINISHED) -> Trajectory:

@@ -21,7 +21,7 @@ from holdfast.models.tiny.llama import TinyLlama
 from holdfast.models.tiny.model import Steps, TinyModel, build
 from holdfast.records import Message, ToolCall
 from holdfast.records.errors import StudyError
-from holdfast.training.dpo.stage import train_sft
+from holdfast.training.sft.stage import train_sft
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")

@@ -99,15 +99,15 @@ def test_sequences_that_a_model_cannot_read_are_refused(data):
 
 def test_demonstrations_that_cannot_be_learnt_from_are_refused(chat):
     good = office.demonstrations(chat)
-    check_demonstrations(good, Limits())
+    check_demonstrations(dict(zip("abcdefgh", good, strict=False)), Limits())
     with pytest.raises(StudyError, match="no demonstrations"):
-        check_demonstrations([], Limits())
+        check_demonstrations({}, Limits())
     idle = Encoded(ids=np.ones(5, np.int64), agent=np.zeros(5, np.bool_), prompt=1)
-    with pytest.raises(StudyError, match="agent does nothing"):
-        check_demonstrations([*good, idle], Limits())
+    with pytest.raises(StudyError, match="line 7 has no token to learn from"):
+        check_demonstrations({"line 3": good[0], "line 7": idle}, Limits())
     long = Encoded(ids=np.ones(65, np.int64), agent=np.ones(65, np.bool_), prompt=1)
-    with pytest.raises(StudyError, match="demonstration 1: 65 tokens, but the model reads 64"):
-        check_demonstrations([good[0], long], Limits())
+    with pytest.raises(StudyError, match="line 9: 65 tokens, but the model reads 64"):
+        check_demonstrations({"line 8": good[0], "line 9": long}, Limits())
 
 
 class Hub:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from holdfast.records import PreferencePair
 from holdfast.records.errors import StudyError
 from holdfast.study.stages import StageSection
-from holdfast.training.dpo.orders import demonstration_steps, pair_steps, shuffled_subtrees
+from holdfast.training.dpo.orders import pair_steps, shuffled_subtrees
 from holdfast.training.encoding import Encoded
+from holdfast.training.sft.orders import demonstration_steps
 from holdfast.training.trees.trees import count_tokens, grow
 
 PROMPT = 20

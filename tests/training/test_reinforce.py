@@ -19,7 +19,6 @@ from holdfast.models import Ask, Conversation
 from holdfast.models.directories.opening import read_weights
 from holdfast.models.tiny.chat import TinyChat
 from holdfast.records.errors import StepError, StoreError, StudyError
-from holdfast.training.dpo.stage import train_sft
 from holdfast.training.encoding import Encoded, score_picked
 from holdfast.training.loop import loop as loop_module
 from holdfast.training.loop.passes import descend
@@ -28,6 +27,7 @@ from holdfast.training.rl.groups import Batch, describe_policy, gradient_step, o
 from holdfast.training.rl.selection import Rewarded
 from holdfast.training.rl.stage import train_on_rewards
 from holdfast.training.rl.supply import score_all
+from holdfast.training.sft.stage import train_sft
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from holdfast.models.tiny.chat import TinyChat
 from holdfast.records.errors import StepError, StudyError
 from holdfast.training.dpo import stage as stages
-from holdfast.training.dpo.stage import reference_logprobs, train_dpo, train_sft
+from holdfast.training.dpo.stage import reference_logprobs, train_dpo
 from holdfast.training.loop.launch import run_together
+from holdfast.training.sft.stage import train_sft
 
 pytestmark = [pytest.mark.full, pytest.mark.usefixtures("wide_processes")]  # processes that import torch, each 5 s
 

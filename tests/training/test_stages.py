@@ -17,8 +17,9 @@ from holdfast.models.tiny.llama import TinyLlama
 from holdfast.models.tiny.model import TinyModel
 from holdfast.records.errors import StepError, StoreError, StudyError
 from holdfast.training.dpo.orders import fit_stage
-from holdfast.training.dpo.stage import reference_logprobs, train_dpo, train_sft
+from holdfast.training.dpo.stage import reference_logprobs, train_dpo
 from holdfast.training.encoding import Encoded
+from holdfast.training.sft.stage import train_sft
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # peft asks transformers by a name that transformers is about to drop.

@@ -17,11 +17,12 @@ from holdfast.models.tiny.chat import TinyChat
 from holdfast.models.tiny.llama import TinyLlama
 from holdfast.study.stages import StageSection
 from holdfast.training.dpo.orders import pair_steps
-from holdfast.training.dpo.stage import reference_logprobs, train_dpo, train_sft
+from holdfast.training.dpo.stage import reference_logprobs, train_dpo
 from holdfast.training.loop.loop import Loop, isolated
 from holdfast.training.loop.passes import descend
 from holdfast.training.objectives import dpo
 from holdfast.training.policy.adapters import HubModel, open_policy
+from holdfast.training.sft.stage import train_sft
 from holdfast.training.trees.parts import pair_step
 
 os.environ["HF_HUB_OFFLINE"] = "1"

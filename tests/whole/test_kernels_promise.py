@@ -18,7 +18,7 @@ from holdfast.models.tiny.chat import TinyChat
 from holdfast.models.tiny.model import TinyModel
 from holdfast.store.weights import digest_directory
 from holdfast.study.sections import SFTSection
-from holdfast.training.dpo.stage import train_sft
+from holdfast.training.sft.stage import train_sft
 
 pytestmark = pytest.mark.full
 STAGE = SFTSection(batch_size=6, learning_rate=5e-3, warmup_steps=2, max_grad_norm=1.0, other_weight=0.15)

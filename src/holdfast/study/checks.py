@@ -15,7 +15,15 @@ from holdfast.study.parts import PartSection
 from holdfast.study.problems import read_axis
 from holdfast.study.rules import check_rules
 from holdfast.study.sections import OBJECTIVES, JudgeSection, JudgeTable, SuiteSection
-from holdfast.study.stages import AXIS_SETTINGS, RewardSection, StageSection
+from holdfast.study.stages import (
+    AXIS_SETTINGS,
+    DEMONSTRATIONS,
+    TRAJECTORIES,
+    DemonstrationSection,
+    RewardSection,
+    StageSection,
+    TrainingSection,
+)
 from holdfast.study.tables import RULES, Tables
 from holdfast.study.users import ApprovalSection
 
@@ -26,7 +34,10 @@ INERT: Mapping[str, tuple[str, ...]] = {
     "grpo": ("beta",),
     "best_sft": (*_GRADIENT_KEYS, "beta"),
     "best_dpo": _GRADIENT_KEYS,
+    "sft": ("beta", "tokens_per_step"),
 }
+# Keys that choose among data of one kind.
+_CHOOSING: Mapping[str, tuple[str, ...]] = {DEMONSTRATIONS: ("count", "mixture"), TRAJECTORIES: ("at_least", "best")}
 
 
 def check_study(study: Tables) -> None:
@@ -42,7 +53,7 @@ def check_study(study: Tables) -> None:
         rising = 1 in doses and list(doses) == sorted(set(doses))
         require(rising, f"doses.{label!r} must rise from 1, found {list(doses)}")
         last = study.stages[label.split(",")[-1]]
-        if not isinstance(last, StageSection):
+        if not isinstance(last, StageSection | DemonstrationSection):
             kept = isinstance(last, RewardSection)
             told = "learns from rewards, which is kept by its own key" if kept else f"is of method {last.method!r}"
             raise StudyError(f"doses.{label!r}: its last stage {told}; remove the doses")
@@ -57,6 +68,8 @@ def check_study(study: Tables) -> None:
             _check_reward_stage(study, name, stage)
         elif isinstance(stage, StageSection):
             _check_stage(study, name, stage)
+        elif isinstance(stage, DemonstrationSection):
+            _check_demonstrations(study, name, stage)
     for name, judge in study.judges.items():
         _check_judge(name, judge)
     probe_judge = None if study.probes is None else study.probes.judge
@@ -272,6 +285,34 @@ def _check_stage(study: Tables, name: str, stage: StageSection) -> None:
     )
 
 
+def _check_demonstrations(study: Tables, name: str, stage: DemonstrationSection) -> None:
+    """A stage that imitates has episodes to imitate, and no key that it makes nothing of."""
+    place = f"stages.{name}"
+    for objective in stage.objectives:
+        require_known(objective, OBJECTIVES, f"{place}.objective is", "the objectives that judges score")
+    _check_inert(place, stage)
+    for data, keys in _CHOOSING.items():
+        for key in keys if data != stage.data else ():
+            unset = getattr(stage, key) == type(stage).model_fields[key].get_default(call_default_factory=True)
+            require(unset, f"{place}.{key} chooses among {data}, and data is {stage.data!r}; remove it")
+    if stage.data == TRAJECTORIES:
+        scored = bool(stage.objectives)
+        require(scored, f"{place}.objective is missing: of which scores trajectories are chosen; give one, or several")
+    elif stage.data == DEMONSTRATIONS:
+        suite = suite_of(study.suite)
+        require(
+            suite.teach is not None,
+            f"{place}.data is 'demonstrations', and the suite {study.suite.name!r} has none; give a file of chats, or"
+            " 'trajectories'",
+        )
+        mixed = not stage.mixture or isinstance(study.suite, SuiteSection)
+        require(mixed, f"{place}.mixture is for suites that ship; remove it")
+    require(
+        stage.epochs is None or "steps" not in study.axes,
+        f"{place}.epochs counts passes over the data in place of steps; leave out the axis steps",
+    )
+
+
 def _check_balance(study: Tables, place: str, stage: StageSection) -> None:
     """What a balance measures with is in this process and asks nobody."""
     balance = stage.balance
@@ -382,7 +423,7 @@ def _check_reward_stage(study: Tables, name: str, stage: RewardSection) -> None:
         f"{place}.prompts_per_step is {stage.prompts_per_step}, but approval.practice has {study.approval.practice}"
         " users; lower it or raise that",
     )
-    _check_inert(place, stage)
+    _check_reward_keys(place, stage)
     require(
         stage.method not in ("best_sft", "best_dpo") or not stage.on_policy,
         f"{place}.rollouts is 'policy', but method {stage.method!r} learns from stored ones; give 'start' or 'source'",
@@ -411,16 +452,20 @@ def _check_reward_stage(study: Tables, name: str, stage: RewardSection) -> None:
             )
 
 
-def _check_inert(place: str, stage: RewardSection) -> None:
-    """Nothing is set that the stage makes nothing of."""
-    defaults = {key: field.default for key, field in RewardSection.model_fields.items()}
+def _check_inert(place: str, stage: TrainingSection) -> None:
+    """No key is set that the stage's method makes nothing of."""
     for key in INERT.get(stage.method, ()):
-        unset = getattr(stage, key) == defaults[key]
+        unset = getattr(stage, key) == type(stage).model_fields[key].default
         require(unset, f"{place}.{key} has no effect on method {stage.method!r}; remove it")
+
+
+def _check_reward_keys(place: str, stage: RewardSection) -> None:
+    """No key is set that makes nothing of the stage's rollouts or its reward."""
+    _check_inert(place, stage)
     useful = stage.importance or not stage.on_policy or stage.lag > 0
     require(useful, f"{place}.importance has no effect on rollouts of the present weights; remove it")
     require(
-        stage.weight == defaults["weight"] or stage.reward in ("mixture", "penalized"),
+        stage.weight == RewardSection.model_fields["weight"].default or stage.reward in ("mixture", "penalized"),
         f"{place}.weight has no effect on reward {stage.reward!r}; remove it, or take 'mixture' or 'penalized'",
     )
 

@@ -21,7 +21,7 @@ from holdfast.records.section import Section
 from holdfast.rollout.dialogues import Dialogue
 from holdfast.rollout.worlds import World
 from holdfast.study.sections import JudgeSection, JudgeTable, SuiteSection, SuiteTable
-from holdfast.study.stages import REWARD_METHODS, RewardSection, StageSection, StageTable
+from holdfast.study.stages import REWARD_METHODS, DemonstrationSection, RewardSection, StageSection, StageTable
 
 UNKNOWN_NAME = "unknown_name"  # the type of a problem whose text is whole
 
@@ -167,6 +167,7 @@ METHODS = Extensions(
     kind=Method,
     shipped={
         "dpo": "holdfast.runs.methods.pairs:METHOD",
+        "sft": "holdfast.runs.methods.demonstrations:METHOD",
         **{name: f"holdfast.runs.methods.rewards:{name.upper()}" for name in REWARD_METHODS},
     },
 )
@@ -243,4 +244,6 @@ def _reader(plain: type[Section]) -> BeforeValidator:
 # The tables inside a study: each is written as what it is, not as what any of them may be.
 AnySuite = Annotated[SerializeAsAny[SuiteSection | SuiteTable], _reader(SuiteSection)]
 AnyJudge = Annotated[SerializeAsAny[JudgeSection | JudgeTable], _reader(JudgeSection)]
-AnyStage = Annotated[SerializeAsAny[StageSection | RewardSection | StageTable], _reader(StageSection)]
+AnyStage = Annotated[
+    SerializeAsAny[StageSection | DemonstrationSection | RewardSection | StageTable], _reader(StageSection)
+]

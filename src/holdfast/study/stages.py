@@ -134,6 +134,45 @@ class StageSection(TrainingSection):
     balance: BalanceSection | None = None
 
 
+# What ``data`` of a stage names beside a file.
+DEMONSTRATIONS, TRAJECTORIES, PAIRS = "demonstrations", "trajectories", "pairs"
+NAMED_DATA = (DEMONSTRATIONS, TRAJECTORIES, PAIRS)
+
+
+class DemonstrationSection(TrainingSection):
+    """``[stages.NAME]`` with ``method`` "sft": a stage that imitates episodes, token by token.
+
+    ``data`` says which: ``count`` "demonstrations" of the suite's scripted agents, drawn by ``mixture``; the run's own
+    "trajectories" of training cases, of each case the ``best`` that the judge of pairs gives ``at_least`` so many
+    points for every ``objective``; or a path of a file of chats, JSON lines, with its ``digest``, filled in when the
+    study is read. ``objective`` says what else the stage is for. ``pairs.source`` says whose trajectories they are.
+
+    A step takes ``examples_per_step`` episodes: with ``grouping`` "family" of one family, whose system message and
+    tools are computed once, "mixed" of any. ``epochs`` passes take the place of ``steps``, ``warmup_ratio`` that of
+    ``warmup_steps``; episodes of more than ``max_length`` tokens are left out, and counted. Only the agent's own tokens
+    count, or with ``loss_mask`` "completion" all that follows a case's opening.
+    """
+
+    optional = ("digest", "epochs", "warmup_ratio", "max_length", "tokens_per_step")
+
+    method: str = "sft"
+    data: str = DEMONSTRATIONS
+    digest: str | None = None
+    objective: str | tuple[str, ...] = ()
+    count: CaseCount = 600
+    mixture: Mapping[str, Share] = Field(default_factory=dict)
+    at_least: Annotated[float, Field(ge=0, le=3)] = 2.0
+    best: Positive = 1
+    steps: Positive = 20
+    epochs: Positive | None = None
+    examples_per_step: Positive = 24
+    grouping: Literal["family", "mixed"] = "mixed"
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
+    learning_rate: Rate = 3e-4
+    max_length: Positive | None = None
+    loss_mask: Literal["agent", "completion"] = "agent"
+
+
 class MergeSection(Section):
     """``[merges.NAME]``: weights between two lineages of one base: (1 − share) of the first, ``share`` of the second.
 

@@ -23,9 +23,10 @@ from holdfast.records.extensions import allow
 from holdfast.records.inputs import parse_toml, read_bytes, read_settings
 from holdfast.store import DATABASE, Store
 from holdfast.study.checks import check_study
-from holdfast.study.kinds import SUITES, named_in
+from holdfast.study.kinds import METHODS, SUITES, named_in
 from holdfast.study.problems import first_problem
 from holdfast.study.rules import refuse_old_bound
+from holdfast.study.stages import NAMED_DATA
 from holdfast.study.tables import Tables
 
 MOST_BYTES = 256 << 20  # of a file that a study names
@@ -123,6 +124,8 @@ def read_attachments(raw: Any) -> Any:
         found["suite"] = _read_suite(suite)
     if (probes := _naming(raw, "probes", "items")) is not None and probes["items"] not in NAMED_ITEMS:
         found["probes"] = {**probes, "digest": hashlib.sha256(_read(probes["items"], "probes.items")).hexdigest()}
+    if isinstance(raw.get("stages"), Mapping):
+        found["stages"] = {name: _read_stage(name, stage) for name, stage in raw["stages"].items()}
     if (pairs := _naming(raw, "pairs", "source")) is not None:
         place = Path(pairs["source"])
         if (place / DATABASE).is_file():  # else it is told that no run is there, when the study's needs are looked for
@@ -154,6 +157,16 @@ def _read_suite(suite: Mapping[str, Any]) -> dict[str, Any]:
             wanted = suite.get(key, half)
             read[key] = min(wanted, half) if isinstance(wanted, int) else wanted
     return read
+
+
+def _read_stage(name: str, stage: Any) -> Any:
+    """A stage's table with the digest of the file that it learns from."""
+    if not isinstance(stage, Mapping) or stage.get("method", "dpo") not in METHODS.shipped or stage.get("digest"):
+        return stage
+    data = stage.get("data")
+    if not isinstance(data, str) or data in NAMED_DATA:
+        return stage
+    return {**stage, "digest": hashlib.sha256(_read(data, f"stages.{name}.data")).hexdigest()}
 
 
 def _read_judge(name: str, judge: Any) -> Any:

@@ -131,8 +131,11 @@ def check_sequences(named: Iterable[tuple[str, Encoded]], limits: Limits) -> Non
             )
 
 
-def check_demonstrations(demonstrations: Sequence[Encoded], limits: Limits) -> None:
-    """Raises StudyError for demonstrations that cannot be learnt from, naming the first by number."""
-    if not demonstrations or not all(item.agent.any() for item in demonstrations):
-        raise StudyError("training data: there are no demonstrations, or one in which the agent does nothing")
-    check_sequences(((f"demonstration {number}", item) for number, item in enumerate(demonstrations)), limits)
+def check_demonstrations(demonstrations: Mapping[str, Encoded], limits: Limits) -> None:
+    """Raises StudyError for demonstrations that cannot be learnt from; their keys are what it calls them."""
+    if not demonstrations:
+        raise StudyError("training data: there are no demonstrations; give some to learn from")
+    for name, item in demonstrations.items():
+        if not item.agent.any():
+            raise StudyError(f"training data: {name} has no token to learn from; drop it")
+    check_sequences(demonstrations.items(), limits)

@@ -204,6 +204,31 @@ def build_pairs(
     )
 
 
+def select_best(
+    table: ScoreTable,
+    trajectory_ids: Sequence[str],
+    *,
+    objectives: Sequence[str],
+    judge: str,
+    at_least: float,
+    best: int,
+    cases: Collection[str] | None = None,
+) -> list[str]:
+    """Ids of each case's ``best`` trajectories that have ``at_least`` so many points for every objective, by case.
+
+    The best have the highest sum of points, of equal ones those whose id comes first. A trajectory's score is the
+    median of its repeats, and one without a score is left out. ``cases`` (ids) restricts. Errors: StudyError for a
+    judge or an objective without scores.
+    """
+    found = _candidates(table, objectives=objectives, judge=judge, combine="all", exclude_unfit=False, cases=cases)
+    good = np.flatnonzero((found.value >= at_least).all(axis=0))
+    ranked: dict[int, list[tuple[float, str]]] = {}
+    for place in good.tolist():
+        rank = (-float(found.value[:, place].sum()), trajectory_ids[found.row[place]])
+        ranked.setdefault(int(found.case[place]), []).append(rank)
+    return [name for case in sorted(ranked) for _, name in sorted(ranked[case])[:best]]
+
+
 def flip_pairs(pairs: Sequence[PreferencePair], share: float, rng: np.random.Generator) -> list[PreferencePair]:
     """The pairs with each one's sides swapped with probability ``share``: a control that carries no preference."""
     flipped = rng.random(len(pairs)) < share

@@ -327,6 +327,19 @@ class Planner:
         settings = BringSettings(source=source, digest=self.study.pairs.digest)
         return self.add(f"bring trajectories of {source}", (), settings, size=1)
 
+    def rollout_to_learn_from(self, replicate: Replicate, parent: Made) -> str:
+        """The episodes of training cases that a stage on ``parent`` learns from, as ``pairs.source`` has it."""
+        source = self.study.pairs.source
+        if source not in ("base", "parent"):
+            return self.bring(source)
+        made = parent if source == "parent" else replicate.root
+        return self.rollout(replicate.base, made, "train", replicate.split_seed, replicate.seed)
+
+    def judged(self, rollout: str, judge: str) -> tuple[str, ...]:
+        """A rollout step and the step of its scores by a judge; what another run brought was judged there."""
+        brought = isinstance(self.steps[rollout].settings, BringSettings)
+        return (rollout,) if brought else (rollout, self.judge(rollout, judge))
+
     def judge(self, rollout: str, judge: str | None) -> str:
         """Scores of one rollout step by one judge; None is the rules that read probes."""
         source, settings = self.steps[rollout], JudgeSettings(judge=judge or "probes")
@@ -357,8 +370,7 @@ class Planner:
         )
         flipped = " flipped" if stage.flip else ""
         name = f"pair {'+'.join(stage.objectives)}{flipped} from {source.name.removeprefix('roll out ')}"
-        judged = () if isinstance(source.settings, BringSettings) else (self.judge(rollout, judge),)
-        return self.add(name, (rollout, *judged), settings, size=source.size)
+        return self.add(name, self.judged(rollout, judge), settings, size=source.size)
 
     def reference(self, base: str, made: Made, rollout: str, stage: StageSection, split_seed: int) -> str:
         """Log-probabilities of a rollout step's trajectories under the checkpoint that a stage starts from."""

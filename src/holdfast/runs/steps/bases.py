@@ -63,8 +63,8 @@ def teach_base(step: Step, settings: TeachSettings, scratch: Path, emit: Emit) -
     from holdfast.study.sections import SuiteSection
     from holdfast.suites import probes
     from holdfast.suites.approval import demonstrations
-    from holdfast.training.dpo.stage import train_sft
     from holdfast.training.encoding import encode_episode
+    from holdfast.training.sft.stage import train_sft
 
     (checkpoint,) = step.checkpoints
     weights.clear_scratch(scratch)

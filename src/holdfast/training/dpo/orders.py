@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.records import PreferencePair
 from holdfast.records.errors import StepError, StudyError
@@ -21,8 +20,6 @@ from holdfast.study.stages import StageSection
 from holdfast.training.encoding import Encoded
 from holdfast.training.trees.trees import count_tokens
 
-# Demonstrations are drawn from chunks of this many batches, each chunk sorted by length.
-_CHUNK_BATCHES = 50
 # Pairs of a sub-tree where nobody says: with 26 of a case in a row, as many pairs taught less (benchmarks/learning.py).
 _SUBTREE_PAIRS = 8
 
@@ -150,23 +147,6 @@ def _within(
 def _tree_tokens(pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded]) -> int:
     names = {name for pair in pairs for name in (pair.chosen, pair.rejected)}
     return count_tokens([encoded[name].ids for name in sorted(names)])
-
-
-def demonstration_steps(
-    lengths: NDArray[np.int64], *, batch_size: int, rng: np.random.Generator
-) -> Iterator[NDArray[np.int64]]:
-    """The numbers of each step's ``batch_size`` demonstrations, of similar ``lengths``, in random order, endlessly.
-
-    An epoch leaves out the demonstrations that do not fill a last batch; fewer than a batch repeat within it.
-    """
-    total, chunk = len(lengths), batch_size * _CHUNK_BATCHES
-    while True:
-        order = np.resize(rng.permutation(total), max(batch_size, total - total % batch_size))
-        chunks = [order[start : start + chunk] for start in range(0, len(order), chunk)]
-        batches = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in chunks])
-        batches = batches.reshape(-1, batch_size)
-        for number in rng.permutation(len(batches)):
-            yield batches[number]
 
 
 def fit_stage(

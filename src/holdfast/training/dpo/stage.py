@@ -1,4 +1,4 @@
-"""Stages: demonstrations or preference pairs in, model directories out.
+"""DPO: preference pairs in, model directories out.
 
 A stage reads a model directory and writes others, so what a stage starts from is always on disk: its reference is that
 directory's weights, never an earlier one's.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +18,12 @@ import torch
 
 from holdfast.records import PreferencePair, content_id
 from holdfast.records.errors import StepError, StudyError, require
-from holdfast.study.sections import SFTSection
 from holdfast.study.stages import StageSection
 from holdfast.training.dpo.mixing import Balance, Measure, Second, mixed_steps, second_step
-from holdfast.training.dpo.orders import demonstration_steps, fit_stage, pair_steps
+from holdfast.training.dpo.orders import fit_stage, pair_steps
 from holdfast.training.encoding import (
     Encoded,
     LossMask,
-    check_demonstrations,
     check_pairs,
     check_sequences,
     score_picked,
@@ -38,51 +35,7 @@ from holdfast.training.loop.stage import Progress, Stage, TrainResult
 from holdfast.training.policy.adapters import Policy, Precision, open_policy
 from holdfast.training.ranks import find_ranks
 from holdfast.training.states import random_states, set_random_states
-from holdfast.training.trees.parts import TrainStep, demonstration_step, name_sequences, pair_step
-
-
-def train_sft(
-    model_dir: Path,
-    demonstrations: Sequence[Encoded],
-    settings: SFTSection,
-    *,
-    steps: int,
-    seed: int,
-    out_dir: Path,
-    progress: Progress | None = None,
-) -> TrainResult:
-    """Teaches a model from demonstrations in ``steps`` optimiser steps and saves it to ``out_dir``.
-
-    Warm-up, then linear decay to zero. Raises StudyError for data that cannot be learnt from and StepError
-    for a loss that is not finite.
-    """
-    with isolated(seed):
-        started = time.process_time()
-        policy = open_policy(model_dir)
-        check_demonstrations(demonstrations, policy)
-        lengths = np.array([len(item.ids) for item in demonstrations], np.int64)
-        order = demonstration_steps(lengths, batch_size=settings.batch_size, rng=np.random.default_rng(seed))
-        stage = StageSection(
-            objective=(),
-            steps=steps,
-            schedule="linear",
-            token_budget=max(TOKEN_BUDGET, int(lengths.max())),
-            **settings.model_dump(include={"learning_rate", "warmup_steps", "max_grad_norm"}),
-        )
-        loop = Loop(policy, stage, seed=seed)
-        taken = (demonstration_step([demonstrations[n] for n in rows], settings.other_weight) for rows in order)
-        for log in loop.run(taken):
-            if progress is not None:
-                progress(log.step, steps)
-        policy.save(out_dir)
-        return TrainResult(
-            path=out_dir,
-            steps=loop.history.position,
-            examples=loop.history.examples,
-            tokens=loop.history.scored,
-            losses=tuple(loop.history.losses),
-            cpu_seconds=time.process_time() - started,
-        )
+from holdfast.training.trees.parts import TrainStep, name_sequences, pair_step
 
 
 def reference_logprobs(

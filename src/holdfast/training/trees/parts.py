@@ -220,7 +220,9 @@ def demonstration_step(demonstrations: Sequence[Encoded], other_weight: float) -
     total = float(sum(item.weights.sum(dtype=np.float64) for item in sequences))
 
     def cut(budget: int) -> list[Part]:
-        groups = _fill((len(item.ids) for item in sequences), budget)
+        groups: Sequence[Sequence[int]] = partition([item.ids for item in sequences], budget)
+        if len(groups) == 1:
+            groups = [range(len(sequences))]
         return [TokenPart(sequences=tuple(sequences[place] for place in group), total=total) for group in groups]
 
     return TrainStep(examples=len(sequences), parts=cut)

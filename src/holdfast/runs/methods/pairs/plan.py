@@ -55,11 +55,7 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
     base, split_seed, seed, known = replicate.base, replicate.split_seed, replicate.seed, parent.checkpoint
     section = study.pair_stage(name).at_point(replicate.point)
     judge = replicate.point.get("pair_judge", study.pair_judge)
-    if study.pairs.source in ("base", "parent"):
-        source = parent if study.pairs.source == "parent" else replicate.root
-        rollout = planner.rollout(base, source, "train", split_seed, seed)
-    else:
-        rollout = planner.bring(study.pairs.source)
+    rollout = planner.rollout_to_learn_from(replicate, parent)
     pairs = planner.pair(rollout, judge, section, split_seed, seed)
     reference = planner.reference(base, parent, rollout, section, split_seed)
     inputs = [parent.step, pairs, reference]

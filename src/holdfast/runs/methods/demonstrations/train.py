@@ -1,0 +1,184 @@
+"""Carries out a stage that imitates episodes, which goes on where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from holdfast.records import Case, Message, Trajectory
+from holdfast.records.errors import StepError, StudyError
+from holdfast.records.inputs import read_bytes
+from holdfast.runs.methods.demonstrations.plan import ImitationSettings
+from holdfast.runs.plan.step import Step
+from holdfast.runs.steps.outcomes import Emit, Finished
+from holdfast.runs.steps.reading import LOOP, cases_of, load_chat, resume, weights_of
+from holdfast.store import Store
+from holdfast.study.kinds import suite_of
+from holdfast.study.sections import SuiteSection
+from holdfast.study.stages import DEMONSTRATIONS, TRAJECTORIES, DemonstrationSection
+from holdfast.study.study import MOST_BYTES
+
+if TYPE_CHECKING:
+    from holdfast.training.encoding import Chat, Encoded
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Episodes to imitate, by what errors call them, and how many were left out for which reason."""
+
+    episodes: Mapping[str, tuple[Case, Trajectory]]
+    left_out: Mapping[str, int]
+
+
+def train_stage(step: Step, settings: ImitationSettings, store: Store, scratch: Path, emit: Emit) -> Finished:
+    """One stage of supervised fine-tuning."""
+    from holdfast.training.loop.loop import LOG
+    from holdfast.training.sft.stage import imitate
+
+    start = weights_of(store, settings.parent)
+    chosen = _choose(step, settings, store)
+    section, encoded = settings.section, _encode(load_chat(start, settings.calls or "auto"), chosen)
+    longest = math.inf if section.max_length is None else section.max_length
+    fitting = {name: item for name, item in encoded.items() if len(item.ids) <= longest}
+    if not fitting:
+        raise StepError(f"all {len(encoded)} episodes have more than max_length {longest} tokens; raise it")
+    families = {name: chosen.episodes[name][0].family for name in fitting}
+    stage = fit_stage(list(families.values()), section)
+    doses = [dose * stage.steps for dose in settings.doses]
+    whole = stage.model_copy(update={"steps": doses[-1]})  # the warm-up is that of dose 1
+    results = resume(step, scratch, emit, partial(imitate, start, fitting, whole, families=families, save_at=doses))
+    left_out = dict(chosen.left_out)
+    if section.max_length is not None:
+        left_out["too long"] = len(encoded) - len(fitting)
+    summary = {
+        "episodes": len(fitting),
+        "families": len(set(families.values())),
+        "left_out": left_out,
+        "trained_tokens": results[-1].tokens,
+        "doses": [
+            {"checkpoint": checkpoint.id, "steps": result.steps, "loss": float(np.mean(result.losses[-10:]))}
+            for checkpoint, result in zip(step.checkpoints, results, strict=True)
+        ],
+    }
+    made = zip(step.checkpoints, (result.path for result in results), strict=True)
+    return Finished(result=summary, checkpoints=tuple(made), logs={"": scratch / LOOP / LOG})
+
+
+def fit_stage(families: Sequence[str], section: DemonstrationSection) -> DemonstrationSection:
+    """Settings with the steps and the warm-up that epochs and shares make of these episodes."""
+    from holdfast.training.sft.orders import count_steps
+
+    steps, warmup = section.steps, section.warmup_steps
+    if section.epochs is not None:
+        grouped = families if section.grouping == "family" else [""] * len(families)
+        steps = section.epochs * count_steps(grouped, section.examples_per_step)
+    if section.warmup_ratio is not None:
+        warmup = math.ceil(section.warmup_ratio * steps)
+    return section.model_copy(update={"steps": steps, "warmup_steps": warmup, "warmup_ratio": None, "epochs": None})
+
+
+def _choose(step: Step, settings: ImitationSettings, store: Store) -> Chosen:
+    """The episodes that the stage's ``data`` names. Errors: StepError where there are none."""
+    section = settings.section
+    if section.data == DEMONSTRATIONS:
+        chosen = _draw(settings, store)
+    elif section.data == TRAJECTORIES:
+        chosen = _select(step, settings, store)
+    else:
+        chosen = _read_file(settings, store)
+    if not chosen.episodes:
+        told = ", ".join(f"{count} {reason}" for reason, count in chosen.left_out.items() if count)
+        raise StepError(f"stages.{settings.stage}: there is no episode to imitate ({told or 'nothing was found'})")
+    return chosen
+
+
+def _draw(settings: ImitationSettings, store: Store) -> Chosen:
+    """Demonstrations of the suite's scripted agents, of no held-out case."""
+    section, table = settings.section, settings.suite
+    assert table is not None  # the plan gives it with such data
+    if isinstance(table, SuiteSection):
+        table = table.model_copy(update={"mixture": section.mixture})
+    teach = suite_of(table).teach
+    assert teach is not None  # as the study's check has it
+    drawn = teach(table, settings.train_seed, section.count).demonstrations
+    return _without_held_out({f"demonstration {number}": one for number, one in enumerate(drawn)}, settings, store)
+
+
+def _select(step: Step, settings: ImitationSettings, store: Store) -> Chosen:
+    """The best trajectories of each case by the judge of pairs."""
+    from holdfast.training.pairs import select_best
+
+    section = settings.section
+    assert settings.judge is not None  # the plan gives it with such data
+    train = set(store.splits()[settings.split_seed]["train"])
+    names = store.trajectory_ids(step=step.inputs[1])
+    taken = select_best(
+        store.score_table(step=step.inputs[1]),
+        names,
+        objectives=section.objectives,
+        judge=settings.judge,
+        at_least=section.at_least,
+        best=section.best,
+        cases=train,
+    )
+    cases = cases_of(store)
+    episodes = {f"trajectory {one.id}": (cases[one.case_id], one) for one in store.trajectories(taken)}
+    return Chosen(episodes, {"below at_least or not among the best": len(names) - len(episodes)})
+
+
+def _read_file(settings: ImitationSettings, store: Store) -> Chosen:
+    """The chats of a file, of no held-out case. Errors: StepError where the file is gone or has changed."""
+    from holdfast.exchange.datasets.chats import read_chats
+
+    section = settings.section
+    place = f"stages.{settings.stage}.data: {section.data}"
+    try:
+        text = read_bytes(section.data, MOST_BYTES, subject=place, remedy="put the file back")
+    except StudyError as error:
+        raise StepError(str(error)) from error
+    if hashlib.sha256(text).hexdigest() != section.digest:
+        raise StepError(f"{place} has changed since the study was read; put it back, or start a new run")
+    found = read_chats(Path(section.data))
+    kept = _without_held_out({case.id: (case, one) for case, one in found.chats}, settings, store)
+    return Chosen(kept.episodes, {**found.left_out, **kept.left_out})
+
+
+def _without_held_out(
+    episodes: Mapping[str, tuple[Case, Trajectory]], settings: ImitationSettings, store: Store
+) -> Chosen:
+    """Episodes whose opening is that of no case that is kept out of training."""
+    cases = cases_of(store)
+    parts = store.splits().get(settings.split_seed, {})
+    held_out = {_opening(cases[name]) for part, names in parts.items() if part != "train" for name in names}
+    kept = {name: one for name, one in episodes.items() if _opening(one[0]) not in held_out}
+    return Chosen(kept, {"open as a held-out case does": len(episodes) - len(kept)})
+
+
+def _opening(case: Case) -> tuple[Message, ...]:
+    return tuple(Message(role=one.role, content=one.content) for one in case.messages)
+
+
+def _encode(chat: Chat, chosen: Chosen) -> dict[str, Encoded]:
+    """Every episode as tokens, in a format that was checked on one case of each family.
+
+    Errors: StudyError naming the episode where the format cannot write it.
+    """
+    from holdfast.training.encoding import check_template, encode_episode
+
+    encoded, checked = {}, set[str]()
+    for name, (case, trajectory) in chosen.episodes.items():
+        if case.family not in checked:
+            checked.add(case.family)
+            check_template(chat, case.id, case.messages, case.tools)
+        try:
+            encoded[name] = encode_episode(chat, case.messages, trajectory.messages, case.tools)
+        except StudyError as error:
+            raise StudyError(f"{name}: {error}") from error
+    return encoded
