@@ -20,7 +20,7 @@ from holdfast.models.tiny.llama import TinyLlama
 from holdfast.study.stages import DemonstrationSection
 from holdfast.training.encoding import encode_episode
 from holdfast.training.loop.passes import descend
-from holdfast.training.policy.adapters import open_policy
+from holdfast.training.policy.adapters import HubModel, open_policy
 from holdfast.training.sft.stage import imitate
 from holdfast.training.trees.parts import demonstration_step
 
@@ -33,7 +33,7 @@ pytestmark = [
 POLICIES = (office.careful, office.careless, office.refusing)
 STEPS = 20
 SETTINGS = DemonstrationSection(
-    steps=STEPS, examples_per_step=18, learning_rate=1e-3, warmup_steps=0, max_grad_norm=1.0, loss_mask="completion"
+    steps=STEPS, examples_per_step=18, learning_rate=1e-3, warmup_steps=0, max_grad_norm=1.0
 )
 RANDOM = ModelEntry(
     kind="random", hidden=32, layers=2, heads=2, key_value_heads=1, ffn=48, vocabulary=340, max_positions=2048
@@ -68,7 +68,25 @@ def rows():
             }
 
 
-def their_trainer(directory, out):
+def collator(directory, encoded):
+    """TRL's collator; the agent's own tokens alone are labels, without the answers and the headers of turns."""
+    from transformers import AutoTokenizer
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    masks = {tuple(item.ids.tolist()): item.picked("agent") for item in encoded.values()}
+
+    class Collator(DataCollatorForLanguageModeling):
+        def torch_call(self, examples):
+            batch = super().torch_call(examples)
+            for row, example in enumerate(examples):
+                mask = torch.from_numpy(masks[tuple(example["input_ids"])])
+                batch["labels"][row, : len(mask)][~mask] = -100
+            return batch
+
+    return Collator(pad_token_id=AutoTokenizer.from_pretrained(directory).pad_token_id)
+
+
+def their_trainer(directory, encoded, out):
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
@@ -99,12 +117,13 @@ def their_trainer(directory, out):
         args=config,
         train_dataset=Dataset.from_list(list(rows())),
         processing_class=AutoTokenizer.from_pretrained(directory),
+        data_collator=collator(directory, encoded),
     )
 
 
 def test_same_loss_and_gradients_as_trl(model, tmp_path):
     directory, encoded = model
-    trainer = their_trainer(directory, tmp_path)
+    trainer = their_trainer(directory, encoded, tmp_path)
     examples = [trainer.train_dataset[number] for number in range(len(encoded))]
     assert sorted(tuple(one["input_ids"]) for one in examples) == sorted(
         tuple(item.ids.tolist()) for item in encoded.values()
@@ -115,23 +134,24 @@ def test_same_loss_and_gradients_as_trl(model, tmp_path):
     policy = open_policy(directory)
     scored = int((batch["labels"] != -100).sum())
     items = list(encoded.values())
-    assert scored == sum(int(item.picked("completion").sum()) for item in items)
-    step = demonstration_step([replace(item, agent=item.picked("completion")) for item in items], 0.0)
+    assert scored == sum(int(item.picked("agent").sum()) for item in items)
+    step = demonstration_step([replace(item, agent=item.picked("agent")) for item in items], 0.0)
     whole, cut = step.parts(100_000), step.parts(max(len(item.ids) for item in items))
     assert len(whole) == 1 < len(cut)
     assert sum(descend(policy, part, 100_000).loss for part in whole) == pytest.approx(loss.item(), rel=EXACT)
-    ours = gradients(policy, directory)
     theirs = {name: weight.grad for name, weight in trainer.model.named_parameters()}
+    ours = gradients(policy, directory, theirs)
     assert ours.keys() == theirs.keys() and len(theirs) > 10
     for name, gradient in theirs.items():
         assert gradient.norm() > 1e-6, name
         assert apart([ours[name]], [gradient]) < EXACT, name
 
 
-def gradients(policy, directory):
+def gradients(policy, directory, names):
     """The policy's gradients under the names that transformers has."""
-    if isinstance(policy.trainable()[0], torch.nn.Parameter) and hasattr(policy, "model"):
-        return {name: weight.grad for name, weight in policy.model.named_parameters()}
+    if isinstance(policy, HubModel):
+        return {name: weight.grad for name, weight in zip(names, policy.trainable(), strict=True)}
+    # Gradients go into a model's place for weights, which names them as transformers does.
     fused = TinyLlama(TinyLlama.load(directory).shape)
     for place, weight in zip(fused.parameters(), policy.trainable(), strict=True):
         place.data.copy_(weight.grad)
@@ -140,7 +160,7 @@ def gradients(policy, directory):
 
 def test_same_weights_after_twenty_steps_as_trl(model, tmp_path):
     directory, encoded = model
-    trainer = their_trainer(directory, tmp_path / "theirs")
+    trainer = their_trainer(directory, encoded, tmp_path / "theirs")
     trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     result = imitate(directory, encoded, SETTINGS, seed=3, save_at=[STEPS], out_dir=tmp_path / "ours")[0]
