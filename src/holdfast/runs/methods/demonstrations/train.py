@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from holdfast.exchange.datasets.turns import UNCOUNTED
 from holdfast.records import Case, Message, Trajectory
 from holdfast.records.errors import StepError, StudyError
 from holdfast.records.inputs import read_bytes
@@ -178,7 +179,24 @@ def _encode(chat: Chat, chosen: Chosen) -> dict[str, Encoded]:
             checked.add(case.family)
             check_template(chat, case.id, case.messages, case.tools)
         try:
-            encoded[name] = encode_episode(chat, case.messages, trajectory.messages, case.tools)
+            item = encode_episode(chat, case.messages, trajectory.messages, case.tools)
+            encoded[name] = _without_uncounted(chat, case, trajectory, item)
         except StudyError as error:
             raise StudyError(f"{name}: {error}") from error
     return encoded
+
+
+def _without_uncounted(chat: Chat, case: Case, trajectory: Trajectory, item: Encoded) -> Encoded:
+    """The episode with none of the tokens of turns that its file gives weight 0."""
+    agent = item.agent.copy()
+    for number, message in enumerate(trajectory.messages):
+        if (message.detail or {}).get(UNCOUNTED):
+            before, through = (
+                chat.encode([*case.messages, *trajectory.messages[:end]], case.tools)[0] for end in (number, number + 1)
+            )
+            if item.ids[: len(through)].tolist() != through:
+                raise StudyError(
+                    "its chat template writes a turn otherwise once others follow, so that no weight 0 holds"
+                )
+            agent[len(before) : len(through)] = False
+    return replace(item, agent=agent)

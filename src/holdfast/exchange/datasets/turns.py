@@ -1,0 +1,153 @@
+"""Messages and tools of a row of data as ours, strictly: what would be learnt wrongly is refused, with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from holdfast.exchange.traces.records import BadRecord, parse_text, refuse_record
+from holdfast.models.calls.structured import clean, read_arguments
+from holdfast.models.calls.values import keep_arguments
+from holdfast.records import Case, Message, Role, ToolCall, ToolSpec, content_id
+
+SUITE = "file"  # of the cases that are made of rows
+UNCOUNTED = "uncounted"  # in a message's detail: its tokens are read, and not learnt from
+_ROLES: Mapping[str, Role] = {
+    **{"system": "system", "developer": "system", "user": "user", "assistant": "assistant"},
+    **{"tool": "tool", "function": "tool"},
+}
+_CALLS = ("tool_calls", "function_call")
+
+
+def read_turns(place: str, value: Any, *, whole: bool = True) -> list[Message]:
+    """The messages of a list. Errors: BadRecord.
+
+    A tool's result answers a call of the turn before it, and arguments are JSON objects. Of what is not ``whole``, such
+    as a side that was rejected, a turn may be empty, and arguments may be a text, which is what an agent wrote.
+    """
+    value = parse_text(place, value) if isinstance(value, str) and value.lstrip()[:1] == "[" else value
+    if not isinstance(value, list) or not value:
+        refuse_record(place, "no list of messages")
+    turns: list[Message] = []
+    waiting: list[ToolCall] = []  # calls of the last turn that nobody has answered
+    for number, one in enumerate(value):
+        where = f"{place}[{number}]"
+        message = _read_turn(where, one, waiting, whole=whole)
+        if message.role != "tool":
+            if waiting and whole:
+                refuse_record(where, f"the call of {waiting[0].name} before it has no result")
+            waiting = list(message.tool_calls)
+        turns.append(message)
+    return turns
+
+
+def _read_turn(place: str, one: Any, waiting: list[ToolCall], *, whole: bool) -> Message:
+    if not isinstance(one, dict):
+        refuse_record(place, f"expected a message, found {type(one).__name__}")
+    role = _ROLES.get(one["role"]) if isinstance(one.get("role"), str) else None
+    if role is None:
+        refuse_record(place, f"role is {one.get('role')!r:.40}; known are {', '.join(_ROLES)}", "write one of them")
+    text = _text(place, one.get("content"))
+    if role == "tool":
+        return Message(role=role, content=text, name=_answered(place, one, waiting).name)
+    calls = _calls(place, one, whole=whole) if role == "assistant" else ()
+    if role != "assistant" and any(one.get(key) for key in _CALLS):
+        refuse_record(place, f"a call in a turn of the {role}", "calls are the agent's")
+    if not text.strip() and not calls and role != "system" and (whole or role == "user"):
+        refuse_record(place, f"an empty turn of the {'agent' if role == 'assistant' else role}")
+    weight = one.get("weight")
+    if weight is not None and (role != "assistant" or isinstance(weight, bool) or weight not in (0, 1)):
+        refuse_record(place, f"weight is {weight!r:.40}", "give 0 or 1, to an agent's message")
+    return Message(role=role, content=text, tool_calls=calls, detail={UNCOUNTED: True} if weight == 0 else None)
+
+
+def _text(place: str, content: Any) -> str:
+    if content is None or isinstance(content, str):
+        return clean(content or "")
+    if not isinstance(content, list):
+        refuse_record(place, f"content is {type(content).__name__}", "give a text, or a list of parts that are texts")
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text" or not isinstance(part.get("text"), str):
+            refuse_record(place, f"content has a part of type {kind!r:.40}, which is no text", "leave the row out")
+        texts.append(clean(part["text"]))
+    return "".join(texts)
+
+
+def _calls(place: str, one: Mapping[str, Any], *, whole: bool) -> tuple[ToolCall, ...]:
+    listed = one.get("tool_calls") or []
+    if one.get("function_call"):
+        listed = [{"function": one["function_call"]}]
+    if not isinstance(listed, list):
+        refuse_record(place, "tool_calls is no list")
+    return tuple(_call(f"{place}.tool_calls[{number}]", call, whole=whole) for number, call in enumerate(listed))
+
+
+def _call(place: str, value: Any, *, whole: bool) -> ToolCall:
+    value = value if isinstance(value, dict) else {}
+    inner, name = _named(value)
+    if not name:
+        refuse_record(place, "a call without the name of a tool")
+    given = inner.get("arguments")
+    arguments = keep_arguments(given) if isinstance(given, dict) else read_arguments(given)
+    if not whole and isinstance(given, str) and not given.strip():
+        arguments = {"_raw": given}  # what an agent wrote, and no call without arguments
+    if whole and "_raw" in arguments:
+        refuse_record(place, f"arguments of {name!r:.60} are no JSON object")
+    identity = value.get("id")
+    return ToolCall(name=clean(name), arguments=arguments, id=clean(identity) if isinstance(identity, str) else "")
+
+
+def _named(value: Any) -> tuple[Mapping[str, Any], str]:
+    """What describes a call or a tool, bare or under ``function``, and its name, empty where it has none."""
+    inner = value.get("function", value) if isinstance(value, dict) else None
+    name = inner.get("name") if isinstance(inner, dict) else None
+    return (inner, name) if isinstance(inner, dict) and isinstance(name, str) else ({}, "")
+
+
+def _answered(place: str, one: Mapping[str, Any], waiting: list[ToolCall]) -> ToolCall:
+    """The call that a result answers, taken from those that wait: by its id, else by its tool's name, else the next."""
+    identity, name = one.get("tool_call_id"), one.get("name")
+    known = [call.id for call in waiting]
+    if isinstance(identity, str) and identity and any(known):
+        at = known.index(identity) if identity in known else None
+    else:
+        named = [number for number, call in enumerate(waiting) if not name or call.name == name]
+        at = next(iter(named), None)
+    if at is None:
+        told = f" {identity or name!r:.60}" if identity or name else ""
+        refuse_record(place, f"a tool's result{told} that answers no call of the turn before it")
+    return waiting.pop(at)
+
+
+def read_tools(place: str, row: Mapping[str, Any]) -> tuple[ToolSpec, ...]:
+    """The tools of a row: a list as OpenAI's API takes it, JSON text of one, or nothing. Errors: BadRecord."""
+    value = row.get("tools") or row.get("functions") or []
+    value = parse_text(f"{place}: tools", value) if isinstance(value, str) else value
+    if not isinstance(value, list):
+        refuse_record(f"{place}: tools", f"expected a list, found {type(value).__name__}")
+    found: dict[str, ToolSpec] = {}
+    for number, one in enumerate(value):
+        where = f"{place}: tools[{number}]"
+        inner, name = _named(one)
+        if not name:
+            refuse_record(where, "a tool without a name")
+        if name in found:
+            refuse_record(where, f"the tool {name!r:.60} stands twice")
+        schema = inner.get("parameters") or {}
+        if not isinstance(schema, dict):
+            refuse_record(where, "parameters are no JSON schema")
+        told = inner.get("description")
+        found[name] = ToolSpec(name=name, description=told if isinstance(told, str) else "", parameters=schema)
+    return tuple(found.values())
+
+
+def make_case(name: str, number: int, opening: Sequence[Message], tools: tuple[ToolSpec, ...]) -> Case:
+    """A case that opens so; its family are those of one system message and the same tools."""
+    systems = [message.content for message in opening if message.role == "system"]
+    family = content_id(systems, [[tool.name, tool.description, tool.parameters] for tool in tools])
+    return Case(id=name, suite=SUITE, number=number, family=family, messages=tuple(opening), tools=tools)
+
+
+__all__ = ["SUITE", "UNCOUNTED", "BadRecord", "make_case", "read_tools", "read_turns"]
