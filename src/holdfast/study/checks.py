@@ -124,7 +124,7 @@ def _check_names(study: Tables) -> None:
 
 def _check_rollouts(study: Tables) -> None:
     """Pairs join episodes of one case that went differently."""
-    paired = any(isinstance(stage, StageSection) for stage in study.stages.values())
+    paired = any(isinstance(stage, StageSection) and stage.data is None for stage in study.stages.values())
     if study.pairs.source not in ("base", "parent") or not study.study.lineages or not paired:
         return
     rollouts, remedy = study.rollouts, "so that a case's episodes can differ; pairs are made of those that do"
@@ -266,6 +266,10 @@ def _check_stage(study: Tables, name: str, stage: StageSection) -> None:
     kept = [key for key in ("mix", "term", "balance") if getattr(stage, key) is not None]
     require(
         len(kept) < 2, f"{place} has {' and '.join(kept)}; one of them keeps the second objective, remove the others"
+    )
+    require(
+        stage.data is None or not kept,
+        f"{place}.data is a file, and {', '.join(kept)} takes pairs of the study's own rollouts; leave one out",
     )
     for key in kept:
         other = getattr(stage, key).objective

@@ -10,6 +10,9 @@ from pydantic import Field, field_validator
 from holdfast.records import Checkpoint, StageRecord
 from holdfast.records.section import MOST, CaseCount, Natural, Positive, Rate, Section, Share, Weight
 
+# What ``data`` of a stage names beside a file, and what stands in records for that.
+DEMONSTRATIONS, TRAJECTORIES, PAIRS = "demonstrations", "trajectories", "pairs"
+NAMED_DATA, FILE = (DEMONSTRATIONS, TRAJECTORIES, PAIRS), "file"
 AXIS_SETTINGS = ("beta", "learning_rate", "steps", "pairs_per_step", "warmup_steps", "lora_r", "loss")
 
 
@@ -97,9 +100,24 @@ class TrainingSection(StageTable):
     recompute: bool = False
 
 
-class StageSection(TrainingSection):
+class DataSection(TrainingSection):
+    """What stages have that may learn from a file: ``data`` is its path, ``digest`` the SHA-256 of what is in it.
+
+    The digest is filled in when the study is read, and says in records and fingerprints which file it was.
+    """
+
+    data: str | None = None
+    digest: str | None = None
+
+    def resolved(self) -> dict[str, Any]:
+        """As of any stage, with the file's digest in place of its path."""
+        return super().resolved() | ({"data": FILE} if self.digest else {})
+
+
+class StageSection(DataSection):
     """``[stages.NAME]``: one training stage. ``flip`` is the share of pairs whose sides are swapped (a control).
 
+    Pairs are the study's own, by ``[pairs]``, or those of a file of preferences, whose path is ``data``.
     ``epochs`` passes over the pairs take the place of ``steps``, and ``warmup_ratio`` that of ``warmup_steps``; pairs
     with a side of more than ``max_length`` tokens are left out, and counted.
     ``mix``, ``term`` and ``balance``, at most one of them, keep a second objective in the stage.
@@ -109,7 +127,7 @@ class StageSection(TrainingSection):
 
     # The pair step's fingerprint holds the flip.
     apart = ("flip",)
-    optional = ("epochs", "warmup_ratio", "max_length", "mix", "term", "balance")
+    optional = ("data", "digest", "epochs", "warmup_ratio", "max_length", "mix", "term", "balance")
 
     method: str = "dpo"
     objective: str | tuple[str, ...]
@@ -134,12 +152,7 @@ class StageSection(TrainingSection):
     balance: BalanceSection | None = None
 
 
-# What ``data`` of a stage names beside a file.
-DEMONSTRATIONS, TRAJECTORIES, PAIRS = "demonstrations", "trajectories", "pairs"
-NAMED_DATA = (DEMONSTRATIONS, TRAJECTORIES, PAIRS)
-
-
-class DemonstrationSection(TrainingSection):
+class DemonstrationSection(DataSection):
     """``[stages.NAME]`` with ``method`` "sft": a stage that imitates episodes, token by token.
 
     ``data`` says which: ``count`` "demonstrations" of the suite's scripted agents, drawn by ``mixture``; the run's own
@@ -157,7 +170,6 @@ class DemonstrationSection(TrainingSection):
 
     method: str = "sft"
     data: str = DEMONSTRATIONS
-    digest: str | None = None
     objective: str | tuple[str, ...] = ()
     count: CaseCount = 600
     mixture: Mapping[str, Share] = Field(default_factory=dict)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from holdfast.exchange.datasets.turns import UNCOUNTED
-from holdfast.records import Case, Message, Trajectory
+from holdfast.records import Case, Trajectory
 from holdfast.records.errors import StepError, StudyError
-from holdfast.records.inputs import read_bytes
 from holdfast.runs.methods.demonstrations.plan import ImitationSettings
+from holdfast.runs.methods.files import OPENS_HELD_OUT, find_data, held_out_openings, opening_of
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Emit, Finished
 from holdfast.runs.steps.reading import LOOP, cases_of, load_chat, resume, weights_of
@@ -24,7 +23,6 @@ from holdfast.store import Store
 from holdfast.study.kinds import suite_of
 from holdfast.study.sections import SuiteSection
 from holdfast.study.stages import DEMONSTRATIONS, TRAJECTORIES, DemonstrationSection
-from holdfast.study.study import MOST_BYTES
 
 if TYPE_CHECKING:
     from holdfast.training.encoding import Chat, Encoded
@@ -135,18 +133,10 @@ def _select(step: Step, settings: ImitationSettings, store: Store) -> Chosen:
 
 
 def _read_file(settings: ImitationSettings, store: Store) -> Chosen:
-    """The chats of a file, of no held-out case. Errors: StepError where the file is gone or has changed."""
+    """The chats of the stage's file, of no held-out case. Errors: StepError where the file is gone or has changed."""
     from holdfast.exchange.datasets.chats import read_chats
 
-    section = settings.section
-    place = f"stages.{settings.stage}.data: {section.data}"
-    try:
-        text = read_bytes(section.data, MOST_BYTES, subject=place, remedy="put the file back")
-    except StudyError as error:
-        raise StepError(str(error)) from error
-    if hashlib.sha256(text).hexdigest() != section.digest:
-        raise StepError(f"{place} has changed since the study was read; put it back, or start a new run")
-    found = read_chats(Path(section.data))
+    found = read_chats(find_data(settings.stage, settings.section))
     kept = _without_held_out({case.id: (case, one) for case, one in found.chats}, settings, store)
     return Chosen(kept.episodes, {**found.left_out, **kept.left_out})
 
@@ -155,15 +145,9 @@ def _without_held_out(
     episodes: Mapping[str, tuple[Case, Trajectory]], settings: ImitationSettings, store: Store
 ) -> Chosen:
     """Episodes whose opening is that of no case that is kept out of training."""
-    cases = cases_of(store)
-    parts = store.splits().get(settings.split_seed, {})
-    held_out = {_opening(cases[name]) for part, names in parts.items() if part != "train" for name in names}
-    kept = {name: one for name, one in episodes.items() if _opening(one[0]) not in held_out}
-    return Chosen(kept, {"open as a held-out case does": len(episodes) - len(kept)})
-
-
-def _opening(case: Case) -> tuple[Message, ...]:
-    return tuple(Message(role=one.role, content=one.content) for one in case.messages)
+    held_out = held_out_openings(store, settings.split_seed)
+    kept = {name: one for name, one in episodes.items() if opening_of(one[0].messages) not in held_out}
+    return Chosen(kept, {OPENS_HELD_OUT: len(episodes) - len(kept)})
 
 
 def _encode(chat: Chat, chosen: Chosen) -> dict[str, Encoded]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from holdfast.records import StageRecord
+from holdfast.records.errors import StudyError
 from holdfast.runs.forecast import Cost
 from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import BringSettings, EpisodeLimits, PairSettings, Record, SpeakerModel, StageSettings
@@ -37,11 +39,13 @@ class TuningSettings(Record):
 class PairStageSettings(StageSettings):
     """A stage that learns from pairs, kept at every dose.
 
-    A stage with a balance has ``tuning``, and the models that speak while it is measured.
+    A stage with a balance has ``tuning``, and the models that speak while it is measured. Of a file's pairs none opens
+    as a held-out case of the split ``split_seed`` does.
     """
 
     section: StageSection = field(metadata={"flat": True})
     doses: tuple[int, ...]
+    split_seed: int | None = None
     tuning: TuningSettings | None = None
     emulator: SpeakerModel | None = None
 
@@ -55,10 +59,11 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
     base, split_seed, seed, known = replicate.base, replicate.split_seed, replicate.seed, parent.checkpoint
     section = study.pair_stage(name).at_point(replicate.point)
     judge = replicate.point.get("pair_judge", study.pair_judge)
-    rollout = planner.rollout_to_learn_from(replicate, parent)
-    pairs = planner.pair(rollout, judge, section, split_seed, seed)
-    reference = planner.reference(base, parent, rollout, section, split_seed)
-    inputs = [parent.step, pairs, reference]
+    inputs, pairs = [parent.step], section.digest
+    if pairs is None:
+        rollout = planner.rollout_to_learn_from(replicate, parent)
+        pairs = planner.pair(rollout, judge, section, split_seed, seed)
+        inputs += [pairs, planner.reference(base, parent, rollout, section, split_seed)]
     doses = study.doses_of(lineage)
     settings = PairStageSettings(
         method=section.method,
@@ -68,6 +73,7 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
         train_seed=seed,
         doses=doses,
         calls=planner.calls_of(base),
+        split_seed=split_seed if section.digest else None,
     )
     if (second := section.mix or section.term or section.balance) is not None:
         plain = section.model_copy(update={"objective": second.objective, "agree": "all", "flip": 0.0})
@@ -91,7 +97,7 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
 
 
 def _record(section: StageSection, name: str, dose: int, pairs: str) -> StageRecord:
-    """The stage as it is run to a dose. ``pairs`` is the fingerprint of the step that made its own pairs."""
+    """The stage as it is run to a dose; ``pairs`` identifies its own pairs: the step that made them, or their file."""
     # Steps of whole sub-trees, and the last step of a pairwise epoch, take as many pairs as there are; a balance takes
     # a second pair only while it weighs something.
     exact = not (section.pairwise or section.trajectories_per_case or section.epochs or section.balance)
@@ -116,6 +122,9 @@ def expect_cost(plan: Plan, step: Step) -> Cost:
     if not section.epochs:
         # A second objective's term takes as many pairs again; a balance takes them while it weighs something.
         return Cost(pairs=step.size * section.pairs_per_step * (2 if section.term or section.balance else 1))
+    if section.data is not None and section.digest is not None:
+        count = _count_file(section.data, section.digest)
+        return Cost(pairs=None if count is None else section.epochs * count)
     paired = plan.step(step.inputs[1])
     brought, rule = plan.step(paired.inputs[0]).settings, paired.settings
     assert isinstance(rule, PairSettings)
@@ -126,6 +135,15 @@ def expect_cost(plan: Plan, step: Step) -> Cost:
     # Neither the share of flipped pairs nor the seed changes how many there are.
     alike = replace(rule, flip=0.0, pair_seed=0)
     return Cost(pairs=section.epochs * _count_brought(Path(brought.source), tuple(one.id for one in cases), alike))
+
+
+@lru_cache(maxsize=16)
+def _count_file(path: str, _: str) -> int | None:
+    from holdfast.exchange.datasets.preferences import read_preferences
+
+    with contextlib.suppress(StudyError):  # the stage itself says what is wrong
+        return len(read_preferences(Path(path)).pairs)
+    return None
 
 
 @lru_cache(maxsize=256)

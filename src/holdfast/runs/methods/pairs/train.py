@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from holdfast.judges import open_judge
-from holdfast.records import PreferencePair, content_id
+from holdfast.records import Case, PreferencePair, Trajectory, content_id
 from holdfast.records.errors import StepError
 from holdfast.rollout.dialogues import Speakers
 from holdfast.rollout.episode import roll_out as roll_out_episodes
+from holdfast.runs.methods.files import OPENS_HELD_OUT, find_data, held_out_openings, opening_of
 from holdfast.runs.methods.pairs.plan import PairStageSettings
 from holdfast.runs.plan.settings import SpeakerModel
 from holdfast.runs.plan.step import Step
@@ -42,11 +43,13 @@ def train_stage(step: Step, settings: PairStageSettings, store: Store, scratch: 
     from holdfast.training.loop.loop import LOG
 
     start = weights_of(store, settings.parent)
-    _, paired, referred, *others = step.inputs
-    pairs = _read_pairs(store, paired)
-    second = _read_second(settings.section, store, others[0]) if others else None
-    both = [*pairs, *(second.pairs if second is not None else ())]
-    every = _encode_pairs(store, load_chat(start, settings.calls or "auto"), both)
+    chat = load_chat(start, settings.calls or "auto")
+    learnt = (
+        _read_file(step, settings, store, chat) if settings.section.digest else _read_own(step, settings, store, chat)
+    )
+    second, every = learnt.second, learnt.encoded
+    both = [*learnt.pairs, *(second.pairs if second is not None else ())]
+    pairs = learnt.pairs
     kept, stage = fit_stage(pairs, every, settings.section)
     fitting = list(kept)
     if second is not None:
@@ -54,7 +57,9 @@ def train_stage(step: Step, settings: PairStageSettings, store: Store, scratch: 
         fitting += second.pairs
     used = {name for pair in fitting for name in (pair.chosen, pair.rejected)}
     encoded = {name: item for name, item in every.items() if name in used}
-    reference = _read_reference(store, referred, start, encoded, stage)
+    # A file's pairs have no reference step: the stage takes their log-probabilities itself.
+    referred = step.inputs[2:3]
+    reference = _read_reference(store, referred[0], start, encoded, stage) if referred else None
     doses = [dose * stage.steps for dose in settings.doses]
     epochs = stage.epochs and stage.epochs * settings.doses[-1]
     with contextlib.ExitStack() as opened:
@@ -79,7 +84,56 @@ def train_stage(step: Step, settings: PairStageSettings, store: Store, scratch: 
         summary["balance"] = list(results[-1].readings)
     if stage.max_length is not None:
         summary["too_long"] = len(both) - len(fitting)
+    if learnt.left_out is not None:
+        summary |= {"left_out": dict(learnt.left_out), "contradictory": learnt.contradictory}
     return Finished(result=summary, checkpoints=tuple(made), logs={"": scratch / LOOP / LOG})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Learnt:
+    """What a stage learns from: its pairs, a second objective's, and every trajectory of theirs as tokens.
+
+    ``left_out`` counts by reason what of a file it does not learn from, ``contradictory`` pairs of a file that stand in
+    it the other way round too.
+    """
+
+    pairs: Sequence[PreferencePair]
+    encoded: Mapping[str, Encoded]
+    second: Second | None = None
+    left_out: Mapping[str, int] | None = None
+    contradictory: int = 0
+
+
+def _read_own(step: Step, settings: PairStageSettings, store: Store, chat: Chat) -> _Learnt:
+    """The pairs that the run made of its own or of brought rollouts."""
+    _, paired, _, *others = step.inputs
+    pairs = _read_pairs(store, paired)
+    second = _read_second(settings.section, store, others[0]) if others else None
+    both = [*pairs, *(second.pairs if second is not None else ())]
+    return _Learnt(pairs=pairs, encoded=_encode_pairs(store, chat, both), second=second)
+
+
+def _read_file(step: Step, settings: PairStageSettings, store: Store, chat: Chat) -> _Learnt:
+    """The pairs of a file of preferences, of no held-out case. Errors: StepError where none are left."""
+    from holdfast.exchange.datasets.preferences import read_preferences
+    from holdfast.training.pairs import flip_pairs
+
+    assert settings.split_seed is not None  # the plan gives it to a stage on a file
+    section = settings.section
+    path = find_data(settings.stage, section)
+    found = read_preferences(path, section.objectives)
+    held_out = held_out_openings(store, settings.split_seed)
+    pairs = [pair for pair in found.pairs if opening_of(found.cases[pair.case_id].messages) not in held_out]
+    if not pairs:
+        raise StepError(f"{path}: all of its {len(found.pairs)} pairs open as held-out cases do; give other pairs")
+    rng = np.random.default_rng([settings.train_seed, int(step.fingerprint[:15], 16)])
+    used = dict.fromkeys(name for pair in pairs for name in (pair.chosen, pair.rejected))
+    return _Learnt(
+        pairs=flip_pairs(pairs, section.flip, rng),
+        encoded=_encode(chat, found.cases, [found.trajectories[name] for name in used]),
+        left_out={**found.left_out, OPENS_HELD_OUT: len(found.pairs) - len(pairs)},
+        contradictory=found.contradictory,
+    )
 
 
 def _read_pairs(store: Store, paired: str) -> list[PreferencePair]:
@@ -125,14 +179,23 @@ def _read_reference(
 
 
 def _encode_pairs(store: Store, chat: Chat, pairs: Sequence[PreferencePair]) -> dict[str, Encoded]:
-    """Every trajectory of some pairs as tokens, by id, in a format that was checked on each case."""
+    """Every trajectory of some pairs as tokens, by id."""
+    used = dict.fromkeys(name for pair in pairs for name in (pair.chosen, pair.rejected))
+    return _encode(chat, cases_of(store), store.trajectories(used))
+
+
+def _encode(chat: Chat, cases: Mapping[str, Case], trajectories: Iterable[Trajectory]) -> dict[str, Encoded]:
+    """Trajectories as tokens, by id, in a format that is checked on each case."""
     from holdfast.training.encoding import check_template
 
-    cases = cases_of(store)
-    for name in dict.fromkeys(pair.case_id for pair in pairs):
-        check_template(chat, name, cases[name].messages, cases[name].tools)
-    used = dict.fromkeys(name for pair in pairs for name in (pair.chosen, pair.rejected))
-    return {trajectory.id: encode(chat, cases, trajectory) for trajectory in store.trajectories(used)}
+    found, checked = {}, set[str]()
+    for trajectory in trajectories:
+        case = cases[trajectory.case_id]
+        if case.id not in checked:
+            checked.add(case.id)
+            check_template(chat, case.id, case.messages, case.tools)
+        found[trajectory.id] = encode(chat, cases, trajectory)
+    return found
 
 
 def _describe_doses(step: Step, results: Sequence[TrainResult]) -> list[dict[str, Any]]:
