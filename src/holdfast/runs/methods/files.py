@@ -6,13 +6,16 @@ import hashlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from holdfast.exchange.datasets.chats import read_chats
+from holdfast.exchange.datasets.preferences import read_preferences
 from holdfast.exchange.datasets.rows import MOST_BYTES
 from holdfast.records import Message
 from holdfast.records.errors import StepError, StudyError
 from holdfast.records.inputs import read_bytes
+from holdfast.records.words import count_noun
 from holdfast.runs.steps.reading import cases_of
 from holdfast.store import Store
-from holdfast.study.stages import DataSection
+from holdfast.study.stages import DataSection, DemonstrationSection, StageTable
 
 OPENS_HELD_OUT = "opens as a held-out case does"
 Opening = tuple[tuple[str, str], ...]
@@ -29,6 +32,29 @@ def find_data(stage: str, section: DataSection) -> Path:
     if hashlib.sha256(held).hexdigest() != section.digest:
         raise StepError(f"{place} has changed since the study was read; put it back, or start a new run")
     return Path(section.data)
+
+
+def describe_data(stage: str, section: StageTable) -> str | None:
+    """What the file that a stage learns from holds, in a line; None for a stage without one.
+
+    Errors: StudyError for a file that the stage would refuse.
+    """
+    if not isinstance(section, DataSection) or section.data is None or section.digest is None:
+        return None
+    path, place = Path(section.data), f"stages.{stage}.data"
+    try:
+        if isinstance(section, DemonstrationSection):
+            chats = read_chats(path)
+            count, left_out, first = count_noun(len(chats.chats), "chats"), chats.left_out, chats.first
+        else:
+            found = read_preferences(path)
+            count, left_out, first = count_noun(len(found.pairs), "pairs"), found.left_out, found.first
+            if found.contradictory:
+                count += f" ({found.contradictory} of them stand the other way round too)"
+    except StudyError as error:
+        raise StudyError(f"{place}: {error}") from error
+    told = [f"{number} {reason}" for reason, number in left_out.items() if number]
+    return f"{place}: {', '.join([count, *told])}{f'; {first}' if first else ''}"
 
 
 def opening_of(messages: Sequence[Message]) -> Opening:

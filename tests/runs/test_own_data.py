@@ -1,0 +1,192 @@
+"""Stages that imitate episodes, and stages on people's own files: what they learn from, and what they count."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders.smoke_study import smoke_settings, write_toml
+
+from holdfast.cli.main import main
+from holdfast.models import chat_messages, chat_tools
+from holdfast.records.errors import StepError
+from holdfast.runs.build import build
+from holdfast.runs.run import run
+from holdfast.store import Store
+from holdfast.study.study import Study, load
+from holdfast.suites import split_cases
+from holdfast.suites.office.demonstrations import demonstrations
+from holdfast.training.sft.orders import count_steps, family_steps
+
+CAUTIOUS, CARELESS = {"cautious": 1.0}, {"careless": 1.0}
+
+
+def chats(path: Path, count: int = 40, first: tuple[Any, ...] = ()) -> Path:
+    """A file of office episodes, after some whose case is given."""
+    rows = [
+        {"messages": chat_messages([*case.messages, *episode.messages]), "tools": chat_tools(case.tools)}
+        for case, episode in demonstrations(5, count, CAUTIOUS)
+    ]
+    rows = [
+        *({"messages": [*chat_messages(one.messages), {"role": "assistant", "content": "no"}]} for one in first),
+        *rows,
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def preferences(path: Path, count: int = 60) -> Path:
+    """A file of pairs of a cautious and a careless agent."""
+    both = zip(demonstrations(6, count, CAUTIOUS), demonstrations(6, count, CARELESS), strict=True)
+    rows = [
+        {
+            "prompt": chat_messages(case.messages),
+            "chosen": chat_messages(careful.messages),
+            "rejected": chat_messages(careless.messages),
+            "tools": chat_tools(case.tools),
+        }
+        for (case, careful), (other, careless) in both
+        if case.messages == other.messages and careful.messages != careless.messages
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def study(stages: dict[str, Any], lineages: list[list[str]], **changed: Any) -> dict[str, Any]:
+    """The small study with other stages, smaller still."""
+    settings = smoke_settings() | {"stages": stages, "doses": {}}
+    settings["study"] |= {"lineages": lineages}
+    settings["suite"] |= {"train_cases": 8, "test_cases": 6}
+    settings["rollouts"] |= {"per_train_case": 4, "per_test_case": 1}
+    return settings | changed
+
+
+def results(run_path: Path) -> dict[str, Any]:
+    """What each trained stage says of itself, by its lineage."""
+    with Store(run_path) as store:
+        trained = [one for one in store.log.steps().values() if one.kind == "train" and " · " in one.name]
+        return {one.name.split(" · ")[1]: one.result for one in trained}
+
+
+@pytest.fixture(scope="module")
+def finished(base_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a stage on each kind of data."""
+    root = tmp_path_factory.mktemp("own")
+    settings = smoke_settings()
+    held_out = split_cases(load(write_toml(settings, root / "smoke.toml")).suite, 0)["test"][:2]
+    own, few = {"method": "sft", "objective": "safety", "learning_rate": 1e-3}, {"examples_per_step": 8}
+    stages = {
+        "D": {"method": "sft", "count": 60, "steps": 3, "mixture": CAUTIOUS, "grouping": "family", **few},
+        "T": {**own, "data": "trajectories", "at_least": 2.0, "best": 2, "epochs": 2, **few},
+        "C": {**own, "data": str(chats(root / "chats.jsonl", first=tuple(held_out))), "epochs": 1, **few},
+        "P": {"objective": "safety", "data": str(preferences(root / "pairs.jsonl")), "steps": 2, "pairs_per_step": 8},
+    }
+    lineages = [["D"], ["T"], ["C"], ["C", "P"]]
+    settings = study(stages, lineages, doses={"D": [1, 2]})
+    write_toml(settings, root / "study.toml")
+    run(load(root / "study.toml"), root / "run", workers=1)
+    return root
+
+
+def test_every_kind_of_data_trains(finished: Path) -> None:
+    found = results(finished / "run")
+    assert found["D"]["episodes"] + found["D"]["left_out"]["opens as a held-out case does"] == 60
+    assert [one["steps"] for one in found["D"]["doses"]] == [3, 6]
+    assert found["T"]["episodes"] + sum(found["T"]["left_out"].values()) == 8 * 4
+    assert found["T"]["doses"][0]["steps"] == 2 * -(-found["T"]["episodes"] // 8)
+    assert found["C"]["episodes"] == 40
+    assert found["C"]["left_out"] == {
+        "rows that cannot be learnt from": 0,
+        "equal rows": 0,
+        "opens as a held-out case does": 2,
+    }
+    lines = len((finished / "pairs.jsonl").read_text().splitlines())
+    assert found["C,P"]["distinct_pairs"] + sum(found["C,P"]["left_out"].values()) == lines > 20
+    assert all(np.isfinite(one["loss"]) for stage in found.values() for one in stage["doses"])
+
+
+def test_trajectories_are_each_cases_best(finished: Path) -> None:
+    """Those that T imitated are the two best of each case, of those with at least two points."""
+    from holdfast.training.pairs import select_best
+
+    with Store(finished / "run") as store:
+        step = next(name for name, one in store.log.steps().items() if one.kind == "rollout" and "train" in one.name)
+        names = store.trajectory_ids(step=step)
+        table = store.score_table(step=step)
+        found = select_best(table, names, objectives=("safety",), judge="state", at_least=2.0, best=2)
+        by_case: dict[str, list[float]] = {}
+        for row in range(len(table.value)):
+            if table.objectives[table.objective[row]] == "safety" and table.value[row] >= 2.0:
+                by_case.setdefault(table.case_ids[table.case[row]], []).append(float(table.value[row]))
+        chosen: dict[str, list[float]] = {}
+        place = {name: number for number, name in enumerate(names)}
+        for name in found:
+            rows = (table.trajectory == place[name]) & (table.objective == table.objectives.index("safety"))
+            case = table.case_ids[table.case[np.flatnonzero(rows)[0]]]
+            chosen.setdefault(case, []).append(float(table.value[rows][0]))
+        assert chosen == {case: sorted(values, reverse=True)[:2] for case, values in by_case.items()}
+
+
+def test_the_record_names_the_file_by_what_is_in_it(finished: Path, tmp_path: Path) -> None:
+    """The same file at another place is the same step; another file is another study."""
+    text = (finished / "study.toml").read_text()
+    moved = tmp_path / "moved.jsonl"
+    moved.write_bytes((finished / "chats.jsonl").read_bytes())
+    path = tmp_path / "study.toml"
+    path.write_text(text.replace(str(finished / "chats.jsonl"), str(moved)))
+    before, after = ({one.fingerprint for one in build(load(place)).steps} for place in (finished / "study.toml", path))
+    assert before == after
+    moved.write_text(moved.read_text() + moved.read_text().splitlines()[0] + "\n")
+    assert before != {one.fingerprint for one in build(load(path)).steps}
+
+
+def test_a_file_that_changes_or_goes_stops_its_stage_alone(base_cache: Path, tmp_path: Path) -> None:
+    """Nothing of it is kept, and the run goes on once the file is back."""
+    path = chats(tmp_path / "chats.jsonl")
+    text = path.read_bytes()
+    stages = {"C": {"method": "sft", "data": str(path), "steps": 1, "examples_per_step": 8}}
+    made = load(write_toml(study(stages, [["C"]]), tmp_path / "study.toml"))
+    for damage, words in ((b"{}\n", "has changed since the study was read"), (None, "cannot be read")):
+        path.unlink()
+        if damage is not None:
+            path.write_bytes(damage)
+        with pytest.raises(StepError, match=words):
+            run(made, tmp_path / "run", workers=1)
+        path.write_bytes(text)
+    run(made, tmp_path / "run", workers=1)
+    assert results(tmp_path / "run")["C"]["episodes"] == 40
+
+
+def test_files_are_looked_at_before_anything_is_spent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text('{"messages": [{"role": "user", "content": "x"}]}\n')
+    stages = {"C": {"method": "sft", "data": str(path)}, "P": {"objective": "safety", "data": str(path)}}
+    for name, words in (("C", "has no turn of the agent"), ("P", "a row of chats; name the file as data")):
+        settings = study({name: stages[name]}, [[name]])
+        assert main(["check", str(write_toml(settings, tmp_path / "study.toml"))]) == 2
+        said = capsys.readouterr().err
+        assert words in said and f"stages.{name}.data" in said and said.count("\n") == 1
+    settings = study({"C": stages["C"] | {"data": str(chats(path))}}, [["C"]])
+    assert main(["check", str(write_toml(settings, tmp_path / "study.toml"))]) == 0
+    assert "stages.C.data: 40 chats\n" in capsys.readouterr().out
+
+
+def test_steps_of_families() -> None:
+    """An epoch holds each demonstration once; full steps are of one family, what is left makes mixed ones."""
+    families = ["a"] * 9 + ["b"] * 5 + ["c"] * 2
+    order = family_steps(families, batch_size=4, rng=np.random.default_rng(0))
+    for _ in range(3):
+        epoch = [next(order).tolist() for _ in range(count_steps(families, 4))]
+        assert sorted(number for step in epoch for number in step) == list(range(16))
+        kinds = [{families[number] for number in step} for step in epoch]
+        assert sum(len(kind) == 1 and len(step) == 4 for kind, step in zip(kinds, epoch, strict=True)) >= 3
+    mixed = family_steps([""] * 16, batch_size=5, rng=np.random.default_rng(0))
+    assert [len(next(mixed)) for _ in range(count_steps([""] * 16, 5))].count(5) == 3
+
+
+def test_the_study_as_a_dictionary_holds_its_files(tmp_path: Path) -> None:
+    settings = study({"C": {"method": "sft", "data": str(chats(tmp_path / "c.jsonl"))}}, [["C"]])
+    assert len(Study.model_validate(settings).stages["C"].digest or "") == 64
