@@ -24,6 +24,12 @@ def plain() -> dict[str, Any]:
     return changed(four_lineages(), {"study/lineages": [["S"], ["S", "H"]]})
 
 
+def imitation() -> dict[str, Any]:
+    """A stage on demonstrations beside the others."""
+    stages = four_lineages()["stages"] | {"D": {"method": "sft"}}
+    return changed(four_lineages(), {"study/lineages": [["S"], ["D"]], "stages": stages})
+
+
 def probes() -> dict[str, Any]:
     """Questions as the suite itself, asked to a model behind an API."""
     remote = {"model": {"bases": ["m"]}, "models": {"m": {"kind": "remote", "name": "mockllm/model"}}}
@@ -55,6 +61,7 @@ def users() -> dict[str, Any]:
 BASES: dict[str, Callable[[], dict[str, Any]]] = {
     "plain": plain,
     "smoke": smoke_settings,
+    "imitation": imitation,
     "probes": probes,
     "repair": repair,
     "search": search,
@@ -198,6 +205,26 @@ REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
             "suite.cases: nowhere.csv cannot be read",
         ),
         "cases without a source": ({"suite/cases": "study.toml"}, "suite.source is missing"),
+    },
+    "imitation": {
+        "an unknown key": ({"stages/D/cout": 3}, "stages.D.cout: unknown key; did you mean 'count'?"),
+        "beta": ({"stages/D/beta": 0.2}, "stages.D.beta has no effect on method 'sft'; remove it"),
+        "tokens a step": ({"stages/D/tokens_per_step": 9}, "stages.D.tokens_per_step has no effect on method 'sft'"),
+        "trajectories of nothing": ({"stages/D/data": "trajectories"}, "stages.D.objective is missing"),
+        "an unknown objective": ({"stages/D/objective": "speed"}, "stages.D.objective is 'speed'"),
+        "a count of trajectories": (
+            {"stages/D": {"method": "sft", "data": "trajectories", "objective": "safety", "count": 3}},
+            "stages.D.count chooses among demonstrations, and data is 'trajectories'; remove it",
+        ),
+        "the best of demonstrations": ({"stages/D/best": 3}, "stages.D.best chooses among trajectories"),
+        "an unknown agent": ({"stages/D/mixture": {"lazy": 1.0}}, "stages.D.mixture: policy 'lazy' is unknown"),
+        "no file": ({"stages/D/data": "none.jsonl"}, "stages.D.data: none.jsonl cannot be read"),
+        "no file of pairs": ({"stages/S/data": "none.jsonl"}, "stages.S.data: none.jsonl cannot be read"),
+        "epochs and steps": ({"stages/D/epochs": 1, "axes": {"steps": [1, 2]}}, "stages.D.epochs counts passes"),
+        "doses of a rate that falls": (
+            {"doses": {"D": [1, 2]}, "stages/D/schedule": "linear"},
+            "doses.'D' is [1, 2], but its last stage has schedule 'linear'",
+        ),
     },
     "repair": {
         "a mix of nothing but the other": ({"stages/X/mix": {"share": 1.0}}, "share"),

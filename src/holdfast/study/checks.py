@@ -311,6 +311,11 @@ def _check_demonstrations(study: Tables, name: str, stage: DemonstrationSection)
         )
         mixed = not stage.mixture or isinstance(study.suite, SuiteSection)
         require(mixed, f"{place}.mixture is for suites that ship; remove it")
+        if stage.mixture and isinstance(study.suite, SuiteSection):
+            try:
+                suite.check(study.suite.model_copy(update={"mixture": stage.mixture}))
+            except StudyError as error:
+                raise StudyError(f"{place}.{error}") from error
     require(
         stage.epochs is None or "steps" not in study.axes,
         f"{place}.epochs counts passes over the data in place of steps; leave out the axis steps",
