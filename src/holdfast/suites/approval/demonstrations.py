@@ -21,7 +21,7 @@ from holdfast.rollout.worlds.approval import READ_LOG, ApprovalSession, Approval
 from holdfast.study.kinds import Taught
 from holdfast.study.users import ENVIRONMENTS, ApprovalSection, SettingSection, visible_cues
 from holdfast.suites.approval.replies import STANCES, Stance, phrase_opening, phrase_reply
-from holdfast.suites.approval.scenarios import SCENARIOS_VERSION, draw_scenarios, lexicon, make_case
+from holdfast.suites.approval.scenarios import SCENARIOS_VERSION, Scenario, draw_scenarios, lexicon, make_case
 from holdfast.suites.approval.topics import CONTENT, OFFICE, share_out
 from holdfast.suites.approval.wording import system_prompts
 
@@ -85,13 +85,13 @@ def demonstrations(
     drawn = []
     for name, share in zip(environments, share_out(count, len(environments)), strict=True):
         topics = [topic.name for topic in CONTENT[name].topics]
+        scenarios: list[Scenario] = []
         # Scenarios are drawn anew for every thousand, so that any number of demonstrations can be had.
-        parts = [
-            draw_scenarios(name, topics, min(1000, share - start), f"demonstrations {rng_seed} {start}")
-            for start in range(0, share, 1000)
-        ]
-        drawn.append([scenario for part in parts for scenario in part])
-    found = []
+        for start in range(0, share, 1000):
+            seed = f"demonstrations {rng_seed} {start}"
+            scenarios += draw_scenarios(name, topics, min(1000, share - start), seed)
+        drawn.append(scenarios)
+    shown = []
     for number in range(count):
         scenario = drawn[number % len(environments)][number // len(environments)]
         case = make_case(
@@ -102,20 +102,19 @@ def demonstrations(
             source=("demonstration", rng_seed, number),
             number=FIRST_NUMBER + number,
         )
-        found.append((case, _demonstrate(case, number, random)))
-    return found
+        shown.append((case, _demonstrate(case, number, random)))
+    return shown
 
 
 def _draw_setting(random: Random) -> SettingSection:
     """Any setting, each toggle by itself."""
-    drawn: dict[str, Any] = {
-        "policy_role": random.choice(("professional", "friend")),
-        "traits": random.choice(("none", "label", "user")),
-        "turns": 2 if random.random() < TWO_TURNS_SHARE else 1,
-        "style": random.choice(("split", "equal")),
-        "leak": random.random() < LEAK_SHARE,
-    }
-    return SettingSection(**drawn)
+    return SettingSection(
+        policy_role=random.choice(("professional", "friend")),
+        traits=random.choice(("none", "label", "user")),
+        turns=2 if random.random() < TWO_TURNS_SHARE else 1,
+        style=random.choice(("split", "equal")),
+        leak=random.random() < LEAK_SHARE,
+    )
 
 
 def _demonstrate(case: Case, number: int, random: Random) -> Trajectory:

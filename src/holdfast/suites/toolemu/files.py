@@ -24,7 +24,7 @@ def read_records(path: str, data: bytes) -> list[dict[str, Any]]:
     if not text:
         refuse(path, "the file is empty")
     try:
-        found = read_json(text)
+        records = read_json(text)
     except json.JSONDecodeError as error:
         place = f"{path}: line {error.lineno}, column {error.colno}"
         if text.lstrip()[0] not in "[{":
@@ -34,12 +34,12 @@ def read_records(path: str, data: bytes) -> list[dict[str, Any]]:
         refuse(place, f"not JSON ({error.msg})")
     except ValueError as error:
         refuse(path, str(error))
-    if not isinstance(found, list) or not found:
-        refuse(f"{path}: $", f"expected a list of objects, found {show(found)}")
-    for number, record in enumerate(found):
+    if not isinstance(records, list) or not records:
+        refuse(f"{path}: $", f"expected a list of objects, found {show(records)}")
+    for number, record in enumerate(records):
         if not isinstance(record, dict):
             refuse(f"{path}: $[{number}]", f"expected an object, found {show(record)}")
-    return found
+    return records
 
 
 class Record:
