@@ -14,7 +14,6 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from holdfast.judges.approval.expressions import NEUTRAL, SHORT, TABLES, UNTRIED, WARM, Side
@@ -138,7 +137,7 @@ def _index(cues: Iterable[Cue]) -> Index:
     found: dict[str, list[tuple[int, Cue]]] = {}
     for rank, cue in enumerate(sorted(cues, key=lambda cue: (-len(cue.words) - len(cue.negations), cue.words))):
         found.setdefault(cue.words[0], []).append((rank, cue))
-    return MappingProxyType({word: tuple(ranked) for word, ranked in found.items()})
+    return {word: tuple(ranked) for word, ranked in found.items()}
 
 
 def _make_cue(text: str, side: Side, strong: bool) -> Cue:
