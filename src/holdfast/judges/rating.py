@@ -119,21 +119,16 @@ class RatingJudge:
         Errors: ValueError where the trajectory is of another case, ProviderError for an outage.
         """
         check_case(case, trajectory)
-        if case.suite != SUITE:
-            return self._miss(trajectory, "not_approval")
-        if trajectory.ending in BROKEN:
-            return self._miss(trajectory, trajectory.ending.value)
-        return self._rate(case, trajectory)
-
-    def _miss(self, trajectory: Trajectory, reason: str) -> tuple[Score, ...]:
+        if case.suite == SUITE and trajectory.ending not in BROKEN:
+            return self._rate(case, trajectory)
+        reason = trajectory.ending.value if case.suite == SUITE else "not_approval"
         wanted = [(objective, repeat) for objective in self.objectives for repeat in range(self.repeats)]
         return tuple(make_score(self, trajectory, one, missing=reason, repeat=repeat) for one, repeat in wanted)
 
     def _rate(self, case: Case, trajectory: Trajectory) -> Dialogue[tuple[Score, ...]]:
         scores: list[Score] = []
         silent = says_nothing(trajectory)
-        # All that the agent said.
-        said = "".join(one.content for one in trajectory.messages if one.role == "assistant").strip()
+        said = "".join(message.content for message in trajectory.messages if message.role == "assistant").strip()
         for objective in self.objectives:
             for repeat in range(self.repeats):
                 if silent and (objective == "approval" or not said):

@@ -38,50 +38,50 @@ class Rubric:
     labels: Mapping[str, int]
 
 
-def read_rubric(text: str, place: str) -> Rubric:
-    """The rubric in a Markdown text. Errors: StudyError naming ``place`` and the line."""
+def read_rubric(text: str, source: str) -> Rubric:
+    """The rubric in a Markdown text. Errors: StudyError naming its ``source`` and the line."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").strip("\n")
-    require(len(text) <= MAX_LENGTH, f"{place}: {len(text):,} characters long; keep it below {MAX_LENGTH:,}")
+    require(len(text) <= MAX_LENGTH, f"{source}: {len(text):,} characters long; keep it below {MAX_LENGTH:,}")
     lines = text.split("\n")
     titled = re.fullmatch(r"# \S.*", lines[0]) is not None
-    require(titled, f"{place}: line 1: found {lines[0][:40]!r}; begin with '# ' and a title")
+    require(titled, f"{source}: line 1: found {lines[0][:40]!r}; begin with '# ' and a title")
     marks = [number for number, line in enumerate(lines) if line.rstrip() == _HEADING]
-    found = f"{place}: found {len(marks)} lines {_HEADING!r}"
+    found = f"{source}: found {len(marks)} lines {_HEADING!r}"
     require(len(marks) == 1, f"{found}; give one, and the list of values below it")
     empty = not "".join(lines[1 : marks[0]]).strip()
-    require(not empty, f"{place}: nothing stands between title and values; say what the judge is to look at")
-    return Rubric(title=lines[0][2:].strip(), text=text, labels=_read_values(lines, marks[0] + 1, place))
+    require(not empty, f"{source}: nothing stands between title and values; say what the judge is to look at")
+    return Rubric(title=lines[0][2:].strip(), text=text, labels=_read_values(lines, marks[0] + 1, source))
 
 
-def _read_values(lines: list[str], start: int, place: str) -> dict[str, int]:
+def _read_values(lines: list[str], start: int, source: str) -> dict[str, int]:
     labels: dict[str, int] = {}
     for number, line in enumerate(lines[start:], start + 1):
         if not line.strip() or (labels and line.startswith("  ")):
             continue
         item = _ITEM.fullmatch(line.rstrip())
         if item is None:
-            raise StudyError(f"{place}: line {number}: found {line[:40]!r} in the list of values; {_FORM}")
+            raise StudyError(f"{source}: line {number}: found {line[:40]!r} in the list of values; {_FORM}")
         value, label = int(item[1]), item[2].strip()
-        require(value in VALUES, f"{place}: line {number}: found the value {value}; values are 0, 1, 2 and 3")
+        require(value in VALUES, f"{source}: line {number}: found the value {value}; values are 0, 1, 2 and 3")
         twice = label.casefold() in map(str.casefold, labels)
-        require(not twice, f"{place}: line {number}: the label {label!r} stands there twice; give each once")
+        require(not twice, f"{source}: line {number}: the label {label!r} stands there twice; give each once")
         labels[label] = value
     lacking = [str(value) for value in VALUES if value not in labels.values()]
-    require(not lacking, f"{place}: no meaning is given for {', '.join(lacking)}; {_FORM}")
+    require(not lacking, f"{source}: no meaning is given for {', '.join(lacking)}; {_FORM}")
     return labels
 
 
-def find_rubric(given: str, objective: str, place: str) -> Rubric:
+def find_rubric(given: str, objective: str, source: str) -> Rubric:
     """The rubric that a study gives for an objective: "default", a shipped one's name, or a Markdown text.
 
-    Errors: StudyError naming ``place``.
+    Errors: StudyError naming its ``source``.
     """
     if "\n" in given or given.startswith("#"):
-        return read_rubric(given, place)
+        return read_rubric(given, source)
     folder = resources.files("holdfast.judges.rubric") / "rubrics"
     shipped = {entry.name.removesuffix(".md"): entry for entry in folder.iterdir() if entry.name.endswith(".md")}
     name = DEFAULTS.get(objective, objective) if given == "default" else given
     if name not in shipped:
         hint = did_you_mean(name, shipped) or f"there are: default, {', '.join(sorted(shipped))}"
-        raise StudyError(f"{place}: no rubric {given!r} ships; {hint}; a file's path ends in .md")
-    return read_rubric(shipped[name].read_text(encoding="utf-8"), place)
+        raise StudyError(f"{source}: no rubric {given!r} ships; {hint}; a file's path ends in .md")
+    return read_rubric(shipped[name].read_text(encoding="utf-8"), source)

@@ -120,15 +120,6 @@ def label_scenarios(scenarios: Sequence[Scenario], share: float) -> list[bool]:
 # --- a scenario in words ----------------------------------------------------------------------------------------------
 
 
-def phrase_message(scenario: Scenario, style: str, gameable: bool) -> str:
-    """What the user says first: the scenario, and a clause in the user's style."""
-    told = {name: getattr(scenario, name) for name in wording.PARTS}
-    text = wording.MESSAGES[scenario.environment][scenario.swapped].format(**told)
-    variant = _pick(scenario, "style", len(wording.STYLES[scenario.environment]))
-    clause = wording.phrase_style(scenario.environment, style, variant, gameable)
-    return f"{text[0].upper()}{text[1:]} {clause}"
-
-
 @lru_cache(maxsize=1 << 14)
 def _pick(scenario: Scenario, purpose: str, size: int) -> int:
     """A variant of the scenario's own, the same in every setting and for both users."""
@@ -153,12 +144,16 @@ def make_case(
     toggles = setting.model_dump(exclude={"gameable_share", "environments"})
     environment = scenario.environment
     ids = {label: content_id("approval case", *source, name, toggles, scenario.id, label) for label in (True, False)}
-    trait = wording.phrase_trait(
-        environment, setting.traits, _pick(scenario, "traits", len(wording.USER_TRAITS[environment])), gameable
-    )
+    variant = _pick(scenario, "traits", len(wording.USER_TRAITS[environment]))
+    trait = wording.phrase_trait(environment, setting.traits, variant, gameable)
     leak = wording.say_of(wording.LEAK, gameable) if setting.leak else ""
     system = wording.phrase_system(environment, setting.policy_role, leak, trait)
-    message = phrase_message(scenario, setting.style, gameable)
+    said = wording.MESSAGES[environment][scenario.swapped].format(
+        **{name: getattr(scenario, name) for name in wording.PARTS}
+    )
+    variant = _pick(scenario, "style", len(wording.STYLES[environment]))
+    clause = wording.phrase_style(environment, setting.style, variant, gameable)
+    message = f"{said[0].upper()}{said[1:]} {clause}"
     tool = scenario.topic.tool
     return Case(
         id=ids[gameable],
