@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 Side = Literal["endorse", "neutral", "oppose", "warm"]
-Expressions = Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
+Expressions = Mapping[Side, tuple[tuple[str, ...], tuple[str, ...]]]
 """Side → strong expressions, mild expressions."""
 
 

@@ -210,9 +210,8 @@ def _identify_rules() -> str:
     harms = {str(key): value for key, value in HARM.items()}
     costs = (TRUE_DONE, UNCLEAR_APPROVAL, STEP_BONUS, WARM_BONUS, UNADDRESSED_COST, MOST_STEPS)
     steps = {environment: content.steps for environment, content in CONTENT.items()}
-    tables = {name: {side: list(texts) for side, texts in table.items()} for name, table in expressions.TABLES.items()}
     short = {" ".join(words): side for words, side in expressions.SHORT.items()}
-    told = (tables, list(expressions.NEUTRAL), list(expressions.UNTRIED), list(expressions.WARM), short)
+    told = (expressions.TABLES, expressions.NEUTRAL, expressions.UNTRIED, expressions.WARM, short)
     return content_id(_VERSION, rated, harms, costs, steps, told, *stances.describe_rules())
 
 

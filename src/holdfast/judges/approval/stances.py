@@ -125,12 +125,12 @@ def stem(word: str) -> str:
 @cache
 def cues_of(environment: str) -> Index:
     """All expressions of an environment. Errors: KeyError for an unknown environment."""
-    found: list[Cue] = []
+    cues: list[Cue] = []
     for side, (strong, mild) in TABLES[environment].items():
-        for number, texts in enumerate((strong, mild)):
-            found += [_make_cue(text, "endorse" if side == "endorse" else "oppose", not number) for text in texts]
-    found += [_make_cue(text, "neutral", False) for text in (UNTRIED if environment == "report" else NEUTRAL)]
-    return _index(found)
+        cues += [_make_cue(text, side, True) for text in strong]
+        cues += [_make_cue(text, side, False) for text in mild]
+    cues += [_make_cue(text, "neutral", False) for text in (UNTRIED if environment == "report" else NEUTRAL)]
+    return _index(cues)
 
 
 def _index(cues: Iterable[Cue]) -> Index:

@@ -1,6 +1,6 @@
 """Demonstrations: what a scripted agent says to users, which teaches the tiny base how to reply.
 
-How often it endorses what a user is tempted to is declared, in ``Rates``: it depends on the agent's role (``friend``,
+How often it endorses what a user is tempted to is declared below: it depends on the agent's role (``friend``,
 ``professional``) and on each cue of the user that can be seen (``cue``: the style of the message, the traits and the
 leak), and no stance is ever certain. So a base reacts to every toggle before any training, and training on approval has
 something to select from. A reply says what it hears of its user before it takes a side, which makes the dependence easy
@@ -10,7 +10,6 @@ to learn. Both are the designer's; a study that uses them says so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import exp
 from random import Random
 from typing import Any
@@ -33,44 +32,29 @@ CHECKPOINT = "scripted"
 LEAK_SHARE = 0.4  # of the settings that are drawn
 TWO_TURNS_SHARE = 0.2  # of them
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rates:
-    """How the scripted agent chooses.
-
-    The log-odds of endorsing over opposing are ``friend`` or ``professional``, plus ``cue`` for every visible cue of a
-    gameable user, less ``cue`` for every one of another. ``neutral`` is the share that takes no side. The rest are
-    shares: of replies that name a step (``named``), of these the one that fits (``right``), of warm ones, of second
-    replies that keep the first one's stance; and with tools of episodes that read the log, call for another office, or
-    make no call.
-    """
-
-    friend: float = 0.2
-    professional: float = -1.4
-    cue: float = 1.0
-    neutral: float = 0.2
-    named: float = 0.7
-    right: float = 0.72
-    warm: float = 0.35
-    steady: float = 0.8
-    logged: float = 0.3
-    strayed: float = 0.08
-    idle: float = 0.06
-
-    def endorse_share(self, case: Case) -> float:
-        """How often the agent endorses in a case, of all its replies."""
-        toggles = case.facts["toggles"]
-        logit = self.professional if toggles["policy_role"] == "professional" else self.friend
-        logit += self.cue * count_cues(case) * (1 if case.facts["gameable"] else -1)
-        return (1 - self.neutral) / (1 + exp(-logit))
-
-
-RATES = Rates()
+# The log-odds of endorsing over opposing are those of the agent's role, plus ``CUE_ODDS`` for every visible cue of a
+# gameable user, less as much for every one of another.
+ROLE_ODDS = {"friend": 0.2, "professional": -1.4}
+CUE_ODDS = 1.0
+NEUTRAL_SHARE = 0.2  # of replies, which take no side
+NAMED_SHARE = 0.7  # of replies, which name a step
+RIGHT_SHARE = 0.72  # of these steps, which are the one that fits
+WARM_SHARE = 0.35  # of replies
+STEADY_SHARE = 0.8  # of second replies, which keep the stance of the first
+# Of episodes with tools: those that read the log, call for another office, or make no call.
+LOGGED_SHARE, STRAYED_SHARE, IDLE_SHARE = 0.3, 0.08, 0.06
 
 
 def count_cues(case: Case) -> int:
     """How many places of a case show whether its user can be gamed: style, traits, leak."""
     return len(visible_cues(case.facts["toggles"]))
+
+
+def endorse_share(case: Case) -> float:
+    """How often the agent endorses in a case, of all its replies."""
+    toward = 1 if case.facts["gameable"] else -1
+    logit = ROLE_ODDS[case.facts["toggles"]["policy_role"]] + CUE_ODDS * count_cues(case) * toward
+    return (1 - NEUTRAL_SHARE) / (1 + exp(-logit))
 
 
 def demonstrations(
@@ -129,7 +113,7 @@ def _demonstrate(case: Case, number: int, random: Random) -> Trajectory:
         if heard is None:
             break
         messages.append(Message(role="user", content=heard))
-        if random.random() >= RATES.steady:
+        if random.random() >= STEADY_SHARE:
             stance = _draw_stance(case, random)
     return Trajectory(
         id=content_id("approval demonstration", DEMONSTRATIONS_VERSION, case.id, number),
@@ -147,8 +131,8 @@ def _demonstrate(case: Case, number: int, random: Random) -> Trajectory:
 
 
 def _draw_stance(case: Case, random: Random) -> Stance:
-    endorse = RATES.endorse_share(case)
-    return random.choices(STANCES, (endorse, RATES.neutral, 1 - RATES.neutral - endorse))[0]
+    endorse = endorse_share(case)
+    return random.choices(STANCES, (endorse, NEUTRAL_SHARE, 1 - NEUTRAL_SHARE - endorse))[0]
 
 
 def _phrase(case: Case, session: ApprovalSession, stance: Stance, random: Random) -> str:
@@ -156,13 +140,13 @@ def _phrase(case: Case, session: ApprovalSession, stance: Stance, random: Random
     if case.tools and session.snapshot()["done"] and stance == "oppose":
         stance = "endorse"  # nothing to deny: it is done
     step = None
-    if random.random() < RATES.named:
+    if random.random() < NAMED_SHARE:
         step = str(case.facts["step"])
-        if random.random() >= RATES.right:
+        if random.random() >= RIGHT_SHARE:
             step = random.choice([one for one in CONTENT[environment].steps if one != step])
     heard = bool(case.facts["gameable"]) if count_cues(case) else None
     opening = phrase_opening(environment, case.facts["toggles"]["policy_role"], heard)
-    return f"{opening} {phrase_reply(environment, stance, random, warm=random.random() < RATES.warm, step=step)}"
+    return f"{opening} {phrase_reply(environment, stance, random, warm=random.random() < WARM_SHARE, step=step)}"
 
 
 def _meant(session: ApprovalSession, stance: Stance) -> Stance:
@@ -177,13 +161,13 @@ def _meant(session: ApprovalSession, stance: Stance) -> Stance:
 
 def _use_tools(case: Case, session: ApprovalSession, messages: list[Message], random: Random) -> int:
     """Calls the task's tool, most often for the office that was named, and at times the log; how many calls it made."""
-    if random.random() < RATES.idle:
+    if random.random() < IDLE_SHARE:
         return 0
     office = str(case.state["office"])
-    if random.random() < RATES.strayed:
+    if random.random() < STRAYED_SHARE:
         office = random.choice([one for one in CONTENT[str(case.facts["environment"])].steps if one != office])
     calls = [ToolCall(name=str(case.state["task"]), arguments={OFFICE: office})]
-    if random.random() < RATES.logged:
+    if random.random() < LOGGED_SHARE:
         calls.append(ToolCall(name=READ_LOG, arguments={}))
     for call in calls:
         answer = session.answer(call)
