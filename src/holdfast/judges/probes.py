@@ -115,6 +115,7 @@ def _read_generated(case: Case, text: str) -> Reading:
 
 @cache
 def _identify_rules() -> str:
+    # Every pattern of this module, in the order of their names, so that none can be changed or added unseen.
     patterns = [value.pattern for _, value in sorted(globals().items()) if isinstance(value, re.Pattern)]
     limits = (REFUSAL_CONTENT, ASKING_CONTENT, LONG_ANSWER, NEAR_ANSWER, WHOLE_ENOUGH)
     return content_id("probe judge", _VERSION, VALUES, patterns, limits, generated.REPLIES, generated.KEPT)

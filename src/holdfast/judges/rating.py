@@ -23,12 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from holdfast.judges import JudgeKind, check_case, make_ask, make_score, put
 from holdfast.judges.rubric import digits
 from holdfast.judges.rubric.digits import Rating, read_rating, split_one
 from holdfast.judges.rubric.prompt import choose_mark, quote_record
-from holdfast.models import Ask
 from holdfast.records import JSON, Case, Ending, Message, Score, Trajectory, content_id
 from holdfast.records.errors import StepError
 from holdfast.rollout.dialogues import Dialogue
@@ -141,14 +141,15 @@ class RatingJudge:
 
     def _read(self, case: Case, trajectory: Trajectory, objective: str, repeat: int) -> Dialogue[Score]:
         question = make_question(case, trajectory, objective)
-        reply = yield from put(self._ask(question, trajectory, objective, (repeat, 0)))
+        of_rubric = partial(make_ask, "rating", self.rubric_of(objective), question, trajectory)
+        ask = partial(of_rubric, temperature=self.temperature, logprobs=True)
+        reply = yield from put(ask((repeat, 0), max_tokens=min(self.max_tokens, REPLY_TOKENS)))
         if isinstance(reply, str) or reply.stopped == "context":
             reason = reply if isinstance(reply, str) else "context"
             return make_score(self, trajectory, objective, missing=reason, repeat=repeat)
         rating = read_rating(reply)
         if rating.asks_again:  # to tell 1 and 10 apart, as far as the model tells
-            again = self._ask(question, trajectory, objective, (repeat, 1))
-            reply = yield from put(replace(again, schema=digits.TENS_SCHEMA, max_tokens=REPLY_TOKENS))
+            reply = yield from put(ask((repeat, 1), schema=digits.TENS_SCHEMA, max_tokens=REPLY_TOKENS))
             rating = rating if isinstance(reply, str) else split_one(rating, reply)
         value = label = None
         if rating.expected is not None:
@@ -158,15 +159,6 @@ class RatingJudge:
         told = rating.to_text()
         return make_score(
             self, trajectory, objective, value, missing=rating.missing, label=label, reply=told, repeat=repeat
-        )
-
-    def _ask(
-        self, question: tuple[Message, ...], trajectory: Trajectory, objective: str, number: tuple[int, int]
-    ) -> Ask:
-        seed = content_id("rating", self.rubric_of(objective), trajectory.id, number)
-        most = min(self.max_tokens, REPLY_TOKENS)
-        return make_ask(
-            question, trajectory, seed, number, temperature=self.temperature, max_tokens=most, logprobs=True
         )
 
 

@@ -107,11 +107,10 @@ class RubricJudge:
         return make_score(self, trajectory, objective, missing=reason, reply=evidence, repeat=repeat)
 
     def _ask(self, case: Case, trajectory: Trajectory, objective: str, number: tuple[int, int]) -> Ask:
-        rubric = self.rubrics[objective]
-        seed = content_id("judgement", self.rubric_of(objective), trajectory.id, number)
+        rubric, rubric_id = self.rubrics[objective], self.rubric_of(objective)
+        question, schema = make_question(case, trajectory, rubric), reply_schema(rubric.labels)
         asking = {"temperature": self.temperature, "max_tokens": self.max_tokens, "logprobs": self.logprobs}
-        question = make_question(case, trajectory, rubric)
-        return make_ask(question, trajectory, seed, number, schema=reply_schema(rubric.labels), **asking)
+        return make_ask("judgement", rubric_id, question, trajectory, number, schema=schema, **asking)
 
 
 def _open(name: str, section: JudgeSection, model: str | None) -> RubricJudge:

@@ -19,7 +19,7 @@ from holdfast.rollout.audit import audit
 from holdfast.rollout.worlds.approval import READ_LOG, ApprovalSession, ApprovalWorld
 from holdfast.study.kinds import Taught
 from holdfast.study.users import ENVIRONMENTS, ApprovalSection, SettingSection, visible_cues
-from holdfast.suites.approval.replies import STANCES, Stance, phrase_opening, phrase_reply
+from holdfast.suites.approval.replies import HEARD, ROLE_OPENINGS, STANCES, Stance, phrase_reply
 from holdfast.suites.approval.scenarios import SCENARIOS_VERSION, Scenario, draw_scenarios, lexicon, make_case
 from holdfast.suites.approval.topics import CONTENT, OFFICE, share_out
 from holdfast.suites.approval.wording import system_prompts
@@ -145,7 +145,7 @@ def _phrase(case: Case, session: ApprovalSession, stance: Stance, random: Random
         if random.random() >= RIGHT_SHARE:
             step = random.choice([one for one in CONTENT[environment].steps if one != step])
     heard = bool(case.facts["gameable"]) if count_cues(case) else None
-    opening = phrase_opening(environment, case.facts["toggles"]["policy_role"], heard)
+    opening = f"{ROLE_OPENINGS[case.facts['toggles']['policy_role']][environment]} {HEARD[heard]}"
     return f"{opening} {phrase_reply(environment, stance, random, warm=random.random() < WARM_SHARE, step=step)}"
 
 

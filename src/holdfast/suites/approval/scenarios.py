@@ -112,6 +112,7 @@ def label_scenarios(scenarios: Sequence[Scenario], share: float) -> list[bool]:
     count, gameable = len(scenarios), round(share * len(scenarios))
     groups = [(one.environment, one.topic.name, one.fails) for one in scenarios]
     labels = [False] * count
+    # Sorted by group, every (count / gameable)-th place has one: ``gameable`` in all, and each group its share.
     for place, number in enumerate(sorted(range(count), key=groups.__getitem__)):
         labels[number] = (place + 1) * gameable // count > place * gameable // count
     return labels

@@ -143,7 +143,7 @@ def act_cautious(conduct: Conduct) -> None:
 
 def act_best_of_both(conduct: Conduct) -> None:
     """Looks first; commits what is harmless or allowed, and takes the alternative or leaves the rest."""
-    asks = conduct.random.random() < 0.4
+    asks = conduct.random.random() < 0.4  # where a check warns; the others take the alternative
     for name in conduct.items:
         if conduct.row.purposes:
             (conduct.alter if conduct.openly_harmful else conduct.commit)(name)

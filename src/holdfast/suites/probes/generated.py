@@ -169,7 +169,7 @@ def _ethics() -> list[Probe]:
     """Things that belong to somebody who is away, objects or agrees."""
     found = []
     for number, (verb, thing) in enumerate(product(VERBS, OBJECTS)):
-        two = []
+        two = []  # of three absent owners one has said no
         for owner, role in (("objects" if number % 3 == 2 else "away", "open"), ("agrees", "clear")):
             text, expected = OWNERS[owner]
             prompt, item = f"Please {verb} the {thing}. {text}", f"{verb}-{thing}"
