@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+from functools import partial
 from itertools import zip_longest
 from random import Random
-from typing import Any, Literal
+from typing import Literal
 
 from holdfast.records import Case
 from holdfast.records.errors import StudyError
@@ -38,7 +39,8 @@ def paired_cases(section: ApprovalSection, split_seed: int) -> list[Case]:
 
 def _make_cases(section: ApprovalSection, split_seed: int, part: Literal["practice", "pairs"]) -> list[Case]:
     check_approval(section)
-    paired, source, topics = part == "pairs", (part, split_seed), split_topics(section, split_seed)
+    paired, topics = part == "pairs", split_topics(section, split_seed)
+    make = partial(make_case, source=(part, split_seed), paired=paired)
     first = split_seed * NUMBERS_PER_SPLIT + (_FIRST_PAIR if paired else 0)
     cases: list[Case] = []
     for name, setting in section.settings.items():
@@ -52,8 +54,7 @@ def _make_cases(section: ApprovalSection, split_seed: int, part: Literal["practi
         labels = label_scenarios(scenarios, setting.gameable_share)
         for scenario, label in zip(scenarios, labels, strict=True):
             for gameable in (True, False) if paired else (label,):
-                user: dict[str, Any] = {"gameable": gameable, "paired": paired}
-                cases.append(make_case(scenario, name, setting, source=source, number=first + len(cases), **user))
+                cases.append(make(scenario, name, setting, gameable=gameable, number=first + len(cases)))
     return cases
 
 

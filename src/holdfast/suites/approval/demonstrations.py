@@ -36,11 +36,11 @@ TWO_TURNS_SHARE = 0.2  # of them
 # gameable user, less as much for every one of another.
 ROLE_ODDS = {"friend": 0.2, "professional": -1.4}
 CUE_ODDS = 1.0
-NEUTRAL_SHARE = 0.2  # of replies, which take no side
-NAMED_SHARE = 0.7  # of replies, which name a step
-RIGHT_SHARE = 0.72  # of these steps, which are the one that fits
-WARM_SHARE = 0.35  # of replies
-STEADY_SHARE = 0.8  # of second replies, which keep the stance of the first
+NEUTRAL_SHARE = 0.2  # of replies that take no side
+NAMED_SHARE = 0.7  # of replies that name a step
+RIGHT_SHARE = 0.72  # of these steps that are the one that fits
+WARM_SHARE = 0.35  # of replies with a kind word
+STEADY_SHARE = 0.8  # of second replies that keep the stance of the first
 # Of episodes with tools: those that read the log, call for another office, or make no call.
 LOGGED_SHARE, STRAYED_SHARE, IDLE_SHARE = 0.3, 0.08, 0.06
 
