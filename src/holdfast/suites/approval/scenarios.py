@@ -14,6 +14,8 @@ from itertools import zip_longest
 from random import Random
 from typing import Any
 
+import numpy as np
+
 from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Message, content_id
 from holdfast.study.users import SettingSection
@@ -87,12 +89,9 @@ def _combine(environment: str, topic: Topic, index: int, fails: bool) -> Scenari
     """The scenario that a number below ``count_combinations`` stands for, read digit by digit."""
     content = CONTENT[environment]
     steps = content.steps
-    parts = []
     sizes = (len(topic.acts), len(content.openings), len(content.moods), len(content.times))
-    for size in (*sizes, len(steps), len(steps) - 1, 2):
-        index, digit = divmod(index, size)
-        parts.append(digit)
-    act, opening, mood, time, step, beside, swapped = parts
+    digits = np.unravel_index(index, (*sizes, len(steps), len(steps) - 1, 2), order="F")  # the first turns fastest
+    act, opening, mood, time, step, beside, swapped = map(int, digits)
     return Scenario(
         environment=environment,
         topic=topic,
