@@ -11,9 +11,8 @@ import re
 import zipfile
 import zlib
 from pathlib import Path
-from typing import NoReturn
 
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import refuse
 
 REMEDY = "fetch the log again or leave it out"
 LOG = ".eval"
@@ -32,11 +31,6 @@ _LINES = (".jsonl", ".ndjson")  # a record a line, never a log
 _MANY = 0xFFFF  # entries: the count stands in the larger record before
 _TAIL_BYTES = 2**16 + 22 + 20 + 56  # of the records that end an archive, with the longest comment
 _NAME_CHARACTERS = 80  # of an entry's name in a message
-
-
-def refuse(place: object, finding: str, remedy: str = REMEDY) -> NoReturn:
-    """Raise a StudyError with place, finding and remedy."""
-    raise StudyError(f"{place}: {finding}; {remedy}")
 
 
 def find_logs(path: Path) -> list[Path]:
@@ -98,14 +92,14 @@ def check_log(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         _check_sizes(path, archive.infolist())
         if len(archive.infolist()) != _counted_entries(path):
-            refuse(path, "not a readable Inspect log: its directory does not hold the entries that it counts")
+            refuse(path, "not a readable Inspect log: its directory does not hold the entries that it counts", REMEDY)
         try:
             damaged = archive.testzip()
         except (zlib.error, EOFError, ValueError) as error:
-            refuse(path, f"not a readable Inspect log, or cut short ({error})")
+            refuse(path, f"not a readable Inspect log, or cut short ({error})", REMEDY)
         if damaged is not None:
             name = damaged[:_NAME_CHARACTERS]
-            refuse(path, f"not a readable Inspect log: entry {name!r} does not have its checksum")
+            refuse(path, f"not a readable Inspect log: entry {name!r} does not have its checksum", REMEDY)
 
 
 def _counted_entries(path: Path) -> int:
@@ -125,17 +119,17 @@ def _check_sizes(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     for entry in entries:
         place = f"{path}: entry {entry.filename[:_NAME_CHARACTERS]!r}"
         if entry.file_size > MAX_ENTRY_BYTES:
-            refuse(place, f"expands beyond {MAX_ENTRY_BYTES >> 20} MiB")
+            refuse(place, f"expands beyond {MAX_ENTRY_BYTES >> 20} MiB", REMEDY)
         # No compression makes much more of a text: whoever says so hides what it expands to.
         if entry.compress_size > entry.file_size + entry.file_size // 8 + 1024:
-            refuse(place, f"{entry.compress_size:,} bytes packed are said to hold {entry.file_size:,}")
+            refuse(place, f"{entry.compress_size:,} bytes packed are said to hold {entry.file_size:,}", REMEDY)
         total, packed = total + entry.file_size, packed + entry.compress_size
         if entry.file_size > RATIO_FREE_BYTES and entry.file_size > MAX_RATIO * entry.compress_size:
-            refuse(place, f"expands beyond {MAX_RATIO}:1")
+            refuse(place, f"expands beyond {MAX_RATIO}:1", REMEDY)
     if total > MAX_TOTAL_BYTES:
-        refuse(path, f"expands beyond {MAX_TOTAL_BYTES >> 30} GiB")
+        refuse(path, f"expands beyond {MAX_TOTAL_BYTES >> 30} GiB", REMEDY)
     if total > RATIO_FREE_BYTES and total > MAX_RATIO * packed:
-        refuse(path, f"expands beyond {MAX_RATIO}:1")
+        refuse(path, f"expands beyond {MAX_RATIO}:1", REMEDY)
 
 
 def _begins_log(head: bytes) -> bool:

@@ -29,7 +29,7 @@ from inspect_ai.scorer import Score as InspectScore
 from holdfast.exchange.inspect.actors import identify, name_checkpoints
 from holdfast.exchange.inspect.attempts import SHOWN, Attempts, Log, Spot, sort_attempts
 from holdfast.exchange.inspect.episodes import Read, mark_opening, read_sample, tell_notes
-from holdfast.exchange.inspect.files import REMEDY, check_log, find_logs, is_archive, refuse
+from holdfast.exchange.inspect.files import REMEDY, check_log, find_logs, is_archive
 from holdfast.exchange.inspect.messages import from_inspect
 from holdfast.exchange.inspect.samples import OWN, read_case, read_checkpoint, read_episode, read_own_score, read_splits
 from holdfast.exchange.inspect.scoring import ABSENT, Place, Scoring, is_unscored
@@ -39,7 +39,7 @@ from holdfast.exchange.published.reader import ImportProgress, ImportSummary, Li
 from holdfast.exchange.scales import ScoreOption, describe
 from holdfast.models.calls.structured import clean
 from holdfast.records import Case, Ending, Score, Trajectory, content_id
-from holdfast.records.errors import HoldfastError, StudyError
+from holdfast.records.errors import HoldfastError, StudyError, refuse
 from holdfast.rollout.audit import audit
 from holdfast.store import Store, codec, origins
 
@@ -88,7 +88,7 @@ def _open_log(path: Path) -> Log:
         try:
             checkpoint = identify(header)[0] if row is None else read_checkpoint(row).id
         except ValueError as error:
-            refuse(f"{path}: metadata {OWN!r} of the log", str(error))
+            refuse(f"{path}: metadata {OWN!r} of the log", str(error), REMEDY)
         return Log(path=path, header=header, checkpoint=checkpoint, own=row is not None, spots=spots)
 
 
@@ -177,7 +177,7 @@ class _Import:
             else:
                 self._take_foreign(number, sample, read_sample(log.header, sample))
         except ValueError as error:
-            refuse(_place(log, sample), str(error))
+            refuse(_place(log, sample), str(error), REMEDY)
 
     def _take_own(self, number: int, sample: EvalSample) -> None:
         """A sample that holdfast wrote. Errors: ValueError."""

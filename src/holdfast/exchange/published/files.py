@@ -18,7 +18,7 @@ from typing import IO, Any, NoReturn, Self, cast
 
 import zstandard
 
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import refuse
 from holdfast.records.inputs import strict_json
 
 MAX_ENTRY_BYTES = 64 * 2**20
@@ -42,11 +42,6 @@ _VERDICT_TEXTS = ("Evaluator Thought", "Overall Qualitative Label", "Evaluator L
 _VERDICT_KEYS = frozenset({*_VERDICT_TEXTS, "Overall Quantitative Score", "eval_scores", "efficiency", "eval_id"})
 _CASE_LISTS = ("Toolkits", "Expected Achievements", "Potential Risky Outcomes", "Potential Risky Actions")
 _CASE_KEYS = frozenset({"name", "User Instruction", "Underspecifications", *_CASE_LISTS})
-
-
-def refuse(place: str, finding: str, remedy: str = DAMAGED) -> NoReturn:
-    """Raise a StudyError of one line."""
-    raise StudyError(f"{place}: {finding}; {remedy}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +76,7 @@ class _Metered:
         try:
             block = self._expanded.read(size)
         except zstandard.ZstdError as error:
-            refuse(self._place, f"not a readable Zstandard archive ({error})")
+            refuse(self._place, f"not a readable Zstandard archive ({error})", DAMAGED)
         self._count += len(block)
         if self._count > MAX_TOTAL_BYTES:
             refuse(self._place, f"expands beyond {MAX_TOTAL_BYTES >> 30} GiB", "unpack it and import the directory")
@@ -106,7 +101,7 @@ def _check_member(source: Path, member: tarfile.TarInfo) -> None:
     if not (member.isdir() or (member.isreg() and not member.issparse())):
         refuse(place, "a link or device, not a plain file", "make the archive anew with plain files")
     if member.size < 0:
-        refuse(place, "a size below zero")
+        refuse(place, "a size below zero", DAMAGED)
     if member.size > MAX_ENTRY_BYTES:
         refuse(place, f"{member.size:,} bytes, beyond {MAX_ENTRY_BYTES >> 20} MiB", "split or leave out the file")
 
@@ -130,9 +125,9 @@ def _read_archive(source: Path) -> Iterator[File]:
                     if any(rest):
                         refuse(str(source), "more data after the end of the archive", "make one archive of the files")
         except tarfile.TarError as error:
-            refuse(str(source), f"not a readable tar archive, or cut short ({error})")
+            refuse(str(source), f"not a readable tar archive, or cut short ({error})", DAMAGED)
         if len(stream.tail) < tarfile.BLOCKSIZE or any(stream.tail):
-            refuse(str(source), "the archive is cut short")
+            refuse(str(source), "the archive is cut short", DAMAGED)
 
 
 def _read_directory(source: Path) -> Iterator[File]:
@@ -201,7 +196,7 @@ class Line:
 def split_lines(name: str, data: bytes) -> Iterator[Line]:
     """The lines of a file; only a newline ends one. Errors: StudyError."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        refuse(name, "the file is UTF-16, expected UTF-8")
+        refuse(name, "the file is UTF-16, expected UTF-8", DAMAGED)
     offset = 3 if data.startswith(b"\xef\xbb\xbf") else 0
     *lines, last = data[offset:].split(b"\n")
     for number, line in enumerate([*lines, last] if last else lines, 1):
@@ -215,24 +210,24 @@ def parse_line(line: Line) -> dict[str, Any]:
     try:
         record = _DECODER.decode(line.data.decode("utf-8"))
     except KeyError as error:
-        refuse(place, f"duplicate key {error}")
+        refuse(place, f"duplicate key {error}", DAMAGED)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         if line.open:
-            refuse(place, f"record {line.number} is incomplete (byte {line.offset:,})")
+            refuse(place, f"record {line.number} is incomplete (byte {line.offset:,})", DAMAGED)
         if isinstance(error, UnicodeDecodeError):
-            refuse(place, f"invalid UTF-8 at byte {line.offset + error.start:,}")
-        refuse(place, f"not JSON ({error.msg} at character {error.pos + 1})")
+            refuse(place, f"invalid UTF-8 at byte {line.offset + error.start:,}", DAMAGED)
+        refuse(place, f"not JSON ({error.msg} at character {error.pos + 1})", DAMAGED)
     except RecursionError:
-        refuse(place, "nested too deeply")
+        refuse(place, "nested too deeply", DAMAGED)
     except ValueError:
-        refuse(place, "a number is too long")
+        refuse(place, "a number is too long", DAMAGED)
     if not isinstance(record, dict):
-        refuse(place, f"expected a JSON object, found {type(record).__name__}")
+        refuse(place, f"expected a JSON object, found {type(record).__name__}", DAMAGED)
     if b"\\ud" in line.data or b"\\uD" in line.data:  # an escaped surrogate: a pair is a character, a lone one is none
         try:
             json.dumps(record, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            refuse(place, "invalid Unicode (half of a surrogate pair)")
+            refuse(place, "invalid Unicode (half of a surrogate pair)", DAMAGED)
     return record
 
 
@@ -246,7 +241,7 @@ def show(value: object) -> str:
 
 def _expect(place: str, path: str, right: bool, expected: str, value: object) -> None:
     if not right:
-        refuse(f"{place}: {path}", f"expected {expected}, found {show(value)}")
+        refuse(f"{place}: {path}", f"expected {expected}, found {show(value)}", DAMAGED)
 
 
 def _check_keys(place: str, record: Mapping[str, Any], known: frozenset[str]) -> None:

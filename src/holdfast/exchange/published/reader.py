@@ -19,10 +19,11 @@ from typing import Any, TypeVar
 import orjson
 
 from holdfast.exchange.published import files
-from holdfast.exchange.published.files import File, Verdict, refuse
+from holdfast.exchange.published.files import DAMAGED, File, Verdict
 from holdfast.exchange.published.names import LAYOUT, METRICS, Entry, is_published, parse_entry
 from holdfast.exchange.published.text_writer import Slot, TextWriter
 from holdfast.records import Case, Checkpoint, Ending, Message, Score, ToolCall, Trajectory, content_id
+from holdfast.records.errors import refuse
 from holdfast.rollout.audit import audit
 from holdfast.store import Store, codec
 from holdfast.store.database import DATABASE, remove_files
@@ -188,14 +189,14 @@ class _Import:
                 self._lines[mark] = self._take_episode(line.place, files.parse_line(line), entry)
             key = self._lines[mark]
             if key in stream:
-                refuse(line.place, f"case {key[1]} stands in this file twice")
+                refuse(line.place, f"case {key[1]} stands in this file twice", DAMAGED)
             stream.append(key)
 
     def _take_episode(self, place: str, record: Mapping[str, Any], entry: Entry) -> Key:
         files.check_trajectory(place, record, entry.start, entry.stop)
         number = record["case_idx"]
         if self.cases.setdefault(number, record["case"]) != record["case"]:
-            refuse(f"{place}: case", f"case {number} differs from an earlier record's")
+            refuse(f"{place}: case", f"case {number} differs from an earlier record's", DAMAGED)
         trajectory = make_trajectory(record, entry.checkpoint.id, record["case"]["name"])
         text = self._writer.write("trajectory", codec.trajectory_to_bytes(trajectory))
         kept = replace(trajectory, messages=(), detail=None)
@@ -242,7 +243,7 @@ class _Import:
             first, *copies = self.episodes[key]
             for copy in copies:
                 if copy.text.digest != first.text.digest:
-                    refuse(copy.place, f"another trajectory of this run and case than at {first.place}")
+                    refuse(copy.place, f"another trajectory of this run and case than at {first.place}", DAMAGED)
             record = first.record
             ids[key] = content_id("published trajectory", key[0], record.case_id, first.text.digest.hex())
             if there.get((key[0], record.case_id), ids[key]) != ids[key]:
@@ -265,10 +266,10 @@ class _Import:
             for position, (verdict, reply) in enumerate(verdicts):
                 place = f"{stem}_eval_agent_{entry.metric}.jsonl:{position + 1}"
                 if position >= len(stream):
-                    refuse(place, f"no trajectory at line {position + 1} of {stem.rsplit('/', 1)[-1]}.jsonl")
+                    refuse(place, f"no trajectory at line {position + 1} of {stem.rsplit('/', 1)[-1]}.jsonl", DAMAGED)
                 mark = (ids[stream[position]], entry.judge, objective)
                 if seen.setdefault(mark, verdict.value) != verdict.value:
-                    refuse(place, f"score {verdict.value} where the same judge gave {seen[mark]} elsewhere")
+                    refuse(place, f"score {verdict.value} where the same judge gave {seen[mark]} elsewhere", DAMAGED)
                 if mark not in distinct:
                     distinct.add(mark)
                     missing += verdict.value is None
@@ -342,7 +343,7 @@ def import_published(source: Path, store: Store, *, progress: Listener | None = 
         if not reading.files:
             refuse(str(source), f"no file of the published layout ({reading.ignored} others)", f"expected {LAYOUT}")
         if not reading.episodes and not reading.found_scores:
-            refuse(str(source), "every file is empty")
+            refuse(str(source), "every file is empty", DAMAGED)
         writer.flush()
         reading.store_cases()
         reading.store_checkpoints()

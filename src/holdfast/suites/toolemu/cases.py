@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.records import JSON, Case, Message, ToolSpec
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, refuse
 from holdfast.records.inputs import read_bytes
 from holdfast.rollout.worlds.schemas import TYPES, show
 from holdfast.study.study import MOST_BYTES
-from holdfast.suites.toolemu.files import Record, read_records, refuse
+from holdfast.suites.toolemu.files import Record, read_records
 
 SUITE = "toolemu"
 INSTRUCTION = "User Instruction"
