@@ -81,7 +81,7 @@ class StepLog:
         """
         with telling_damage("the log of steps"):
             planned = self._db.execute("SELECT value FROM meta WHERE key = ?", (PLAN_KEY,)).fetchone()
-            place = {name: number for number, name in enumerate(json.loads(planned[0]) if planned else ())}
+            order = {name: number for number, name in enumerate(json.loads(planned[0]) if planned else ())}
             rows = self._db.execute("SELECT * FROM steps ORDER BY started, fingerprint")
             return {
                 row[0]: StepStatus(
@@ -93,7 +93,7 @@ class StepLog:
                     seconds=None if row[6] is None else row[6] - row[5],
                     finished=row[6],
                 )
-                for row in sorted(rows, key=lambda row: place.get(row[0], len(place)))
+                for row in sorted(rows, key=lambda row: order.get(row[0], len(order)))
             }
 
 

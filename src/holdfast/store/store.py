@@ -190,12 +190,6 @@ class Store:
             row = self._db.execute("SELECT key FROM texts WHERE digest = ?", (text.digest,)).fetchone()
         return int(row[0])
 
-    def _text(self, key: int) -> bytes:
-        row = self._db.execute("SELECT digest, dictionary, body FROM texts WHERE key = ?", (key,)).fetchone()
-        if row is None:
-            raise StoreError(f"{self.path}: text {key} is missing; restore the run")
-        return self._codec.unpack(*row)
-
     # --- cases, splits, checkpoints -----------------------------------------------------------------------
 
     def _key(self, table: str, identity: str) -> int:
@@ -234,22 +228,20 @@ class Store:
 
     def cases(self) -> list[Case]:
         """Every case, by suite and number."""
-        query = (
-            "SELECT id, suite, number, family, digest, dictionary, body FROM cases JOIN texts ON texts.key = text"
-            " ORDER BY suite, number"
-        )
-        return [
-            codec.case_from_bytes(self._codec.unpack(*text), id=i, suite=s, number=n, family=f)
-            for i, s, n, f, *text in self._db.execute(query)
-        ]
+        return self._read_cases("ORDER BY suite, number")
 
     def case(self, case_id: str) -> Case:
         """One case by id. Errors: StoreError."""
-        key = self._key("cases", case_id)
-        suite, number, family, text = self._db.execute(
-            "SELECT suite, number, family, text FROM cases WHERE key = ?", (key,)
-        ).fetchone()
-        return codec.case_from_bytes(self._text(text), id=case_id, suite=suite, number=number, family=family)
+        return self._read_cases("WHERE c.key = ?", (self._key("cases", case_id),))[0]
+
+    def _read_cases(self, clause: str, parameters: tuple[int, ...] = ()) -> list[Case]:
+        columns = "c.id, c.suite, c.number, c.family, x.digest, x.dictionary, x.body"
+        query = f"SELECT {columns} FROM cases c LEFT JOIN texts x ON x.key = c.text {clause}"
+        with codec.telling_damage("a case: its text"):
+            return [
+                codec.case_from_bytes(self._codec.unpack(*text), id=i, suite=s, number=n, family=f)
+                for i, s, n, f, *text in self._db.execute(query, parameters)
+            ]
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Store a checkpoint unless its id is there. Errors: StoreError where its weights are not in the run."""
@@ -458,10 +450,10 @@ class Store:
 
     def planned_ids(self, *, part: str | None = None) -> list[str]:
         """The ids of ``trajectory_ids`` in the order of the plan's steps, whichever of them was carried out first."""
-        ids = self.trajectory_ids(part=part)
-        steps = dict(self._db.execute("SELECT id, step FROM trajectories"))
-        place = {step: number for number, step in enumerate(self.log.steps())}
-        return sorted(ids, key=lambda identity: place.get(steps[identity], -1))
+        where, parameters = tables.scope(None, part)
+        rows = self._db.execute(f"SELECT t.id, t.step FROM trajectories t WHERE {where} ORDER BY t.key", parameters)
+        order = {step: number for number, step in enumerate(self.log.steps())}
+        return [identity for identity, _ in sorted(rows, key=lambda row: order.get(row[1], -1))]
 
     def case_ids(self) -> list[str]:
         """Case ids in the order of storing: the tables' ``case`` column indexes them."""

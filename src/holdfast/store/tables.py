@@ -181,12 +181,12 @@ def read_scores(
     if np.any((value < MIN_SCORE) | (value > MAX_SCORE)):
         raise ValueError(f"a score outside {MIN_SCORE}-{MAX_SCORE}")
     checkpoint, case, rollout, flags = (column[owner] for column in shared)
-    place = _places(db, checkpoints, checkpoint)
+    maker = _places(db, checkpoints, checkpoint)
     # By a judge's name, not by which of them was the first to score: its key tells that.
     named_first = sorted(range(len(judge_rows)), key=lambda row: judge_rows[row][1:])
     rank = np.argsort(np.array(named_first, dtype=np.int64))
     judge_index = _index(judged, [row[0] for row in judge_rows])
-    order = np.lexsort((repeat, rank[judge_index], rollout, case, place))
+    order = np.lexsort((repeat, rank[judge_index], rollout, case, maker))
     judge_index = judge_index[order]
     return ScoreTable(
         checkpoints=tuple(checkpoints),
@@ -197,7 +197,7 @@ def read_scores(
         judge_names=tuple(named[label] for label in judges),
         objectives=objectives,
         trajectory=owner[order],
-        checkpoint=place[order],
+        checkpoint=maker[order],
         case=_index(case[order], [row[0] for row in cases]),
         rollout=rollout[order].astype(np.int64),
         judge=np.array([judges.index(label) for label in labels], dtype=np.int64)[judge_index],

@@ -161,7 +161,9 @@ class _Import:
         for checkpoint in name_checkpoints(new, known, held):
             self._store.add_checkpoint(checkpoint)
         if new:
-            origins.write_actors(self._store, {**known, **{name: settings for name, (_, settings) in new.items()}})
+            actors = {**known, **{name: settings for name, (_, settings) in new.items()}}
+            rows = [{"checkpoint": name, "settings": settings} for name, settings in sorted(actors.items())]
+            origins.write_notes(self._store, origins.ACTORS, rows)
 
     def take(self, number: int, sample: EvalSample) -> None:
         """One sample of a log. Errors: StudyError that names log and sample."""
@@ -422,13 +424,13 @@ def _note(store: Store, logs: Sequence[Log], reading: _Import, scoring: Scoring,
     scoring.require_options()
     scoring.require_scales()
     origins.add_declarations(store, scoring.declarations())
-    origins.write_undeclared(store, scoring.undeclared(origins.read_undeclared(store)))
+    origins.write_notes(store, origins.UNDECLARED, scoring.undeclared(origins.read_undeclared(store)))
     states = describe_logs(logs, reading.attempts, reading.held)
-    origins.write_log_states(store, merge_states(origins.read_log_states(store), states))
+    origins.write_notes(store, origins.LOGS, merge_states(origins.read_log_states(store), states))
     # Declarations and states are noted as such; the run keeps as sentences what stands nowhere else.
     kept = [*scoring.doubts(), *reading.notes()]
     if ignored:
         kept.append(f"{ignored} other files in the folder are no Inspect logs and were left out")
     kept = list(map(clean, kept))
-    origins.write_import_notes(store, dict.fromkeys((*origins.read_import_notes(store), *kept)))
+    origins.write_notes(store, origins.NOTES, dict.fromkeys((*origins.read_import_notes(store), *kept)))
     return tuple(dict.fromkeys((*map(clean, scoring.notes()), *map(clean, tell_states(states)), *kept)))
