@@ -7,6 +7,7 @@ in the same order whatever the archive's. One transaction holds the whole import
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -80,11 +81,6 @@ class _Episode:
     place: str
 
 
-def split_cases(split_seed: int) -> tuple[list[int], list[int]]:
-    """The case numbers of the published train and test halves, sorted."""
-    return halve(files.CASES, split_seed)
-
-
 def make_case(record: Mapping[str, Any], number: int) -> Case:
     """A case from the published object."""
     return Case(
@@ -98,13 +94,12 @@ def make_case(record: Mapping[str, Any], number: int) -> Case:
 
 
 def _arguments(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
+        arguments = json.loads(text)
         # What the store cannot give back as it was (NaN, a long integer, half a surrogate pair) stays text.
-        kept = isinstance(found, dict) and orjson.loads(orjson.dumps(found)) == found
-    except (ValueError, TypeError, RecursionError):
-        kept = False
-    return found if kept else {"_raw": text}
+        if isinstance(arguments, dict) and orjson.loads(orjson.dumps(arguments)) == arguments:
+            return arguments
+    return {"_raw": text}
 
 
 def make_messages(steps: list[Any]) -> tuple[Message, ...]:
@@ -222,9 +217,8 @@ class _Import:
         if len(known) == files.CASES:
             ids = {case.number: case.id for case in known.values()}
             for seed in SPLIT_SEEDS:
-                train, test = split_cases(seed)
-                parts = {"train": [ids[number] for number in train], "test": [ids[number] for number in test]}
-                self._store.add_split(seed, parts)
+                halves = zip(("train", "test"), halve(files.CASES, seed), strict=True)
+                self._store.add_split(seed, {part: [ids[number] for number in numbers] for part, numbers in halves})
 
     def store_checkpoints(self) -> None:
         """Checkpoints, parents before children, by name."""
@@ -287,26 +281,26 @@ class _Import:
 
         Each such file is noted. An objective that nothing of the source is evaluated on gets no rows.
         """
-        told: list[str] = []
+        lacks: list[str] = []
         evaluated = {objective for _, objective in self._verdicts}
         for stem, judge in sorted(self._judges.items()):
             for metric, (objective, _) in METRICS.items():
                 file = f"{stem}_eval_agent_{metric}.jsonl"
-                found = self._verdicts.get((stem, objective))
-                count = 0 if found is None else len(found[1])
+                read = self._verdicts.get((stem, objective))
+                count = 0 if read is None else len(read[1])
                 marks = [(ids[key], judge, objective) for key in self._streams[stem][count:]]
                 lacking = [mark for mark in dict.fromkeys(marks) if mark not in seen]
                 if not lacking:
                     continue
-                why = "is not there" if found is None else f"ends after {count:,} lines" if count else "is empty"
+                why = "is not there" if read is None else f"ends after {count:,} lines" if count else "is empty"
                 many = f"{len(lacking):,} trajector{'y has' if len(lacking) == 1 else 'ies have'}"
-                told.append(f"{file} {why}: {many} no {objective} score by {judge}")
+                lacks.append(f"{file} {why}: {many} no {objective} score by {judge}")
                 if objective in evaluated:
                     verdict = Verdict(value=None, missing=f"not evaluated: the file {why}", label=None)
                     seen.update(dict.fromkeys(lacking))
                     yield from ((mark, verdict) for mark in lacking)
-        self.notes += told[:MOST_NOTES]
-        if (rest := len(told) - MOST_NOTES) > 0:
+        self.notes += lacks[:MOST_NOTES]
+        if (rest := len(lacks) - MOST_NOTES) > 0:
             self.notes.append(f"and {rest:,} more evaluation files like these")
 
 
