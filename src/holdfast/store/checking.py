@@ -9,9 +9,9 @@ import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from holdfast.records.errors import StoreError
+from holdfast.records.groups import group_by_key
 from holdfast.store.seals import ADDED_TO, REPLACED, SEAL_ROWS, START, Digest, SealedTable, chunks, digest_table, link
 
 REMEDY = "restore the run from a copy, or make it anew"
@@ -128,10 +128,7 @@ def _check(db: sqlite3.Connection, schema: frozenset[str]) -> None:
 def _check_table(db: sqlite3.Connection, name: str, table: SealedTable, seals: dict[int, tuple[int, bytes]]) -> None:
     digests = {number: Digest() for number in seals}
     for rows in chunks(db, f"SELECT seal, {table.selected} FROM {name} ORDER BY {table.key}"):
-        parts: dict[int, list[Any]] = {}
-        for number, *row in rows:
-            parts.setdefault(number, []).append(row)
-        for number, part in parts.items():
+        for number, part in group_by_key((number, row) for number, *row in rows).items():
             if number not in digests:
                 raise _DamageError(f"{len(part):,} rows of {name} were not written by holdfast")
             digests[number].add(part)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -15,6 +15,7 @@ from holdfast.store import Store
 FOREIGN = "inspect:"  # the beginning of a judge's name whose scores came with a log
 DECLARED, UNDECLARED = "scores declared", "scores undeclared"
 LOGS, NOTES, ACTORS = "logs", "import notes", "who acted"
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +86,9 @@ def read_declarations(store: Store) -> tuple[Declaration, ...] | None:
 
     Errors: StoreError.
     """
-    rows = _read(store, DECLARED)
-    return None if rows is None else tuple(_build(Declaration, row) for row in rows)
+    if store.meta(DECLARED) is None:
+        return None
+    return _read(store, DECLARED, lambda row: Declaration(**_fields(row)))
 
 
 def add_declarations(store: Store, new: Iterable[Declaration]) -> None:
@@ -117,7 +119,7 @@ def show_number(value: float) -> str:
 
 def read_undeclared(store: Store) -> tuple[Undeclared, ...]:
     """Values of foreign scorers that were not taken. Errors: StoreError."""
-    return tuple(_build(Undeclared, row) for row in _read(store, UNDECLARED) or ())
+    return _read(store, UNDECLARED, lambda row: Undeclared(**_fields(row)))
 
 
 def describe_undeclared(one: Undeclared) -> str:
@@ -146,42 +148,33 @@ def require_declared(store: Store, judge: str) -> None:
 
 def read_log_states(store: Store) -> tuple[LogState, ...]:
     """How whole each log of an imported run is; empty for any other run. Errors: StoreError."""
-    return tuple(_build(LogState, row) for row in _read(store, LOGS) or ())
+    return _read(store, LOGS, lambda row: LogState(**_fields(row)))
 
 
 def read_import_notes(store: Store) -> tuple[str, ...]:
     """What a reader of an imported run must know, a sentence each. Errors: StoreError."""
-    return tuple(map(str, _read(store, NOTES) or ()))
+    return _read(store, NOTES, str)
 
 
 def read_actors(store: Store) -> dict[str, dict[str, str]]:
     """What decided the replies of each checkpoint of foreign logs, without secrets: checkpoint id → setting → value."""
-    return {str(row["checkpoint"]): dict(row["settings"]) for row in _read(store, ACTORS) or ()}
+    return dict(_read(store, ACTORS, lambda row: (str(row["checkpoint"]), dict(row["settings"]))))
 
 
 def _place(one: Declaration) -> tuple[str | None, str | None, str]:
     return one.task, one.scorer, one.key
 
 
-def _read(store: Store, key: str) -> Any:
-    text = store.meta(key)
-    if text is None:
-        return None
+def _read(store: Store, key: str, make: Callable[[Any], Made]) -> tuple[Made, ...]:
+    """What is noted under a key, each row as ``make`` has it; empty where nothing is. Errors: StoreError."""
     try:
-        found = orjson.loads(text)
-    except ValueError as error:
-        raise _damaged(key) from error
-    if not isinstance(found, list):
-        raise _damaged(key)
-    return found
+        rows = orjson.loads(store.meta(key) or "[]")
+        if not isinstance(rows, list):
+            raise TypeError("not a list")
+        return tuple(map(make, rows))
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise StoreError(f"what the run notes of its import is damaged ({key}); import the logs again") from error
 
 
-def _build(kind: Any, row: Any) -> Any:
-    try:
-        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
-    except (TypeError, AttributeError) as error:
-        raise _damaged(kind.__name__) from error
-
-
-def _damaged(what: str) -> StoreError:
-    return StoreError(f"what the run notes of its import is damaged ({what}); import the logs again")
+def _fields(row: Any) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}

@@ -21,6 +21,7 @@ from typing import Any
 
 from holdfast.records import Case, Checkpoint, PreferencePair, Score, Trajectory
 from holdfast.records.errors import StoreError, StudyError
+from holdfast.records.groups import group_by_key
 from holdfast.store import codec, database, tables
 from holdfast.store.checking import check_rows, digest_run, refuse_links
 from holdfast.store.database import DATABASE
@@ -65,7 +66,7 @@ class Store:
         refuse_links(self.path)
         with contextlib.ExitStack() as opened:
             if writable:
-                opened.callback(database.WriteLock(self.path).release)
+                opened.enter_context(contextlib.closing(database.WriteLock(self.path)))
             self._db, dictionaries, self.sealed = database.connect(self.path, writable=writable)
             opened.enter_context(contextlib.closing(self._db))
             self._codec = codec.TextCodec(dictionaries)
@@ -97,9 +98,7 @@ class Store:
     @classmethod
     def open_or_create(cls, path: Path) -> Store:
         """The run at ``path`` opened for writing, made first if there is none."""
-        if database.holds_tables(Path(path)):
-            return cls(path, writable=True)
-        return cls.create(path)
+        return cls(path, writable=True) if database.holds_tables(Path(path)) else cls.create(path)
 
     def close(self) -> None:
         """Close the database and give up the right to write."""
@@ -214,17 +213,17 @@ class Store:
         with self._writing() as seals:
             for part, ids in parts.items():
                 for case_id in ids:
-                    seals.add(
-                        "splits", (split_seed, self._key("cases", case_id), part), conflict="split_seed, case_key"
-                    )
+                    row = (split_seed, self._key("cases", case_id), part)
+                    seals.add("splits", row, conflict="split_seed, case_key")
 
     def splits(self) -> dict[int, dict[str, tuple[str, ...]]]:
         """Split seed → part → case ids, in the order of case numbers."""
-        found: dict[int, dict[str, list[str]]] = {}
+        found: dict[int, dict[str, tuple[str, ...]]] = {}
         query = "SELECT split_seed, part, id FROM splits JOIN cases ON key = case_key ORDER BY split_seed, number"
-        for seed, part, case_id in self._db.execute(query):
-            found.setdefault(seed, {}).setdefault(part, []).append(case_id)
-        return {seed: {part: tuple(ids) for part, ids in parts.items()} for seed, parts in found.items()}
+        parts = group_by_key(((seed, part), case_id) for seed, part, case_id in self._db.execute(query))
+        for (seed, part), ids in parts.items():
+            found.setdefault(seed, {})[part] = tuple(ids)
+        return found
 
     def cases(self) -> list[Case]:
         """Every case, by suite and number."""
@@ -260,9 +259,8 @@ class Store:
     def checkpoint(self, checkpoint_id: str) -> Checkpoint:
         """One checkpoint by id. Errors: StoreError."""
         key = self._key("checkpoints", checkpoint_id)
-        return codec.checkpoint_from_bytes(
-            self._db.execute("SELECT body FROM checkpoints WHERE key = ?", (key,)).fetchone()[0]
-        )
+        (body,) = self._db.execute("SELECT body FROM checkpoints WHERE key = ?", (key,)).fetchone()
+        return codec.checkpoint_from_bytes(body)
 
     def weights(self, checkpoint: Checkpoint, *, remedy: str = "run the study again in a new run") -> Path:
         """The directory of the weights that this run made, held against their digest once a process.
@@ -490,9 +488,7 @@ class Store:
 
     def pair_judges(self) -> dict[str, frozenset[str]]:
         """Pair step → the judges whose scores made its pairs."""
-        found: dict[str, set[str]] = {}
-        for step, judge in self._db.execute("SELECT DISTINCT step, judge FROM pairs"):
-            found.setdefault(step, set()).add(judge)
+        found = group_by_key(self._db.execute("SELECT DISTINCT step, judge FROM pairs"))
         return {step: frozenset(judges) for step, judges in found.items()}
 
     def add_logprobs(self, step: str, values: Mapping[str, float]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from holdfast.records import Checkpoint
 from holdfast.records.arrays import Floats, Ints
+from holdfast.records.groups import group_by_key
 
 MIN_SCORE, MAX_SCORE = 0, 3
 CHUNK_ROWS = 10_000  # held as Python objects at a time
@@ -140,12 +141,10 @@ def _judge_labels(rows: Sequence[tuple[str, str, str]]) -> list[str]:
 
     The rubric is cut to its first 8 characters, or to as many as tell a judge's rubrics apart.
     """
-    rubrics: dict[tuple[str, str], set[str]] = {}
-    for name, objective, rubric in rows:
-        rubrics.setdefault((name, objective), set()).add(rubric)
+    rubrics = group_by_key(((name, objective), rubric) for name, objective, rubric in rows)
     labels = []
     for name, objective, rubric in rows:
-        rivals = rubrics[name, objective]
+        rivals = set(rubrics[name, objective])
         size = RUBRIC_DIGITS
         while len({one[:size] for one in rivals}) < len(rivals):
             size += 1

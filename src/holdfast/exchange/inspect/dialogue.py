@@ -22,6 +22,7 @@ from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageTool,
 from pydantic import ValidationError
 
 from holdfast.exchange.inspect.messages import DETAIL
+from holdfast.records.groups import group_by_key
 
 REFUSED_CALL = "parsing"  # Inspect's name for a call that no tool could take
 NOT_CARRIED_OUT = frozenset({REFUSED_CALL, "approval"})
@@ -137,10 +138,7 @@ def _nested(parent: Any, unread: list[str]) -> Iterator[Event]:
 def _turns(events: Sequence[Event]) -> list[_Turn]:
     """Every reply of a model that was not withdrawn, with what its calls gave."""
     names = {event.id: str(event.name) for event in events if event.event == "span_begin"}
-    made: dict[str, list[tuple[int, ToolEvent]]] = {}
-    for position, event in enumerate(events):
-        if isinstance(event, ToolEvent):
-            made.setdefault(event.id, []).append((position, event))
+    made = group_by_key((event.id, (at, event)) for at, event in enumerate(events) if isinstance(event, ToolEvent))
     turns = []
     for position, event in enumerate(events):
         if not isinstance(event, ModelEvent) or event.error is not None or not event.output.choices:

@@ -143,7 +143,7 @@ def _detail(
     log: EvalLog, sample: EvalSample, dialogue: Dialogue, unread: str | None, left: Mapping[str, int]
 ) -> dict[str, Any]:
     """Where the episode comes from, what the log says of it, and what was not read."""
-    found = {
+    noted = {
         "log": log.eval.eval_id,
         "sample": sample.uuid,
         "error": sample.error and sample.error.message,
@@ -155,7 +155,7 @@ def _detail(
         "agents": dict(dialogue.agents),
         "roles": dict(dialogue.roles),
     }
-    return storable({key: value for key, value in found.items() if value})
+    return storable({key: value for key, value in noted.items() if value})
 
 
 def tell_notes(notes: Counter[tuple[str, str]]) -> list[str]:

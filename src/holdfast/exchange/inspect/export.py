@@ -14,6 +14,7 @@ from inspect_ai.model import ChatCompletionChoice, ChatMessage, ModelOutput, Mod
 from holdfast.exchange.inspect.messages import to_inspect
 from holdfast.exchange.inspect.samples import OWN, describe_case, describe_episode, to_score
 from holdfast.records import Case, Checkpoint, Ending, Score, Trajectory, content_id
+from holdfast.records.groups import group_by_key
 from holdfast.store import Store
 
 # A fixed time: the log of a run is a function of the run, not of the hour of its export.
@@ -56,20 +57,13 @@ def _trajectory_ids(store: Store) -> dict[str, list[str]]:
     """Trajectory ids by checkpoint id, in the order of the plan."""
     table, ids = store.trajectory_table(), store.trajectory_ids()
     made_by = {ids[row]: table.checkpoints[place].id for row, place in enumerate(table.checkpoint.tolist())}
-    found: dict[str, list[str]] = {}
-    for name in store.planned_ids():
-        found.setdefault(made_by[name], []).append(name)
-    return found
+    return group_by_key((made_by[name], name) for name in store.planned_ids())
 
 
 def _parts_of(store: Store) -> dict[str, list[tuple[int, str]]]:
     """Case id → the split seeds under which it is in a part, with the part."""
-    found: dict[str, list[tuple[int, str]]] = {}
-    for seed, parts in store.splits().items():
-        for part, ids in parts.items():
-            for case_id in ids:
-                found.setdefault(case_id, []).append((seed, part))
-    return found
+    parts = ((seed, part, ids) for seed, halves in store.splits().items() for part, ids in halves.items())
+    return group_by_key((case_id, (seed, part)) for seed, part, ids in parts for case_id in ids)
 
 
 def _log(checkpoint: Checkpoint, model: str, samples: Sequence[EvalSample]) -> EvalLog:

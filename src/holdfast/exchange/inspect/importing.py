@@ -195,13 +195,12 @@ class _Import:
             self._store.add_split(seed, {part: [case.id]})
         if row.get("episode") is not None:
             made = read_episode(row["episode"], case, messages)
-            failed = made.ending is Ending.ERROR
-            flags = () if failed else audit(made.messages, made.ending, made.calls, made.invalid_calls, case.tools)
-            made = replace(made, flags=flags)
+            if made.ending is not Ending.ERROR:
+                flags = audit(made.messages, made.ending, made.calls, made.invalid_calls, case.tools)
+                made = replace(made, flags=flags)
         else:
             made = read_sample(log.header, sample).trajectory
-            made = replace(made, case_id=case.id, messages=messages[len(case.messages) :])
-        made = replace(made, checkpoint_id=log.checkpoint)
+        made = replace(made, checkpoint_id=log.checkpoint, case_id=case.id, messages=messages[len(case.messages) :])
         body = codec.trajectory_to_bytes(made, case.state).decode()
         origin = sample.uuid or (log.header.eval.eval_id, sample.id)
         parts = (log.checkpoint, case.id, made.rollout, origin, made.ending.value, body)
@@ -226,8 +225,8 @@ class _Import:
         made = replace(made, checkpoint_id=log.checkpoint, id=content_id("inspect trajectory", log.checkpoint, origin))
         self.episode_notes.update(read.notes)
         self._kept[key] = made.id
-        chain = self.attempts.chain[number]
-        self.held.setdefault(chain, Held()).add(str(sample.id), sample.epoch, case.id)
+        evaluation = self.attempts.chain[number]
+        self.held.setdefault(evaluation, Held()).add(str(sample.id), sample.epoch, case.id)
         self._keep(number, sample, made, case)
 
     def _keep(self, number: int, sample: EvalSample, made: Trajectory, case: Case) -> None:
@@ -381,10 +380,10 @@ def import_logs(
     ignored = 0
     if isinstance(source, Path) and source.is_dir():
         ignored = sum(path.is_file() for path in source.rglob("*")) - len(paths)
-    place = source if isinstance(source, Path) else ", ".join(map(str, paths[:SHOWN]))
+    subject = source if isinstance(source, Path) else ", ".join(map(str, paths[:SHOWN]))
     logs = [_open_log(path) for path in paths]
     sizes = [path.stat().st_size for path in paths]
-    scoring = Scoring(place, scores, origins.read_declarations(store) or ())
+    scoring = Scoring(subject, scores, origins.read_declarations(store) or ())
     with store.transaction():
         reading = _Import(store, logs, scoring)
         reading.store_checkpoints()
@@ -399,7 +398,7 @@ def import_logs(
                 progress(ImportProgress(bytes_read=read, bytes_total=sum(sizes), seconds=seconds, **found))
         reading.finish()
         if not reading.trajectories:
-            refuse(place, f"no sample in {len(logs)} logs", "give logs of agents that were run")
+            refuse(subject, f"no sample in {len(logs)} logs", "give logs of agents that were run")
         notes = _note(store, logs, reading, scoring, ignored)
     return ImportSummary(
         files=len(logs),

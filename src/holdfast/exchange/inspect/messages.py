@@ -116,18 +116,18 @@ def _said(
 
 def _notes_on(parts: Sequence[Content]) -> dict[str, Any]:
     """Reasoning, and the kinds of content that are no text: what is shown, and what may be a call."""
-    found: dict[str, Any] = {}
+    notes: dict[str, Any] = {}
     if reasoning := [part.reasoning for part in parts if part.type == "reasoning"]:
-        found["reasoning"] = "\n".join(reasoning)
+        notes["reasoning"] = "\n".join(reasoning)
     others = [part for part in parts if part.type not in ("text", "reasoning")]
     # A provider's own data is known where it is what Inspect notes of it.
     unread = [part for part in others if part.type == "data" and not (part.data and set(part.data) <= _KNOWN_DATA)]
     if left := [part.type for part in others if part not in unread]:
-        found[LEFT_OUT] = left
+        notes[LEFT_OUT] = left
     if unread:
         kinds = (part.data.get("type") for part in unread)
-        found[UNREAD] = [f"data of type {kind}"[:80] if isinstance(kind, str) else "data" for kind in kinds]
-    return found
+        notes[UNREAD] = [f"data of type {kind}"[:80] if isinstance(kind, str) else "data" for kind in kinds]
+    return notes
 
 
 def _arguments(text: str) -> dict[str, Any]:

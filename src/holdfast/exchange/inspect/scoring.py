@@ -25,6 +25,7 @@ from holdfast.exchange.scales import ScoreOption, describe, is_grade, is_name, o
 from holdfast.models.calls.structured import clean
 from holdfast.records import Declaration, Score, content_id
 from holdfast.records.errors import StudyError, refuse
+from holdfast.records.groups import group_by_key
 from holdfast.store.origins import FOREIGN, Undeclared, show_number, spell
 
 MOST_OFF = 50  # one value in so many may lie off its scale
@@ -250,9 +251,7 @@ class Scoring:
 
     def doubts(self) -> list[str]:
         """Values off their scale, and objectives that several scorers give."""
-        scorers: dict[tuple[str, str], list[str]] = {}
-        for one in self.declarations():
-            scorers.setdefault((one.task or "", one.objective), []).append(one.scorer or "")
+        scorers = group_by_key(((one.task or "", one.objective), one.scorer or "") for one in self.declarations())
         return [
             f"{_shown(place)}: {taken.off} of {taken.off + taken.on} values lie off its scale and are missing"
             f" ({', '.join(taken.examples)})"
