@@ -16,6 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Protocol, TypeVar
 
 from holdfast.records.errors import StudyError, did_you_mean, require
+from holdfast.records.groups import group_by_key
 
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _SHOWN = 80  # characters of a name
@@ -45,10 +46,8 @@ T = TypeVar("T", bound=Named)
 @cache
 def _installed(group: str) -> dict[str, tuple[EntryPoint, ...]]:
     """The entry points of a group by name; one that two folders of a path hold alike counts once."""
-    found: dict[str, dict[str, EntryPoint]] = {}
-    for point in entry_points(group=group):
-        found.setdefault(point.name, {})[point.value] = point
-    return {name: tuple(points.values()) for name, points in found.items()}
+    points = group_by_key((point.name, point) for point in entry_points(group=group))
+    return {name: tuple({one.value: one for one in namesakes}.values()) for name, namesakes in points.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -398,9 +398,20 @@ class Store:
             yield from (found[key] for key in keys)
 
     def labels(self, part: str) -> list[tuple[str, str, str, str, str, float | None, str | None]]:
-        """Scores of a part with their labels, as ``tables.read_labels`` gives them."""
+        """Checkpoint id, case id, judge, objective, rubric, value and label of every score of a part; no replies."""
+        where, parameters = tables.scope(None, part)
+        query = (
+            "SELECT t.checkpoint, t.case_key, s.judge, s.value, s.label FROM trajectories t"
+            f" JOIN scores s ON s.trajectory = t.key WHERE {where} ORDER BY t.key, s.judge, s.repeat"
+        )
         with codec.telling_damage("the labels of scores"):
-            return tables.read_labels(self._db, part)
+            checkpoints = dict(self._db.execute("SELECT key, id FROM checkpoints"))
+            cases = dict(self._db.execute("SELECT key, id FROM cases"))
+            judges = {key: names for key, *names in self._db.execute("SELECT key, name, objective, rubric FROM judges")}
+            return [
+                (checkpoints[checkpoint], cases[case], *judges[judge], value, label)
+                for checkpoint, case, judge, value, label in self._db.execute(query, parameters)
+            ]
 
     def score_table(self, *, step: str | None = None, part: str | Sequence[str] | None = None) -> tables.ScoreTable:
         """Scores as columns without texts, of the trajectories of a ``tables.scope``."""

@@ -101,21 +101,6 @@ def scope(step: str | None, part: str | Sequence[str] | None = None) -> tuple[st
     return f"{own} AND (t.case_key IS NULL OR t.case_key NOT IN ({beside}))", ()
 
 
-def read_labels(db: sqlite3.Connection, part: str) -> list[tuple[str, str, str, str, str, float | None, str | None]]:
-    """Checkpoint id, case id, judge, objective, rubric, value and label of every score of a part, without replies."""
-    where, parameters = scope(None, part)
-    query = (
-        "SELECT t.checkpoint, t.case_key, s.judge, s.value, s.label FROM trajectories t"
-        f" JOIN scores s ON s.trajectory = t.key WHERE {where} ORDER BY t.key, s.judge, s.repeat"
-    )
-    checkpoints, cases = (dict(db.execute(f"SELECT key, id FROM {table}")) for table in ("checkpoints", "cases"))
-    judges = {key: told for key, *told in db.execute("SELECT key, name, objective, rubric FROM judges")}
-    return [
-        (checkpoints[checkpoint], cases[case], *judges[judge], value, label)
-        for checkpoint, case, judge, value, label in db.execute(query, parameters)
-    ]
-
-
 def in_order(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
     """Checkpoints in an order that does not depend on which was made first: base, stages, axes, seeds."""
 
