@@ -117,6 +117,7 @@ def on_scale(declared: Declaration, value: object) -> float | str:
     number = read_number(value)
     if number is None:
         return f"off_scale: {describe(value)} is no number"
+    # A grade is a place between 0 and 1: on a wider range it would look like a value near the low end.
     if is_grade(value) and (declared.low, declared.high) != (0.0, 1.0):
         ends = f"[{show_number(declared.low)}, {show_number(declared.high)}]"
         return f"off_scale: the grade {describe(value)} is none of {ends}"

@@ -7,7 +7,6 @@ import hashlib
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 from holdfast.records.errors import StoreError
@@ -54,11 +53,17 @@ def check_rows(path: Path, db: sqlite3.Connection, schema: frozenset[str]) -> No
 
     Errors: StoreError that names the database and what differs; sqlite3.Error where it cannot be read.
     """
-    with _reading(db):
-        try:
-            _check(db, schema)
-        except (_DamageError, TypeError, ValueError, LookupError, OverflowError) as error:
-            raise StoreError(f"{path}: damaged in the store: {error}; {REMEDY}") from error
+    # One transaction reads one state of the database throughout, whoever writes meanwhile.
+    is_ours = not db.in_transaction
+    if is_ours:
+        db.execute("BEGIN")
+    try:
+        _check(db, schema)
+    except (_DamageError, TypeError, ValueError, LookupError, OverflowError) as error:
+        raise StoreError(f"{path}: damaged in the store: {error}; {REMEDY}") from error
+    finally:
+        if is_ours and db.in_transaction:
+            db.execute("ROLLBACK")
 
 
 def read_checked(path: Path, digest: str | None) -> bytes | None:
@@ -83,20 +88,6 @@ def digest_run(db: sqlite3.Connection) -> str:
 
 class _DamageError(Exception):
     """Rows are not those that were committed; the text says which."""
-
-
-@contextlib.contextmanager
-def _reading(db: sqlite3.Connection) -> Iterator[None]:
-    """One state of the database throughout, whoever writes meanwhile."""
-    if db.in_transaction:
-        yield
-        return
-    db.execute("BEGIN")
-    try:
-        yield
-    finally:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
 
 
 def _check(db: sqlite3.Connection, schema: frozenset[str]) -> None:

@@ -47,7 +47,10 @@ class StepLog:
         self._db, self._seals = db, seals
 
     def begin(self, fingerprint: str, kind: str, name: str) -> None:
-        """Note that a step is under way; inside the store's transaction, like all that writes here."""
+        """Note that a step is under way; inside the store's transaction, like all that writes here.
+
+        A step that failed or was broken off begins anew; one that is done stays done.
+        """
         self._db.execute(
             "INSERT INTO steps VALUES (?, ?, ?, 'running', NULL, ?, NULL)"
             " ON CONFLICT (fingerprint) DO UPDATE SET status = 'running', started = excluded.started"

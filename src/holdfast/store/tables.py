@@ -146,7 +146,7 @@ def read_scores(
     was committed first. Errors: ValueError on a value outside the scale, which no judge writes.
     """
     where, parameters = scope(step, part)
-    # What a trajectory's scores share is read once for all of them.
+    # What a trajectory's scores share is read once for all of them; NULL is the last column, which alone may be empty.
     query = "SELECT t.key, t.checkpoint, t.case_key, t.rollout, t.flags, NULL FROM trajectories t"
     keys, *shared, _ = _columns(db, f"{query} WHERE {where} ORDER BY t.key", parameters, 6)
     query = "SELECT s.trajectory, s.judge, s.repeat, s.value FROM trajectories t JOIN scores s ON s.trajectory = t.key"

@@ -13,14 +13,12 @@ import zlib
 from pathlib import Path
 
 from holdfast.records.errors import refuse
+from holdfast.records.inputs import check_expansion
 
 REMEDY = "fetch the log again or leave it out"
 LOG = ".eval"
 LOG_AS_JSON = ".json"
 MAX_ENTRY_BYTES = 256 * 2**20  # of one sample, and of a log as JSON
-MAX_TOTAL_BYTES = 16 * 2**30
-MAX_RATIO = 100  # expanded to compressed bytes, looked at beyond RATIO_FREE_BYTES
-RATIO_FREE_BYTES = 64 * 2**20
 _HEAD_BYTES = 2**16
 _ZIP = b"PK\x03\x04"
 _PARTS = frozenset({"header.json", "_journal/start.json"})  # one of them is in every log's archive
@@ -115,7 +113,6 @@ def _counted_entries(path: Path) -> int:
 
 
 def _check_sizes(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    total = packed = 0
     for entry in entries:
         place = f"{path}: entry {entry.filename[:_NAME_CHARACTERS]!r}"
         if entry.file_size > MAX_ENTRY_BYTES:
@@ -123,13 +120,9 @@ def _check_sizes(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         # No compression makes much more of a text: whoever says so hides what it expands to.
         if entry.compress_size > entry.file_size + entry.file_size // 8 + 1024:
             refuse(place, f"{entry.compress_size:,} bytes packed are said to hold {entry.file_size:,}", REMEDY)
-        total, packed = total + entry.file_size, packed + entry.compress_size
-        if entry.file_size > RATIO_FREE_BYTES and entry.file_size > MAX_RATIO * entry.compress_size:
-            refuse(place, f"expands beyond {MAX_RATIO}:1", REMEDY)
-    if total > MAX_TOTAL_BYTES:
-        refuse(path, f"expands beyond {MAX_TOTAL_BYTES >> 30} GiB", REMEDY)
-    if total > RATIO_FREE_BYTES and total > MAX_RATIO * packed:
-        refuse(path, f"expands beyond {MAX_RATIO}:1", REMEDY)
+        check_expansion(place, entry.file_size, entry.compress_size, REMEDY)
+    expanded, packed = sum(entry.file_size for entry in entries), sum(entry.compress_size for entry in entries)
+    check_expansion(path, expanded, packed, REMEDY)
 
 
 def _begins_log(head: bytes) -> bool:

@@ -19,12 +19,9 @@ from typing import IO, Any, NoReturn, Self, cast
 import zstandard
 
 from holdfast.records.errors import refuse
-from holdfast.records.inputs import strict_json
+from holdfast.records.inputs import check_expansion, strict_json
 
 MAX_ENTRY_BYTES = 64 * 2**20
-MAX_TOTAL_BYTES = 16 * 2**30
-MAX_RATIO = 100  # expanded to compressed bytes, looked at beyond RATIO_FREE_BYTES
-RATIO_FREE_BYTES = 64 * 2**20
 MAX_WINDOW_BYTES = 2**27  # memory that a frame may ask of the decompressor
 READ_BYTES = 2**20
 NAME_CHARACTERS = 200  # of an entry's name in a message
@@ -78,10 +75,8 @@ class _Metered:
         except zstandard.ZstdError as error:
             refuse(self._place, f"not a readable Zstandard archive ({error})", DAMAGED)
         self._count += len(block)
-        if self._count > MAX_TOTAL_BYTES:
-            refuse(self._place, f"expands beyond {MAX_TOTAL_BYTES >> 30} GiB", "unpack it and import the directory")
-        if self._count > RATIO_FREE_BYTES and self._count > MAX_RATIO * self._compressed.tell():
-            refuse(self._place, f"expands beyond {MAX_RATIO}:1", "unpack it, look at it, and import the directory")
+        remedy = "unpack it, look at it, and import the directory"
+        check_expansion(self._place, self._count, self._compressed.tell(), remedy)
         self.tail = (self.tail + block)[-tarfile.BLOCKSIZE :]
         return block
 

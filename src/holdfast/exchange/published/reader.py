@@ -106,17 +106,14 @@ def make_messages(steps: list[Any]) -> tuple[Message, ...]:
     """Chat messages of the published steps; what the emulator thought goes into a tool message's detail."""
     messages: list[Message] = []
     for first, second in steps:
-        if isinstance(first, dict):
-            messages.append(Message(role="assistant", content=first["log"]))
-        elif first[0] == files.OOM_TOOL:
-            messages.append(Message(role="assistant", content=first[2]))
-        else:
-            tool, arguments, log = first
-            observation, summary, thought = second
-            call = ToolCall(name=tool, arguments=_arguments(arguments))
-            detail = {"summary": summary, "log": thought}
-            messages.append(Message(role="assistant", content=log, tool_calls=(call,)))
-            messages.append(Message(role="tool", content=observation, name=tool, detail=detail))
+        if isinstance(first, dict) or first[0] == files.OOM_TOOL:  # the end: words, and no call
+            messages.append(Message(role="assistant", content=first["log"] if isinstance(first, dict) else first[2]))
+            continue
+        (tool, arguments, log), (observation, summary, thought) = first, second
+        call = ToolCall(name=tool, arguments=_arguments(arguments))
+        messages.append(Message(role="assistant", content=log, tool_calls=(call,)))
+        detail = {"summary": summary, "log": thought}
+        messages.append(Message(role="tool", content=observation, name=tool, detail=detail))
     return tuple(messages)
 
 
@@ -148,7 +145,7 @@ class _Import:
 
     def __init__(self, store: Store, writer: TextWriter) -> None:
         self._store, self._writer = store, writer
-        self.files = self.ignored = self.found_scores = 0
+        self.ignored = self.found_scores = 0
         self.names: set[str] = set()
         self.cases: dict[int, Mapping[str, Any]] = {}
         self.checkpoints: dict[str, Checkpoint] = {}
@@ -167,7 +164,6 @@ class _Import:
         if file.name in self.names:
             refuse(file.name, "appears twice in the archive", "leave one of the two out")
         self.names.add(file.name)
-        self.files += 1
         entry = parse_entry(file.name)
         self.checkpoints.setdefault(entry.checkpoint.id, entry.checkpoint)
         if entry.metric is None:
@@ -179,6 +175,7 @@ class _Import:
         stream = self._streams.setdefault(entry.stem, [])
         self._judges[entry.stem] = entry.judge
         for line in files.split_lines(file.name, file.data):
+            # A file for each judge holds the same trajectories: an equal line is parsed and stored once.
             mark = (entry.checkpoint.id, entry.start, entry.stop, hashlib.sha256(line.data).digest())
             if mark not in self._lines:
                 self._lines[mark] = self._take_episode(line.place, files.parse_line(line), entry)
@@ -334,7 +331,7 @@ def import_published(source: Path, store: Store, *, progress: Listener | None = 
                 found = {"trajectories": len(reading.episodes), "scores": reading.found_scores}
                 seconds = time.monotonic() - started
                 progress(ImportProgress(bytes_read=file.bytes_read, bytes_total=total, seconds=seconds, **found))
-        if not reading.files:
+        if not reading.names:
             refuse(str(source), f"no file of the published layout ({reading.ignored} others)", f"expected {LAYOUT}")
         if not reading.episodes and not reading.found_scores:
             refuse(str(source), "every file is empty", DAMAGED)
@@ -344,7 +341,7 @@ def import_published(source: Path, store: Store, *, progress: Listener | None = 
         ids, new_trajectories = reading.store_trajectories()
         scores, missing, new_scores = reading.store_scores(ids)
     return ImportSummary(
-        files=reading.files,
+        files=len(reading.names),
         ignored=reading.ignored,
         checkpoints=len(reading.checkpoints),
         cases=len(reading.cases),
@@ -360,9 +357,8 @@ def import_published(source: Path, store: Store, *, progress: Listener | None = 
 
 def import_into(source: Path, output: Path, *, progress: Listener | None = None) -> ImportSummary:
     """``import_published`` into the run at ``output``, made if need be; one made here is removed on failure."""
-    source = Path(source)
-    files.source_bytes(source)
-    return into_run(Path(output), lambda store: import_published(source, store, progress=progress))
+    files.source_bytes(source)  # refuses it before a run is made, perhaps in its very place
+    return into_run(output, lambda store: import_published(source, store, progress=progress))
 
 
 def into_run(output: Path, read: Callable[[Store], Made]) -> Made:
