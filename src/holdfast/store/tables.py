@@ -202,15 +202,16 @@ def read_trajectories(
         "SELECT t.key, t.checkpoint, t.case_key, t.rollout, t.flags, t.calls, t.invalid_calls, t.tokens"
         f" FROM trajectories t WHERE {where} ORDER BY t.key"
     )
-    found = _columns(db, query, parameters, 8)
+    keys, checkpoint, case, *whole, tokens = _columns(db, query, parameters, 8)
+    rollout, flags, calls, invalid_calls = (column.astype(np.int64) for column in whole)
     return TrajectoryTable(
         checkpoints=tuple(checkpoints),
-        trajectory=np.arange(len(found[0]), dtype=np.int64),
-        checkpoint=_places(db, checkpoints, found[1]),
-        case=_index(found[2], [row[0] for row in db.execute("SELECT key FROM cases ORDER BY key")]),
-        rollout=found[3].astype(np.int64),
-        flags=found[4].astype(np.int64),
-        calls=found[5].astype(np.int64),
-        invalid_calls=found[6].astype(np.int64),
-        tokens=found[7],
+        trajectory=np.arange(len(keys), dtype=np.int64),
+        checkpoint=_places(db, checkpoints, checkpoint),
+        case=_index(case, [row[0] for row in db.execute("SELECT key FROM cases ORDER BY key")]),
+        rollout=rollout,
+        flags=flags,
+        calls=calls,
+        invalid_calls=invalid_calls,
+        tokens=tokens,
     )

@@ -106,6 +106,7 @@ def _counted_entries(path: Path) -> int:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - _TAIL_BYTES))
         tail = file.read()
+    # The last record has the count at its tenth byte, or says there that the larger one before it does, at its 32nd.
     end = tail.rfind(b"PK\x05\x06")
     count = int.from_bytes(tail[end + 10 : end + 12], "little")
     large = tail.rfind(b"PK\x06\x06", 0, max(end, 0))

@@ -120,16 +120,9 @@ def _check(kind: type[Row], row: Any, what: str) -> Row:
 
 def describe_case(case: Case) -> dict[str, Any]:
     """What ``read_case`` needs besides the sample's messages."""
-    return {
-        "id": case.id,
-        "suite": case.suite,
-        "number": case.number,
-        "family": case.family,
-        "opening": len(case.messages),
-        "tools": [[tool.name, tool.description, tool.parameters] for tool in case.tools],
-        "state": case.state,
-        "facts": case.facts,
-    }
+    names = {name: getattr(case, name) for name in ("id", "suite", "number", "family")}
+    tools = [[tool.name, tool.description, tool.parameters] for tool in case.tools]
+    return {**names, "opening": len(case.messages), "tools": tools, "state": case.state, "facts": case.facts}
 
 
 def read_case(row: Any, messages: Sequence[Message]) -> Case:
