@@ -10,6 +10,7 @@ import orjson
 
 from holdfast.records import Declaration
 from holdfast.records.errors import StoreError, StudyError
+from holdfast.records.words import count_noun
 from holdfast.store import Store
 
 FOREIGN = "inspect:"  # the beginning of a judge's name whose scores came with a log
@@ -125,7 +126,7 @@ def read_undeclared(store: Store) -> tuple[Undeclared, ...]:
 def describe_undeclared(one: Undeclared) -> str:
     """``'harm' of judge (20 values: 1, 10)``."""
     seen = f": {', '.join(one.seen)}" if one.seen else ""
-    return f"{one.key!r} of {one.scorer} ({one.count:,} value{'' if one.count == 1 else 's'}{seen})"
+    return f"{one.key!r} of {one.scorer} ({count_noun(one.count, 'values')}{seen})"
 
 
 def require_declared(store: Store, judge: str) -> None:

@@ -26,6 +26,7 @@ from holdfast.models.calls.structured import clean
 from holdfast.records import Declaration, Score, content_id
 from holdfast.records.errors import StudyError, refuse
 from holdfast.records.groups import group_by_key
+from holdfast.records.words import count_noun
 from holdfast.store.origins import FOREIGN, Undeclared, show_number, spell
 
 MOST_OFF = 50  # one value in so many may lie off its scale
@@ -267,7 +268,7 @@ class Scoring:
         """Why values were not taken, and how to declare them."""
         _, scorer, key = place
         what = what.replace("were", "was") if seen.count == 1 else what
-        values = f"{_shown(place)}: {seen.count:,} value{'s' * (seen.count != 1)}"
+        values = f"{_shown(place)}: {count_noun(seen.count, 'values')}"
         if seen.kinds:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(seen.kinds.items()))
             shown = ", ".join(list(seen.examples)[:SHOWN])
