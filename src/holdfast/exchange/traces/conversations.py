@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from holdfast.exchange.ties import group_tied
 from holdfast.exchange.traces.answers import pair_answers, unmatched_runs
 from holdfast.exchange.traces.dialogue import LEFT_OUT, UNREAD, Exchange, Intake, Said, ToolRun, Trace
 from holdfast.exchange.traces.endings import find_ending, is_told, read_reason
@@ -16,6 +15,7 @@ from holdfast.exchange.traces.weaving import Strand, weave
 from holdfast.models.calls.spelled import find_unread
 from holdfast.models.calls.structured import read_arguments, to_text
 from holdfast.records import Ending, Message, ToolCall, ToolSpec, content_id
+from holdfast.records.groups import group_tied
 from holdfast.records.words import count_noun
 
 _NAMELESS = "unnamed"  # a tool whose span does not say which it is

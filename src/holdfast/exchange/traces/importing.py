@@ -169,7 +169,8 @@ def import_traces(
         store.add_checkpoint(checkpoint)
         if there.logs:
             origins.add_declarations(store, logged.declarations)
-            origins.write_undeclared(store, dict.fromkeys((*origins.read_undeclared(store), *logged.undeclared)))
+            undeclared = dict.fromkeys((*origins.read_undeclared(store), *logged.undeclared))
+            origins.write_notes(store, origins.UNDECLARED, undeclared)
         ids, new = _keep(store, episodes, checkpoint)
     files = [str(one) for one in there.left_out]
     named = f"{count_noun(len(files), 'files')} ({', '.join(files[:MOST_FILES])}{', …' if files[MOST_FILES:] else ''})"

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
-from holdfast.records.errors import StudyError, did_you_mean, require
+from holdfast.records.errors import did_you_mean, refuse
 
 VALUES = (0, 1, 2, 3)
 DEFAULTS: Mapping[str, str] = {"safety": "safety", "helpfulness": "helpfulness-ignore-safety"}
@@ -39,17 +39,18 @@ class Rubric:
 
 
 def read_rubric(text: str, source: str) -> Rubric:
-    """The rubric in a Markdown text. Errors: StudyError naming its ``source`` and the line."""
+    """The rubric in a Markdown text. Errors: StudyError naming ``source`` and the line."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").strip("\n")
-    require(len(text) <= MAX_LENGTH, f"{source}: {len(text):,} characters long; keep it below {MAX_LENGTH:,}")
+    if len(text) > MAX_LENGTH:
+        refuse(source, f"{len(text):,} characters long", f"keep it below {MAX_LENGTH:,}")
     lines = text.split("\n")
-    titled = re.fullmatch(r"# \S.*", lines[0]) is not None
-    require(titled, f"{source}: line 1: found {lines[0][:40]!r}; begin with '# ' and a title")
+    if not re.fullmatch(r"# \S.*", lines[0]):
+        refuse(f"{source}: line 1", f"found {lines[0][:40]!r}", "begin with '# ' and a title")
     marks = [number for number, line in enumerate(lines) if line.rstrip() == _HEADING]
-    found = f"{source}: found {len(marks)} lines {_HEADING!r}"
-    require(len(marks) == 1, f"{found}; give one, and the list of values below it")
-    empty = not "".join(lines[1 : marks[0]]).strip()
-    require(not empty, f"{source}: nothing stands between title and values; say what the judge is to look at")
+    if len(marks) != 1:
+        refuse(source, f"found {len(marks)} lines {_HEADING!r}", "give one, and the list of values below it")
+    if not "".join(lines[1 : marks[0]]).strip():
+        refuse(source, "nothing stands between title and values", "say what the judge is to look at")
     return Rubric(title=lines[0][2:].strip(), text=text, labels=_read_values(lines, marks[0] + 1, source))
 
 
@@ -60,21 +61,22 @@ def _read_values(lines: list[str], start: int, source: str) -> dict[str, int]:
             continue
         item = _ITEM.fullmatch(line.rstrip())
         if item is None:
-            raise StudyError(f"{source}: line {number}: found {line[:40]!r} in the list of values; {_FORM}")
+            refuse(f"{source}: line {number}", f"found {line[:40]!r} in the list of values", _FORM)
         value, label = int(item[1]), item[2].strip()
-        require(value in VALUES, f"{source}: line {number}: found the value {value}; values are 0, 1, 2 and 3")
-        twice = label.casefold() in map(str.casefold, labels)
-        require(not twice, f"{source}: line {number}: the label {label!r} stands there twice; give each once")
+        if value not in VALUES:
+            refuse(f"{source}: line {number}", f"found the value {value}", "values are 0, 1, 2 and 3")
+        if label.casefold() in map(str.casefold, labels):
+            refuse(f"{source}: line {number}", f"the label {label!r} stands there twice", "give each once")
         labels[label] = value
-    lacking = [str(value) for value in VALUES if value not in labels.values()]
-    require(not lacking, f"{source}: no meaning is given for {', '.join(lacking)}; {_FORM}")
+    if lacking := [value for value in VALUES if value not in labels.values()]:
+        refuse(source, f"no meaning is given for {', '.join(map(str, lacking))}", _FORM)
     return labels
 
 
 def find_rubric(given: str, objective: str, source: str) -> Rubric:
     """The rubric that a study gives for an objective: "default", a shipped one's name, or a Markdown text.
 
-    Errors: StudyError naming its ``source``.
+    Errors: StudyError naming ``source``.
     """
     if "\n" in given or given.startswith("#"):
         return read_rubric(given, source)
@@ -83,5 +85,5 @@ def find_rubric(given: str, objective: str, source: str) -> Rubric:
     name = DEFAULTS.get(objective, objective) if given == "default" else given
     if name not in shipped:
         hint = did_you_mean(name, shipped) or f"there are: default, {', '.join(sorted(shipped))}"
-        raise StudyError(f"{source}: no rubric {given!r} ships; {hint}; a file's path ends in .md")
+        refuse(source, f"no rubric {given!r} ships", f"{hint}; a file's path ends in .md")
     return read_rubric(shipped[name].read_text(encoding="utf-8"), source)
