@@ -20,7 +20,7 @@ from pydantic import ValidationError, model_validator
 
 from holdfast.records.errors import StudyError, require, require_known
 from holdfast.records.extensions import allow
-from holdfast.records.inputs import parse_toml, read_bytes, read_settings
+from holdfast.records.inputs import decode_utf8, parse_toml, read_bytes, read_settings
 from holdfast.store import DATABASE, Store
 from holdfast.study.checks import check_study
 from holdfast.study.kinds import SUITES, named_in
@@ -30,6 +30,12 @@ from holdfast.study.tables import Tables
 
 MOST_BYTES = 256 << 20  # of a file that a study names
 NAMED_ITEMS = ("own", "generated", "inspect_evals")  # what ``probes.items`` names beside a file
+_A_FILE = "give the path of a file"
+# Suites whose files lie in a public place.
+_REMEDIES = {
+    "toolemu": f"{_A_FILE}; ToolEmu's are assets/all_cases.json and assets/all_toolkits.json of"
+    " https://github.com/ryoungj/ToolEmu"
+}
 
 
 class Study(Tables):
@@ -141,7 +147,9 @@ def _naming(raw: Mapping[str, Any], place: str, key: str) -> Mapping[str, Any] |
 
 def _read_suite(suite: Mapping[str, Any]) -> dict[str, Any]:
     """A suite's table with the digest of its files, and as many cases as each half has at most."""
-    texts = [_read(suite[key], f"suite.{key}") for key in ("cases", "toolkits") if isinstance(suite.get(key), str)]
+    remedy = _REMEDIES.get(suite["name"], _A_FILE)
+    keys = [key for key in ("cases", "toolkits") if isinstance(suite.get(key), str)]
+    texts = [_read(suite[key], f"suite.{key}", remedy) for key in keys]
     read = {**suite, "digest": hashlib.sha256(b"".join(texts)).hexdigest()}
     try:
         cases = json.loads(texts[0])
@@ -162,23 +170,15 @@ def _read_judge(name: str, judge: Any) -> Any:
     read = dict(judge)
     rubrics, rules = judge.get("rubrics"), judge.get("rules")
     if isinstance(rubrics, Mapping):
-        read["rubrics"] = {
-            objective: _text(text, f"judges.{name}.rubrics.{objective}")
-            if isinstance(text, str) and text.endswith(".md")
-            else text
-            for objective, text in rubrics.items()
-        }
+        read["rubrics"] = dict(rubrics)
+        for objective, text in rubrics.items():
+            if isinstance(text, str) and text.endswith(".md"):
+                place = f"judges.{name}.rubrics.{objective}"
+                read["rubrics"][objective] = decode_utf8(f"{place}: {text}", _read(text, place))
     if isinstance(rules, str):
         read["rules"] = read_settings(rules, "a file of rules", subject=f"judges.{name}.rules: {rules}")
     return read
 
 
-def _read(path: str, place: str) -> bytes:
-    return read_bytes(path, MOST_BYTES, subject=f"{place}: {path}", remedy="give the path of a file")
-
-
-def _text(path: str, place: str) -> str:
-    try:
-        return _read(path, place).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise StudyError(f"{place}: {path} is not UTF-8 ({error})") from error
+def _read(path: str, place: str, remedy: str = _A_FILE) -> bytes:
+    return read_bytes(path, MOST_BYTES, subject=f"{place}: {path}", remedy=remedy)
