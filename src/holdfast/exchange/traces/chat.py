@@ -14,8 +14,7 @@ from typing import Any
 from holdfast.exchange.traces.bodies import MESSAGES, Response, find_messages, is_answer, read_request, read_response
 from holdfast.exchange.traces.dialogue import UNREAD, Exchange, Intake, Said
 from holdfast.exchange.traces.messages import perhaps
-from holdfast.exchange.traces.records import BadRecord, refuse_record
-from holdfast.exchange.traces.times import read_time
+from holdfast.exchange.traces.records import BadRecord, read_time, refuse_record
 from holdfast.models.calls.structured import clean, find_names
 
 CONVERSATIONS = ("conversation_id", "thread_id", "conversationId", "threadId", "chat_id")

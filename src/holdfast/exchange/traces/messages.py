@@ -225,7 +225,11 @@ def _merge(one: Said, other: Said) -> Said:
 
 
 _SCHEMAS = ("parameters", "input_schema", "inputSchema", "parametersJsonSchema", "schema")
-_WRAPPERS = ("function", "toolSpec", "tool", "custom")
+# Keys under which tools stand, and what must stand there.
+_WRAPPERS: dict[str, type] = {
+    **{"function_declarations": object, "functionDeclarations": object, "tools": list},
+    **{"function": dict, "toolSpec": dict, "tool": dict, "custom": dict, "json_schema": object},
+}
 
 
 def read_tools(definitions: Any) -> tuple[ToolSpec, ...]:
@@ -249,15 +253,9 @@ def read_tools(definitions: Any) -> tuple[ToolSpec, ...]:
 def _each_tool(definitions: Any) -> list[dict[str, Any]]:
     value = perhaps("tools", definitions)
     if isinstance(value, dict):
-        if "function_declarations" in value or "functionDeclarations" in value:
-            return _each_tool(value.get("function_declarations", value.get("functionDeclarations")))
-        if isinstance(value.get("tools"), list):
-            return _each_tool(value["tools"])
-        inner = next((value[key] for key in _WRAPPERS if isinstance(value.get(key), dict)), None)
-        if inner is not None:
-            return _each_tool(inner)
-        if "json_schema" in value:
-            return _each_tool(value["json_schema"])
+        wrapped = [value[key] for key, kind in _WRAPPERS.items() if key in value and isinstance(value[key], kind)]
+        if wrapped:
+            return _each_tool(wrapped[0])
         if any(isinstance(value.get(key), str) for key in NAMES):
             return [value]
         # By name, as the AI SDK and MCP clients keep them.

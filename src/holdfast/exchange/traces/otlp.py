@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from holdfast.exchange.traces.dialogue import Intake
-from holdfast.exchange.traces.records import BadRecord, Flaw, find_flaw, read_object, refuse_record
-from holdfast.exchange.traces.times import read_time
+from holdfast.exchange.traces.records import BadRecord, Flaw, find_flaw, read_object, read_time, refuse_record
 from holdfast.models.calls.structured import clean, to_text
 
 ERROR_STATUS = (2, "2", "STATUS_CODE_ERROR", "ERROR", "StatusCode.ERROR")
@@ -307,12 +306,10 @@ def flatten(attributes: Attributes) -> Attributes:
 
 
 def _flatten(found: Attributes, path: str, value: Any, depth: int) -> None:
-    if isinstance(value, dict) and depth < _MOST_NESTED:
-        for key, inner in value.items():
-            _flatten(found, f"{path}.{key}", inner, depth + 1)
-    elif isinstance(value, list) and _LISTS.match(path) and depth < _MOST_NESTED:
-        for number, inner in enumerate(value):
-            _flatten(found, f"{path}.{number}", inner, depth + 1)
+    listed = isinstance(value, list) and _LISTS.match(path)
+    nested = dict(enumerate(value)) if listed else value if isinstance(value, dict) else {}
+    for key, inner in nested.items() if depth < _MOST_NESTED else ():
+        _flatten(found, f"{path}.{key}", inner, depth + 1)
     if depth:
         found.setdefault(path, value)
 

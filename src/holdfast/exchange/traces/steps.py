@@ -20,8 +20,7 @@ from holdfast.exchange.traces.chat import CONVERSATIONS, read_chat
 from holdfast.exchange.traces.dialogue import Exchange, Intake, Speechless, ToolRun
 from holdfast.exchange.traces.messages import perhaps, read_tools
 from holdfast.exchange.traces.otlp import get_field
-from holdfast.exchange.traces.records import BadRecord, read_object, refuse_record
-from holdfast.exchange.traces.times import read_time
+from holdfast.exchange.traces.records import BadRecord, read_object, read_time, refuse_record
 from holdfast.models.calls.structured import answer_text, to_text
 
 TYPES = frozenset(
@@ -35,13 +34,11 @@ Row = Mapping[str, Any]
 
 
 def is_langfuse(value: Any) -> bool:
-    """Whether a record is an observation, a trace with observations, or a page of them."""
+    """Whether a record is an observation, or a trace with observations."""
     if not isinstance(value, dict):
         return False
     if isinstance(value.get("observations"), list) and ("id" in value or "trace" in value):
         return True
-    if isinstance(value.get("data"), list) and isinstance(next(iter(value["data"]), None), dict):
-        return is_langfuse(value["data"][0])
     return _type(value) in TYPES and get_field(value, "traceId") is not None
 
 
@@ -64,11 +61,6 @@ def read_langfuse(place: str, value: Row, intake: Intake) -> None:
 
 def _observations(place: str, value: Row) -> Iterator[tuple[str, Any, Row]]:
     """Place, observation and trace of each. Of a trace that tells its observations by id there are none but itself."""
-    if isinstance(value.get("data"), list):
-        for number, one in enumerate(value["data"]):
-            where = f"{place}: data[{number}]"
-            yield from _observations(where, one) if isinstance(one, dict) else [(where, one, {})]
-        return
     inner = value.get("observations")
     if not isinstance(inner, list):
         yield place, value, {}

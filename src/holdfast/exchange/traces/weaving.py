@@ -134,8 +134,7 @@ def weave(exchanges: Sequence[Exchange]) -> tuple[list[Strand], Counter[str]]:
         timed = traced or all(one.start is not None for one in group)
         for one in sorted(group, key=lambda one: (one.start or 0, len(one.given))) if timed else group:
             loom.offer(one)
-    loom.take_waiting()
-    loom.absorb_retries()
+    loom.finish()
     return loom.strands, loom.counts
 
 
@@ -165,11 +164,6 @@ class _Loom:
             self.take(one)
             queue += [each for name in one.names for each in self._waiting.pop(name, ())]
 
-    def take_waiting(self) -> None:
-        """Take those whose predecessors never came."""
-        for one in [each for waiting in self._waiting.values() for each in waiting]:
-            self.take(one)
-
     def take(self, exchange: Exchange) -> None:
         """One exchange: it continues a strand, lies within one, or begins a new one."""
         forms = [[*exchange.given, *reply] for reply in exchange.replies or [[]]]
@@ -179,7 +173,11 @@ class _Loom:
             *(self._loosely, self._continue_cleared, self._begin),
         )
         strand = next(found for join in joins if (found := join(exchange, said, pieces)) is not None)
-        self._belong(strand, exchange)
+        strand.known.add(_own_names(exchange))
+        self._named |= dict.fromkeys(exchange.names, strand)
+        if exchange.unit is not None and exchange.unit not in strand.units:
+            strand.units.add(exchange.unit)
+            self._units[exchange.unit].append(strand)
         self.counts["choices"] += len(forms) - 1
         self.counts["acting choices"] += sum(any(one.calls for one in reply) for reply in exchange.replies[1:])
         if forms[1:]:
@@ -382,15 +380,14 @@ class _Loom:
             if len(held) < _MOST_TRIED and strand not in held[-1:]:
                 held.append(strand)
 
-    def _belong(self, strand: Strand, exchange: Exchange) -> None:
-        strand.known.add(_own_names(exchange))
-        self._named |= dict.fromkeys(exchange.names, strand)
-        if exchange.unit is not None and exchange.unit not in strand.units:
-            strand.units.add(exchange.unit)
-            self._units[exchange.unit].append(strand)
+    def finish(self) -> None:
+        """Take those whose predecessors never came; drop retries.
 
-    def absorb_retries(self) -> None:
-        """Records that end with a call nobody answered, as a longer one begins: the same request, logged again."""
+        A retry is a record that ends with a call nobody answered, as a longer one begins: a request logged again.
+        """
+        for waiting in self._waiting.values():
+            for one in waiting:
+                self.take(one)
         kept = []
         for strand in self.strands:
             open_call = bool(strand.said) and bool(strand.said[-1].calls) and not strand.units
