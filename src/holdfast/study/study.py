@@ -9,6 +9,7 @@ by is part of the study, so that a changed file is a changed study. Paths are re
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import tomllib
@@ -51,7 +52,6 @@ class Study(Tables):
 
     @model_validator(mode="after")
     def _hold_together(self) -> Self:
-        """Every name that the study uses is a name that it defines, and its settings fit together."""
         check_study(self)
         return self
 
@@ -89,17 +89,12 @@ def _merge(table: dict[str, Any], changes: Mapping[str, Any]) -> None:
 
 
 def _read_change(change: str) -> dict[str, Any]:
-    key, found, value = change.partition("=")
-    try:
-        if not found:
-            raise StudyError(f"--set {change!r} has no value; write it as table.key=value")
-        return parse_toml(f"{key} = {value}")
-    except tomllib.TOMLDecodeError:
-        pass
-    try:
-        return parse_toml(f"{key} = {json.dumps(value)}")
-    except tomllib.TOMLDecodeError as error:
-        raise StudyError(f"--set {change!r}: {key!r} is no key; write it as table.key=value") from error
+    key, equals, value = change.partition("=")
+    require(bool(equals), f"--set {change!r} has no value; write it as table.key=value")
+    for written in (value, json.dumps(value)):  # as TOML writes it, else a bare text
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            return parse_toml(f"{key} = {written}")
+    raise StudyError(f"--set {change!r}: {key!r} is no key; write it as table.key=value")
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

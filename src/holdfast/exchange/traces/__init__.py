@@ -281,11 +281,9 @@ def _silent(one: Exchange) -> BadRecord:
 
 def _unflawed(record: Record) -> dict[str, Any]:
     """A record's value, which must have no flaw anywhere. Errors: BadRecord."""
-    reason = find_flaw(record.value) if record.flawed else None
-    if reason is not None:
+    if record.flawed and (reason := find_flaw(record.value)) is not None:
         refuse_record(record.place, reason)
-    value: dict[str, Any] = record.value
-    return value
+    return dict(record.value)
 
 
 def _describe(value: Any) -> str:

@@ -95,7 +95,13 @@ def read_request(place: str, body: Any) -> Request:
     if key is None and _looks_spoken(body):
         return Request(said=read_message(place, body, "user"))
     places = [body, *(body[name] for name in _INNER if isinstance(body.get(name), Mapping))]
-    said = [] if key is None else _read_given(place, key, body[key])
+    said: list[Said] = []
+    if key is not None:
+        value = perhaps(place, body[key])
+        if key == "messages" and (not isinstance(value, list) or not value):
+            refuse_record(place, "messages is no list of messages")
+        nested = isinstance(value, Mapping) and "parts" not in value
+        said = read_request(place, value).said if nested else read_messages(f"{place}: {key}", value, "user")
     if not any(one.role == "system" for one in said):
         system = first_of(places, SYSTEMS)
         system = system["parts"] if isinstance(system, Mapping) and "parts" in system else system
@@ -110,15 +116,6 @@ def read_request(place: str, body: Any) -> Request:
         model=_name(first_of(places, ("model", "modelId", "model_id", "model_name"))),
         choices=count if type(count) is int else None,
     )
-
-
-def _read_given(place: str, key: str, value: Any) -> list[Said]:
-    value = perhaps(place, value)
-    if key == "messages" and (not isinstance(value, list) or not value):
-        refuse_record(place, "messages is no list of messages")
-    if isinstance(value, Mapping) and "parts" not in value:
-        return read_request(place, value).said
-    return read_messages(f"{place}: {key}", value, "user")
 
 
 def first_of(places: Sequence[Body], keys: Sequence[str]) -> Any:

@@ -74,14 +74,14 @@ def gather(intake: Intake) -> Gathered:
         runs[run.unit].append(run)
     damaged = {one.unit for one in intake.lost if one.unit}
     for name, cluster in zip(_choose_names(clusters), clusters, strict=True):
-        spoken = [one for group in cluster for one in group if one.spoken]
-        if not spoken and all(one.failed for group in cluster for strand in group for one in strand.exchanges):
-            made.counts["failed"] += 1
+        members = [strand for group in cluster for strand in group]
+        if not any(strand.spoken for strand in members):
+            if all(exchange.failed for strand in members for exchange in strand.exchanges):
+                made.counts["failed"] += 1
+            else:
+                made.silent.append(members[0].first)
             continue
-        if not spoken:
-            made.silent.append(cluster[0][0].first)
-            continue
-        units = {unit for group in cluster for one in group for unit in one.units}
+        units = {unit for strand in members for unit in strand.units}
         made.units |= units
         found = [run for unit in sorted(units) for run in runs[unit]]
         trace = _make(name, cluster, found, made, bool(units & damaged))
@@ -260,16 +260,14 @@ def _blend(main: Strand, others: Sequence[Strand]) -> tuple[list[Said], int]:
     for number, one in enumerate(others, 2):
         told, lost = pair_answers(_tidy(one.said))
         orphans += lost
-        spoken = _acts(told, number, one.first.agent)
         before = sum(start <= (one.first.start or 0) for start in starts)
         at = min(main.lengths[before - 1], len(whole)) if before else 0
         while at < len(whole) and whole[at].role == "tool":
             at += 1
-        first = next((place for place, said in enumerate(whole) if said.role == "assistant"), 0)
-        at = max(at, first)
+        at = max(at, next((place for place, said in enumerate(whole) if said.role == "assistant"), 0))
         if at == len(whole) and whole[-1].role == "assistant" and not whole[-1].calls:
             at -= 1
-        inserts[at] += spoken
+        inserts[at] += _acts(told, number, one.first.agent)
     return [one for at in range(len(whole) + 1) for one in (*inserts.get(at, ()), *whole[at : at + 1])], orphans
 
 

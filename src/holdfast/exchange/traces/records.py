@@ -324,7 +324,7 @@ def read_time(value: Any) -> int | None:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        return _read_date(value)
+        return _read_date(value) if isinstance(value, str) else None
     except OverflowError:
         return None
     scale = next((scale for limit, scale in _UNITS if 0 < number < limit), None)
@@ -333,13 +333,11 @@ def read_time(value: Any) -> int | None:
     return int(value) if scale == 1 and str(value).isdigit() else int(number * scale)
 
 
-def _read_date(value: Any) -> int | None:
-    if not isinstance(value, str):
-        return None
+def _read_date(text: str) -> int | None:
     try:
-        found = datetime.fromisoformat(value.strip().removesuffix(" UTC"))
+        date = datetime.fromisoformat(text.strip().removesuffix(" UTC"))
     except ValueError:
         return None
-    found = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-    seconds = found - datetime(1970, 1, 1, tzinfo=UTC)
-    return (seconds.days * 86_400 + seconds.seconds) * 10**9 + seconds.microseconds * 1000
+    since = (date if date.tzinfo is not None else date.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
+    # In whole numbers: a float of seconds would lose the last digits.
+    return (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000

@@ -94,7 +94,7 @@ def _read_observation(place: str, row: Row, about: Row, unit: str, intake: Intak
     response = read_response(f"{place}: output", row.get("output"), request.choices)
     usage = get_field(row, "usageDetails") or row.get("usage")
     tokens = usage.get("output") if isinstance(usage, Mapping) else None
-    exchange = Exchange(
+    made = Exchange(
         place=place,
         source="langfuse",
         given=request.said,
@@ -112,7 +112,7 @@ def _read_observation(place: str, row: Row, about: Row, unit: str, intake: Intak
         reason=response.reason,
         failed=str(row.get("level") or "").upper() == "ERROR" or response.failed,
     )
-    intake.exchanges.append(exchange)
+    intake.exchanges.append(made)
 
 
 def is_run(value: Any) -> bool:
