@@ -342,10 +342,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command; the exit code."""
     _print_any_text()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    command, place = "holdfast", ""
+    command, path = "holdfast", ""
     try:
         options = parser().parse_args(words)
-        command, place = options.command, _place(options)
+        command, path = options.command, _place(options)
         _require_memory(command)
         found = COMMANDS[command](options)
         text, code = (found, 0) if isinstance(found, str) else found
@@ -358,7 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if _is_out_of_memory(error):
             _discard(sys.stdout)
             return _refuse(f"{command}: {_NO_MEMORY}", StepError.exit_code)
-        return _tell_error(error, command, place, words)
+        return _tell_error(error, command, path, words)
     except KeyboardInterrupt:
         # From here on the process only ends: a second interrupt must not tear that.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -367,7 +367,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _tell_error(error: Exception, command: str, place: str, words: Sequence[str]) -> int:
+def _tell_error(error: Exception, command: str, path: str, words: Sequence[str]) -> int:
     """An error that is none of holdfast's own in one line; the exit code."""
     if isinstance(error, BrokenPipeError):
         # The reader of standard output went away, as `| head` does: what was asked for was given.
@@ -375,13 +375,13 @@ def _tell_error(error: Exception, command: str, place: str, words: Sequence[str]
         return 0
     if isinstance(error, OSError):
         _discard(sys.stdout)
-        named = place if error.filename is None else error.filename
+        named = path if error.filename is None else error.filename
         told = f"{named or command}: {describe_error(error, named)}; check the path and the space on its disk"
         return _refuse(told, StoreError.exit_code)
     if isinstance(error, sqlite3.Error):
-        room = free_bytes(place) if place else None
+        room = free_bytes(path) if path else None
         told = f"{error}" if room is None else f"{error}, {room:,} bytes are free there"
-        told = f"{place or command}: the run's database failed ({told}); check its disk and repeat"
+        told = f"{path or command}: the run's database failed ({told}); check its disk and repeat"
         return _refuse(told, StepError.exit_code)
     from holdfast.cli import unexpected
 

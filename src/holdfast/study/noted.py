@@ -107,7 +107,7 @@ def check_opened(models: Mapping[str, Any], store: Store) -> None:
         )
 
 
-def require_weights(whose: str, place: str, revision: str | None, digests: Collection[str | None]) -> None:
+def require_weights(whose: str, source: str, revision: str | None, digests: Collection[str | None]) -> None:
     """Refuse a directory or repository that a run names, unless it is here and holds weights of one of ``digests``.
 
     Nothing is fetched. Errors: StudyError, StoreError.
@@ -116,10 +116,10 @@ def require_weights(whose: str, place: str, revision: str | None, digests: Colle
 
     if not any(digests):
         raise StudyError(
-            f"{whose}: is opened from {place!s:.{_SHOWN}}, and the run does not note which weights were there; a run's"
+            f"{whose}: is opened from {source!s:.{_SHOWN}}, and the run does not note which weights were there; a run's"
             " word is no reason to open what lies there: name the model yourself"
         )
-    directory = hub.resolve(place, revision, download=False)
+    directory = hub.resolve(source, revision, download=False)
     if hub.describe(directory)["digest"] not in digests:
         raise StoreError(
             f"{directory}: holds other weights than {whose} had (another digest); put those there, or name the model"

@@ -116,20 +116,20 @@ def read_attachments(raw: Any) -> Any:
     """A study's dictionary with the files that it names read. Errors: StudyError for one that cannot be read."""
     if not isinstance(raw, Mapping):
         return raw
-    found = dict(raw)
+    study = dict(raw)
     if isinstance(raw.get("judges"), Mapping):
-        found["judges"] = {name: _read_judge(name, judge) for name, judge in raw["judges"].items()}
+        study["judges"] = {name: _read_judge(name, judge) for name, judge in raw["judges"].items()}
     # A suite from elsewhere has keys of its own.
     if (suite := _naming(raw, "suite", "cases")) is not None and suite.get("name") in SUITES.shipped:
-        found["suite"] = _read_suite(suite)
+        study["suite"] = _read_suite(suite)
     if (probes := _naming(raw, "probes", "items")) is not None and probes["items"] not in NAMED_ITEMS:
-        found["probes"] = {**probes, "digest": hashlib.sha256(_read(probes["items"], "probes.items")).hexdigest()}
+        study["probes"] = {**probes, "digest": hashlib.sha256(_read(probes["items"], "probes.items")).hexdigest()}
     if (pairs := _naming(raw, "pairs", "source")) is not None:
         place = Path(pairs["source"])
         if (place / DATABASE).is_file():  # else it is told that no run is there, when the study's needs are looked for
             with Store(place) as store:
-                found["pairs"] = {**pairs, "digest": store.digest_scores()}
-    return found
+                study["pairs"] = {**pairs, "digest": store.digest_scores()}
+    return study
 
 
 def _naming(raw: Mapping[str, Any], place: str, key: str) -> Mapping[str, Any] | None:

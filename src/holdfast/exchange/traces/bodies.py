@@ -192,20 +192,20 @@ def choose(place: str, messages: list[Any], count: int | None = None) -> Respons
     """
     if _is_streamed(messages):
         refuse_record(place, *STREAMED)
-    entries = [one if isinstance(one, Mapping) else {} for one in messages]
-    reasons = [first_of([one], REASONS) for one in entries]
-    indices = [one.get("index") for one in entries]
-    differ = {fold_reason(one) for one in reasons if isinstance(one, str) and is_told(one)}
-    apart = all(type(one) is int for one in indices) and len(set(indices)) > 1
+    entries = [entry if isinstance(entry, Mapping) else {} for entry in messages]
+    reasons = [first_of([entry], REASONS) for entry in entries]
+    indices = [entry.get("index") for entry in entries]
+    differ = {fold_reason(reason) for reason in reasons if isinstance(reason, str) and is_told(reason)}
+    apart = all(type(index) is int for index in indices) and len(set(indices)) > 1
     several = apart or (count is not None and count > 1) or len(differ) > 1
     groups: dict[int, list[int]] = {}
     for at in range(len(messages)):
         groups.setdefault(int(indices[at] or 0) if apart else at * several, []).append(at)
     made = Response()
     for _, group in sorted(groups.items()):
-        said = [one for at in group for one in read_message(f"{place}[{at}]", messages[at], "assistant")]
+        said = [message for at in group for message in read_message(f"{place}[{at}]", messages[at], "assistant")]
         made.choices.append(merge_replies(said))
-        told = [one for at in group if isinstance(one := reasons[at], str)]
+        told = [reason for at in group if isinstance(reason := reasons[at], str)]
         made.reasons.append(told[-1] if told else None)
     return made
 

@@ -174,19 +174,19 @@ def read_logs(logs: Sequence[Path], scores: Sequence[ScoreOption] = ()) -> Logge
         cases = {case.id: case for case in store.cases()}
         episodes = tuple(
             Episode(
-                trace=f"{one.detail.get('sample') if one.detail else None}/{one.id}",
-                case=cases[one.case_id],
-                trajectory=one,
-                scores=tuple(store.scores(one.id)),
+                trace=f"{trajectory.detail.get('sample') if trajectory.detail else None}/{trajectory.id}",
+                case=cases[trajectory.case_id],
+                trajectory=trajectory,
+                scores=tuple(store.scores(trajectory.id)),
             )
-            for one in list(store.trajectories(part="all"))
+            for trajectory in list(store.trajectories(part="all"))
         )
         states = origins.read_log_states(store)
         return Logged(
             episodes=episodes,
             declarations=origins.read_declarations(store) or (),
             undeclared=origins.read_undeclared(store),
-            absent=sum(one.lacking for one in states if not one.superseded),
+            absent=sum(state.lacking for state in states if not state.superseded),
             notes=(*tell_states(states), *origins.read_import_notes(store)),
         )
 
@@ -203,17 +203,17 @@ def import_traces(
     there = sort_paths(paths)
     if there.left_out and strict:
         raise StudyError(f"{there.left_out[0]}: no file of traces; leave it out of the folder, or leave out --strict")
-    found = TraceSet(traces=(), records=0)
+    traces = TraceSet(traces=(), records=0)
     if there.files:
-        found = read_traces(there.files, strict=strict, inside=there.inside)
+        traces = read_traces(there.files, strict=strict, inside=there.inside)
     logged = read_logs(there.logs, scores) if there.logs else Logged()
-    episodes = [*(make_episode(one) for one in found.traces), *logged.episodes]
+    episodes = [*map(make_episode, traces.traces), *logged.episodes]
     if not episodes:
         raise StudyError(f"{paths[0]}: no conversation in these files; give traces that hold messages")
-    episodes.sort(key=lambda one: one.trace)
+    episodes.sort(key=lambda episode: episode.trace)
     # What an earlier look holds under this label is another checkpoint: its traces' ids say which it is.
-    identity = content_id("traces", label, [one.trace for one in episodes])
-    models = Counter(str((one.trajectory.detail or {}).get("model") or "not told") for one in episodes)
+    identity = content_id("traces", label, [episode.trace for episode in episodes])
+    models = Counter(str((episode.trajectory.detail or {}).get("model") or "not told") for episode in episodes)
     checkpoint = Checkpoint(
         id=identity, base=label, axes={"look": label}, model=next(iter(models)) if len(models) == 1 else None
     )
@@ -223,20 +223,20 @@ def import_traces(
             origins.add_declarations(store, logged.declarations)
             origins.write_undeclared(store, dict.fromkeys((*origins.read_undeclared(store), *logged.undeclared)))
         ids, new = _keep(store, episodes, checkpoint)
-    files = [str(one) for one in there.left_out]
+    files = list(map(str, there.left_out))
     named = f"{count_noun(len(files), 'files')} ({', '.join(files[:MOST_FILES])}{', …' if files[MOST_FILES:] else ''})"
     left_out = [f"left out of folders, as no files of traces by their names: {named}"] if files else []
     return Imported(
         checkpoint=checkpoint,
         trajectories=ids,
         new=new,
-        bad=found.bad,
-        torn=found.torn,
-        duplicates=found.duplicates,
+        bad=traces.bad,
+        torn=traces.torn,
+        duplicates=traces.duplicates,
         absent=logged.absent,
         models=dict(models.most_common()),
-        notes=(*found.notes, *left_out, *logged.notes),
-        counts={**found.counts, **({"files left out": files} if files else {})},
+        notes=(*traces.notes, *left_out, *logged.notes),
+        counts={**traces.counts, **({"files left out": files} if files else {})},
     )
 
 
@@ -247,21 +247,21 @@ def _keep(store: Store, episodes: Iterable[Episode], checkpoint: Checkpoint) -> 
     rollouts: Counter[str] = Counter()
     ids: dict[str, str] = {}
     new = 0
-    for one in episodes:
-        case = one.case
+    for episode in episodes:
+        case = episode.case
         if case.id not in known:
             case = replace(case, number=numbers[case.suite])
             numbers[case.suite] += 1
             known.add(case.id)
             store.add_cases([case])
-        detail = {**(one.trajectory.detail or {}), "trace": one.trace}
-        made = replace(one.trajectory, checkpoint_id=checkpoint.id, rollout=rollouts[case.id], detail=detail)
+        detail = {**(episode.trajectory.detail or {}), "trace": episode.trace}
+        made = replace(episode.trajectory, checkpoint_id=checkpoint.id, rollout=rollouts[case.id], detail=detail)
         rollouts[case.id] += 1
         body = codec.trajectory_to_bytes(made, case.state)
-        made = replace(made, id=content_id("trace", checkpoint.id, one.trace, body.decode()))
+        made = replace(made, id=content_id("trace", checkpoint.id, episode.trace, body.decode()))
         new += store.add_trajectory(made, store.text_codec.pack(body))
-        ids[one.trace] = made.id
-        for score in one.scores:
+        ids[episode.trace] = made.id
+        for score in episode.scores:
             store.add_score(replace(score, trajectory_id=made.id))
     return ids, new
 

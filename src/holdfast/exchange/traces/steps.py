@@ -65,13 +65,13 @@ def _observations(place: str, value: Row) -> Iterator[tuple[str, Any, Row]]:
     if not isinstance(inner, list):
         yield place, value, {}
         return
-    found = value["trace"] if isinstance(value.get("trace"), dict) else value
-    inner = [] if all(isinstance(one, str) for one in inner) else inner
-    if not any(isinstance(one, dict) and _type(one) == "GENERATION" for one in inner):
+    trace = value["trace"] if isinstance(value.get("trace"), dict) else value
+    inner = [] if all(isinstance(entry, str) for entry in inner) else inner
+    if not any(isinstance(entry, dict) and _type(entry) == "GENERATION" for entry in inner):
         # A trace whose observations are told by id alone, or that was traced as a whole.
-        yield place, {**found, "type": "GENERATION", "traceId": found.get("id")}, found
-    for number, one in enumerate(inner):
-        yield f"{place}: observations[{number}]", one, found
+        yield place, {**trace, "type": "GENERATION", "traceId": trace.get("id")}, trace
+    for number, entry in enumerate(inner):
+        yield f"{place}: observations[{number}]", entry, trace
 
 
 def _read_observation(place: str, row: Row, about: Row, unit: str, intake: Intake) -> None:
@@ -145,8 +145,8 @@ def _read_run(place: str, row: Row, unit: str, intake: Intake) -> None:
     if not unit:
         refuse_record(place, "has no trace_id")
     intake.parents[unit, identity] = to_text(row.get("parent_run_id") or row.get("parent_id"))
-    told = next((row[key] for key in ("start_time", "started_at") if row.get(key)), None)
-    start = read_time(told)
+    started = next((row[key] for key in ("start_time", "started_at") if row.get(key)), None)
+    start = read_time(started)
     given, reply = perhaps(place, row.get("inputs")), perhaps(place, row.get("outputs", row.get("output")))
     kind = to_text(row.get("run_type")).lower()
     if kind == _TOOL:
@@ -184,7 +184,7 @@ def _read_run(place: str, row: Row, unit: str, intake: Intake) -> None:
         conversation=conversation,
         session=None,
         start=start,
-        time=to_text(told) or None,
+        time=to_text(started) or None,
         tools=made.tools or read_tools(offered.get("tools") if isinstance(offered, Mapping) else None),
         family=to_text(row.get("name") or row.get("op_name")) or None,
         failed=made.failed or bool(row.get("error") or row.get("exception")),

@@ -99,24 +99,24 @@ def _cut(said: Sequence[Said]) -> _Pieces:
     """A conversation as pieces."""
     rows: list[tuple[Any, ...]] = []
     running, bare = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
-    for number, one in enumerate(said):
-        agent = one.role == "assistant"
+    for number, message in enumerate(said):
+        agent = message.role == "assistant"
         pieces: list[tuple[Piece, Piece, str, bool]] = []
-        if one.detail == UNTOLD:
+        if message.detail == UNTOLD:
             continue  # made by whoever reads
-        if one.role == "tool":
-            mark = _mark("tool", one.text.strip())
-            pieces.append((mark, _mark("tool id", one.answers) if one.answers else mark, "", False))
-        elif text := (without_thoughts(one.text) if agent else one.text).strip():
-            mark = _mark(one.role, text)  # without thoughts, which whoever asks next leaves out
+        if message.role == "tool":
+            mark = _mark("tool", message.text.strip())
+            pieces.append((mark, _mark("tool id", message.answers) if message.answers else mark, "", False))
+        elif text := (without_thoughts(message.text) if agent else message.text).strip():
+            mark = _mark(message.role, text)  # without thoughts, which whoever asks next leaves out
             # Beside calls, texts are cut and reworded by who logs them.
-            pieces.append((mark, _mark("beside calls") if agent and one.calls else mark, "", False))
-        for call in one.calls:
+            pieces.append((mark, _mark("beside calls") if agent and message.calls else mark, "", False))
+        for call in message.calls:
             mark = _mark("call", call.name, call.arguments)
             pieces.append((mark, _mark("call id", call.name, call.id) if call.id else mark, call.id, True))
         for mark, loose, identity, is_call in pieces:
             running.update(mark)
-            if one.role != "system":
+            if message.role != "system":
                 bare.update(mark)
             digests = running.copy().digest(), bare.copy().digest()
             rows.append((mark, loose, number, identity, agent, is_call, *digests))
