@@ -131,15 +131,12 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         words = one_line(message)
         if misspelt := _MISSPELT.match(words):
-            known = misspelt["known"].replace("'", "").split(", ") if misspelt["known"] else self._find_options()
+            groups = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+            parsers = [self, *(command for group in groups for command in group.choices.values())]
+            options = [name for each in parsers for name in each._option_string_actions]
+            known = misspelt["known"].replace("'", "").split(", ") if misspelt["known"] else options
             words += did_you_mean((misspelt["given"] or misspelt["name"]).partition("=")[0], known, before="; ")
         self.exit(StudyError.exit_code, f"{self.prog}: {words}; see `{self.prog} --help`\n")
-
-    def _find_options(self) -> list[str]:
-        """Every option of this parser and of its commands."""
-        groups = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
-        parsers = [self, *(command for group in groups for command in group.choices.values())]
-        return [name for one in parsers for name in one._option_string_actions]
 
 
 def one_line(text: str) -> str:

@@ -222,6 +222,7 @@ def _check_search(study: Tables) -> None:
     )
     require(search.parent != search.lineage, "search.parent is search.lineage itself; name what it must hold against")
     (low, high), (least, most) = search.share, search.steps
+    # Trials differ in whole steps and in hundredths of the share; 1e-9 takes off what floats add to those.
     points = (most - least + 1) * (math.floor(high * 100 + 1e-9) - math.ceil(low * 100 - 1e-9) + 1)
     require(
         search.trials <= points,

@@ -19,7 +19,7 @@ from holdfast.records import Ending, Message, ToolCall, ToolSpec, content_id
 from holdfast.records.words import count_noun
 
 _NAMELESS = "unnamed"  # a tool whose span does not say which it is
-_LEAST_TURNS = 3  # traces with one id for which that id may be none of a conversation
+_LEAST_TURNS = 3  # traces with one id for which that id may be none of a conversation; two may well be two turns
 _MOST_NAMED = 5
 _LONGEST = 160  # characters of a name
 # What is told of how conversations were put together, by what is counted.

@@ -198,7 +198,7 @@ def _documents(path: Path, data: bytes, strict: bool) -> Iterator[Record]:
     except BadRecord as error:
         found = error
     # Where a later line is an object by itself, it is the first line that is damaged.
-    later = data.split(b"\n")[1:50]
+    later = data.split(b"\n")[1:50]  # a few: to try all would read the file once more
     if any(line.startswith(b"{") and line.rstrip() != b"{}" and _is_json(line) for line in later):
         yield from _lines(path, data, strict)
         return
