@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -59,11 +60,7 @@ def _add_scores(command: argparse._ArgumentGroup) -> None:
     command.add_argument("--score", action="append", default=[], metavar="OBJECTIVE=NAME", help=words)
 
 
-def seed(least: int) -> Callable[[str], Any]:
-    """A reader of a seed from ``least``."""
-    return count(least, "seed", most=2**63 - 1)
-
-
+seed = partial(count, what="seed", most=2**63 - 1)
 # A study allows no more of either.
 workers = count(1, most=1024)
 draws = count(1, "number of draws", most=1_000_000)

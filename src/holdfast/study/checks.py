@@ -308,9 +308,8 @@ def _check_size(study: Tables) -> None:
     """Refuse a study of more checkpoints than anybody means: axes multiply."""
     points = math.prod(len(values) for values in study.axes.values())
     copies = len(study.model.base_seeds) * len(study.study.train_seeds) * points
-    planned = sum(
-        sum(_kept_of(study, lineage) for lineage in study.lineages_of(base)) * copies for base in study.model.bases
-    )
+    kept = sum(_kept_of(study, lineage) for base in study.model.bases for lineage in study.lineages_of(base))
+    planned = kept * copies
     require(
         planned <= MOST_CHECKPOINTS,
         f"the study has {planned:,} checkpoints, more than {MOST_CHECKPOINTS:,}: lineages, doses, seeds and the values"

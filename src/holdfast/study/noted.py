@@ -102,9 +102,8 @@ def check_opened(models: Mapping[str, Any], store: Store) -> None:
         if not isinstance(entry, Mapping) or not entry.get("name") or entry.get("kind") not in IN_PROCESS:
             continue
         bases = [one for one in store.checkpoints() if one.base == name and not one.stages and one.path is None]
-        require_weights(
-            f"{name!r} of {store.path}", entry["name"], entry.get("revision"), {one.digest for one in bases}
-        )
+        digests = {base.digest for base in bases}
+        require_weights(f"{name!r} of {store.path}", entry["name"], entry.get("revision"), digests)
 
 
 def require_weights(whose: str, source: str, revision: str | None, digests: Collection[str | None]) -> None:

@@ -100,10 +100,8 @@ class _Reading:
         self.bytes += len(data)
         try:
             self._take_records(path, data)
-        except BadRecord:
-            raise
         except StudyError as error:
-            if not inside:
+            if isinstance(error, BadRecord) or not inside:
                 raise
             self.strange.append(error)
             self.strange_bytes += len(data) * (_OTHER_SIGNALS.search(data[:_HEAD]) is None)

@@ -171,10 +171,8 @@ def read_identity(value: Any) -> str:
     if re.fullmatch(r"[0-9a-f]{16}|[0-9a-f]{32}", short):
         return short
     if len(plain) in (12, 24) and plain.endswith("="):
-        try:
+        with contextlib.suppress(ValueError):
             return base64.b64decode(plain, validate=True).hex()
-        except ValueError:
-            return plain
     return short if short != plain.lower() else plain
 
 
