@@ -75,13 +75,9 @@ def writes_result(text: str) -> bool:
     """
     if "Observation" not in text or "Action" not in text:
         return False
-    call_end: int | None = None
-    for word, line, end in _headings(text):
-        if word == "Action" and call_end is None:
-            call_end = end
-        elif word == "Observation" and call_end is not None and line > call_end:
-            return True
-    return False
+    headings = list(_headings(text))
+    call_end = next((end for word, _, end in headings if word == "Action"), len(text))
+    return any(word == "Observation" and line > call_end for word, line, _ in headings)
 
 
 def audit(

@@ -412,14 +412,13 @@ def _check_reward_stage(study: Tables, name: str, stage: RewardSection) -> None:
 
 def _check_inert(place: str, stage: RewardSection) -> None:
     """Nothing is set that the stage makes nothing of."""
-    defaults = {key: field.default for key, field in RewardSection.model_fields.items()}
     for key in INERT.get(stage.method, ()):
-        unset = getattr(stage, key) == defaults[key]
+        unset = getattr(stage, key) == RewardSection.model_fields[key].default
         require(unset, f"{place}.{key} has no effect on method {stage.method!r}; remove it")
     useful = stage.importance or not stage.on_policy or stage.lag > 0
     require(useful, f"{place}.importance has no effect on rollouts of the present weights; remove it")
     require(
-        stage.weight == defaults["weight"] or stage.reward in ("mixture", "penalized"),
+        stage.weight == RewardSection.model_fields["weight"].default or stage.reward in ("mixture", "penalized"),
         f"{place}.weight has no effect on reward {stage.reward!r}; remove it, or take 'mixture' or 'penalized'",
     )
 

@@ -57,24 +57,23 @@ def sort_paths(paths: Sequence[Path]) -> TraceFiles:
     for path in paths:
         if not path.exists():
             raise StudyError(f"{path}: no such file; give files or folders of traces")
-        if path.is_dir():
-            inside = [one for one in sorted(path.rglob("*")) if not one.is_dir()]
-            held = set(find_logs(path)) if is_inspect(path) else set()
-            found = [one for one in inside if one not in held and one.is_file() and _TRACES.match(one.name)]
-            found = [one for one in found if not _HIDDEN.match(one.name) and one.stat().st_size]
-            if not found and not held:
-                names = ", ".join(one.name for one in inside[:3]) + (", …" if inside[3:] else "")
-                raise StudyError(f"{path}: holds no {KINDS}{f' (but {names})' if inside else ''}; give files of traces")
-            logs |= dict.fromkeys(one for one in inside if one in held)
-            files |= dict.fromkeys(found)
-            members.update(found)
-            left_out |= dict.fromkeys(one for one in inside if one not in held and one not in found)
-        elif not path.is_file():
-            raise StudyError(f"{path}: a device or pipe, not a plain file; give files or folders of traces")
-        elif is_inspect(path):
-            logs[path] = None
-        else:
-            files[path] = None
+        if not path.is_dir():
+            if not path.is_file():
+                raise StudyError(f"{path}: a device or pipe, not a plain file; give files or folders of traces")
+            (logs if is_inspect(path) else files)[path] = None
+            continue
+        held = set(find_logs(path)) if is_inspect(path) else set()
+        inside = [file for file in sorted(path.rglob("*")) if not file.is_dir()]
+        others = [file for file in inside if file not in held]
+        traces = [file for file in others if file.is_file() and _TRACES.match(file.name)]
+        traces = [file for file in traces if not _HIDDEN.match(file.name) and file.stat().st_size]
+        if not traces and not held:
+            names = ", ".join(file.name for file in inside[:3]) + (", …" if inside[3:] else "")
+            raise StudyError(f"{path}: holds no {KINDS}{f' (but {names})' if inside else ''}; give files of traces")
+        logs |= dict.fromkeys(file for file in inside if file in held)
+        files |= dict.fromkeys(traces)
+        members.update(traces)
+        left_out |= dict.fromkeys(file for file in others if file not in members)
     return TraceFiles(logs=tuple(logs), files=tuple(files), left_out=tuple(left_out), inside=frozenset(members))
 
 
