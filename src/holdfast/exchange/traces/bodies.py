@@ -215,7 +215,7 @@ def _choices(place: str, body: Body, count: int | None) -> Response:
     choices = body["choices"]
     if not isinstance(choices, list):
         refuse_record(place, "choices is no list")
-    found: list[tuple[int, int, list[Said], str | None]] = []
+    replies: list[tuple[int, int, list[Said], str | None]] = []
     for number, one in enumerate(choices):
         where = f"{place}: choices[{number}]"
         message = one.get("message", one.get("text")) if isinstance(one, Mapping) else None
@@ -225,9 +225,9 @@ def _choices(place: str, body: Body, count: int | None) -> Response:
         said = merge_replies(read_message(where, whole, "assistant"))
         index, reason = one.get("index"), first_of([one], REASONS)
         index = index if type(index) is int else number
-        found.append((index, number, said, reason if isinstance(reason, str) else None))
-    found.sort(key=lambda one: one[:2])
-    return Response(choices=[said for _, _, said, _ in found], reasons=[reason for *_, reason in found])
+        replies.append((index, number, said, reason if isinstance(reason, str) else None))
+    replies.sort(key=lambda one: one[:2])
+    return Response(choices=[said for _, _, said, _ in replies], reasons=[reason for *_, reason in replies])
 
 
 def _candidates(place: str, body: Body, count: int | None) -> Response:

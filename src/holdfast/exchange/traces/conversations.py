@@ -138,7 +138,7 @@ def _of_agents(strands: Sequence[Strand], outer: Sequence[Exchange]) -> list[Str
     for strand in strands:
         for unit in strand.units if strand.spoken else ():
             held[unit].append(strand.said)
-    spoken = {unit for one in strands if one.spoken for unit in one.units}
+    spoken = set(held)
     kept = []
     for one in sorted(outer, key=lambda each: (-_weight(each), each.start or 0)):
         said, there = _whole(one), held[one.unit or ""]

@@ -49,7 +49,7 @@ def read_pairs(place: str, attributes: Attributes, events: Iterable[Event], *, o
     return [pair for pair in best if _tells(pair)]
 
 
-_WHOLE = 3
+_WHOLE = 3  # what ``_tells`` gives of a request with its reply
 
 
 def _tells(pair: Pair) -> int:

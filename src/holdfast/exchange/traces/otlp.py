@@ -291,7 +291,7 @@ def _listed(place: str, value: Any) -> list[Any]:
 
 _NESTED = re.compile(r"(llm|openinference|gen_ai|ai|session|input|output|tool|agent|traceloop|langfuse|logfire)(\.|$)")
 _LISTS = re.compile(r"(llm\.(input_messages|output_messages|tools|prompts|choices)|gen_ai\.(prompt|completion))(\.|$)")
-_MOST_NESTED = 12
+_MOST_NESTED = 12  # levels of names with dots; what lies deeper stays a value
 
 
 def flatten(attributes: Attributes) -> Attributes:

@@ -28,7 +28,7 @@ TYPES = frozenset(
 )
 _KINDS = ("run_type", "op_name")
 _MODEL, _TOOL = frozenset({"llm", "chat_model"}), "tool"
-_MOST_NESTED = 64
+_MOST_NESTED = 64  # runs in runs, each a call of the reader in itself
 
 Row = Mapping[str, Any]
 
