@@ -12,6 +12,7 @@ import numpy as np
 
 from holdfast.records import Analysis, Estimate, Frontier, Point
 from holdfast.report.draw.svg import (
+    DASHES,
     PAPER,
     SERIES,
     SHAPES,
@@ -37,7 +38,6 @@ from holdfast.report.words.labels import (
 )
 
 CHI_SQUARE_95 = 5.991  # the 95 % quantile of chi-square with 2 degrees of freedom
-DASHES = (None, "6 4", "2 3", "8 3 2 3")
 CORNERS = 48  # of an ellipse
 WIDTH, HEIGHT = 940.0, 560.0  # pixels
 # The lineages of the published design have the same colour in every report.

@@ -10,7 +10,10 @@ from textwrap import wrap
 from holdfast.records import Estimate, Unbounded
 from holdfast.records.quantities import NOT_IDENTIFIED, Format, quantity_of
 from holdfast.report.draw.svg import (
+    LETTER,
+    NARROW_WIDTH,
     PAPER,
+    WIDTH,
     Attribute,
     Canvas,
     Scale,
@@ -34,10 +37,8 @@ from holdfast.report.words.labels import (
     name_subject,
 )
 
-WIDTH, NARROW_WIDTH = 1000.0, 350.0
 ROW, NARROW_ROW, TOP = 30.0, 58.0, 14.0  # pixels
 NARROW_SIDE = 24.0  # pixels left and right of the plot
-LETTER = 6.6  # pixels
 WORDS, NARROW_WORDS = 52, 56  # characters of a row's words
 RATIO_RANGE = (-0.5, 1.5)  # of persistence
 AUDIT_COLUMNS = 6
@@ -215,15 +216,11 @@ def draw_audit(rates: Sequence[Estimate], colors: Mapping[Lineage, int]) -> str 
         canvas.text(left - 12, y + 16, words, anchor="end")
         for position, kind in enumerate(kinds):
             if kind in found:
-                corner = (left + position * column, y + 4.0)
-                _draw_bar(canvas, found[kind], corner, column - 52, colors.get(lineage, 0))
+                x, room = left + position * column, column - 52
+                share = min(max(found[kind].value or 0.0, 0.0), 1.0)
+                hover = f"{name_kind(kind)}: {format_percent(share, 1)}\n{describe_basis(found[kind])}"
+                canvas.add("rect", x=x, y=y + 4.0, width=room, height=15, rx=2, fill="#eef0f4", cls="track")
+                bar = {"width": max(1.0, share * room), "height": 15, "rx": 2, **color_of(colors.get(lineage, 0))}
+                canvas.add("rect", x=x, y=y + 4.0, hover=hover, **bar)
+                canvas.text(x + room + 5, y + 16.0, format_percent(share, 0 if share >= 0.1 else 1), size=11)
     return canvas.render()
-
-
-def _draw_bar(canvas: Canvas, rate: Estimate, corner: tuple[float, float], room: float, series: int) -> None:
-    x, y = corner
-    value = min(max(rate.value or 0.0, 0.0), 1.0)
-    hover = f"{name_kind(rate.kind)}: {format_percent(value, 1)}\n{describe_basis(rate)}"
-    canvas.add("rect", x=x, y=y, width=room, height=15, rx=2, fill="#eef0f4", cls="track")
-    canvas.add("rect", x=x, y=y, width=max(1.0, value * room), height=15, rx=2, hover=hover, **color_of(series))
-    canvas.text(x + room + 5, y + 12, format_percent(value, 0 if value >= 0.1 else 1), size=11)

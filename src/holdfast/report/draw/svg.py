@@ -18,6 +18,9 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 # Shapes of marks other than circles: how many corners, and where the first is, in degrees.
 CORNERS = {"square": (4, 45.0), "diamond": (4, 0.0), "up": (3, -90.0), "down": (3, 90.0), "hexagon": (6, 0.0)}
 SHAPES = ("circle", *CORNERS)
+DASHES = (None, "6 4", "2 3", "8 3 2 3")  # of lines that have no colour of their own
+WIDTH, NARROW_WIDTH = 1000.0, 350.0  # pixels, of a page and of a telephone
+LETTER = 6.6  # pixels that a letter takes, about
 
 Attribute = str | float | int | None
 

@@ -28,12 +28,11 @@ NOT_MEASURED = (
 AUDIT_COLUMNS = 4
 
 
-def health_section(shown: Shown) -> Section | None:
+def fill_health(section: Section, shown: Shown) -> None:
     """Signs of degenerate training, with the flags first."""
     health = shown.analysis.health
     if not health:
-        return None
-    section = Section(identity="health", title="Health of training", short="Health")
+        return
     flagged = [one for one in health if one.caveats]
     measured = any(one.kind in TRAINING_SIGNS for one in health)
     if measured and not flagged:
@@ -47,7 +46,6 @@ def health_section(shown: Shown) -> Section | None:
     ]
     title = "Health of training" if measured else "Signs in the episodes"
     section.table("health", pivot(signs, title, shown.colors))
-    return section
 
 
 def health_text(shown: Shown, width: int) -> str | None:
@@ -57,12 +55,11 @@ def health_text(shown: Shown, width: int) -> str | None:
     return "\n".join(["Flags", *lines]) if lines else None
 
 
-def audit_section(shown: Shown) -> Section | None:
+def fill_audit(section: Section, shown: Shown) -> None:
     """Rates of what makes trajectories unfit, and every mean with and without them."""
     audit, colors = shown.analysis.audit, shown.colors
     if not audit:
-        return None
-    section = Section(identity="audit", title="Audit", short="Audit")
+        return
     section.say(COUNTED_ONLY)
     rates = [one for one in audit if one.objective is None]
     means = [one for one in audit if one.objective is not None]
@@ -79,7 +76,6 @@ def audit_section(shown: Shown) -> Section | None:
     if means:
         title = "Means with and without unfit trajectories, and bounds"
         section.table("audit-means", pivot(_with_fit_counts(means), title, colors, unit_heads=True))
-    return section
 
 
 def _most_unfit(rates: Sequence[Estimate]) -> str:

@@ -206,12 +206,11 @@ def _summary(estimates: Iterable[Estimate]) -> list[Estimate]:
     return found
 
 
-def calibration_section(shown: Shown) -> Section | None:
-    """Every judge beside the one that reads the truth; None where no judge has known truth to be held against."""
+def fill_calibration(section: Section, shown: Shown) -> None:
+    """Every judge beside the one that reads the truth; nothing where no judge has known truth to be held against."""
     analysis = shown.analysis
     if not analysis.calibration:
-        return None
-    section = Section(identity="calibration", title="Judges against known truth", short="Judges")
+        return
     section.say(EXPLANATION)
     by_judge = _by_judge(_scope(analysis))
     words = describe_judges(analysis)
@@ -239,7 +238,6 @@ def calibration_section(shown: Shown) -> Section | None:
     add_table("calibration-lineages", by_lineage, "Judges against the truth", "By lineage")
     curve = (replace(one, unit=None) for one in scope if one.kind == "mean_truth" and one.lineage is None)
     add_table("calibration-curve", curve, "Mean true score", "What a judge's score stands for")
-    return section
 
 
 def _add_square(section: Section, judge: str, found: Mapping[str, Sequence[Estimate]]) -> None:
@@ -253,14 +251,12 @@ def _add_square(section: Section, judge: str, found: Mapping[str, Sequence[Estim
         section.figure(name, words, draw_confusion(shares, judge), draw_confusion(shares, judge, across=1))
 
 
-def agreement_section(shown: Shown) -> Section | None:
-    """How far judges agree; None where one judge has nobody to agree with."""
+def fill_agreement(section: Section, shown: Shown) -> None:
+    """How far judges agree; nothing where one judge has nobody to agree with."""
     agreement = shown.analysis.agreement
     if all(one.kind in ("judge_mean", "objective_correlation") for one in agreement):
-        return None
-    section = Section(identity="agreement", title="Judge agreement", short="Agreement")
+        return
     section.table("agreement", pivot(agreement, "Agreement between judges", shown.colors, objective_heads=False))
-    return section
 
 
 def calibration_text(shown: Shown, width: int) -> str | None:

@@ -369,12 +369,11 @@ def count_errors(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }
 
 
-def gate_section(shown: Shown) -> Section | None:
-    """Every verdict by the study's rules, and its checks; None where nothing was compared."""
+def fill_gate(section: Section, shown: Shown) -> None:
+    """Every verdict by the study's rules, and its checks; nothing where nothing was compared."""
     verdicts = shown.verdicts
     if not verdicts:
-        return None
-    section = Section(identity="gate", title="Verdicts", short="Verdicts")
+        return
     marks = "".join(
         f'<li class="{outcome.value.lower()}"><b>{count:,}</b> {outcome.value}</li>'
         for outcome, count in tally(verdicts).items()
@@ -396,7 +395,6 @@ def gate_section(shown: Shown) -> Section | None:
     title = "Changes of every child against its parent, with one-sided bounds; a check without a word passes"
     section.table("gate", _verdict_table(ranked, title))
     section.bullets(collect_limits(verdicts), "notes")
-    return section
 
 
 def gate_text(shown: Shown, width: int) -> str | None:

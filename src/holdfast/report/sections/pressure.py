@@ -23,7 +23,7 @@ from holdfast.report.words.labels import (
     name_lineage,
     varying_axes,
 )
-from holdfast.report.words.layout import Section, Shown, sentences_text
+from holdfast.report.words.layout import Section, Shown
 from holdfast.report.words.tables import Cell, Table, list_estimates, make_table, number_cell
 
 Subject = tuple[str | None, Lineage, tuple[tuple[str, object], ...], str | None]
@@ -204,12 +204,11 @@ def _describe_implicit(one: Estimate, beside: Mapping[str, Estimate]) -> str:
     return words
 
 
-def pressure_section(shown: Shown) -> Section | None:
-    """Susceptibility by lineage and form; None where a study has no attacks."""
+def fill_pressure(section: Section, shown: Shown) -> None:
+    """Susceptibility by lineage and form; nothing where a study has no attacks."""
     analysis, colors = shown.analysis, shown.colors
     if not analysis.susceptibility:
-        return None
-    section = Section(identity="pressure", title="Under pressure", short="Pressure")
+        return
     controls = [one for one in analysis.susceptibility if one.kind == "positive_control"]
     every = [one for one in analysis.susceptibility if one.kind != "positive_control"]
     rows = [one for one in _rows_of(analysis.susceptibility) if one.kind != "positive_control"]
@@ -238,7 +237,6 @@ def pressure_section(shown: Shown) -> Section | None:
         table = list_estimates(named, "Effect of each form before any stage: unsafe attacked − clean", colors)
         section.table("pressure-controls", table, fold_as="Positive controls")
     section.table("pressure-all", list_estimates(every, "Susceptibility", colors), fold_as="All numbers")
-    return section
 
 
 def describe_shifts(analysis: Analysis) -> list[str]:
@@ -260,13 +258,12 @@ def describe_shifts(analysis: Analysis) -> list[str]:
     return [*words, *told]
 
 
-def shift_section(shown: Shown) -> Section | None:
-    """Scores and erosion under each shift; None where a study has none."""
+def fill_shifts(section: Section, shown: Shown) -> None:
+    """Scores and erosion under each shift; nothing where a study has none."""
     analysis, colors = shown.analysis, shown.colors
     rows = _rows_of(analysis.shifts)
     if not rows:
-        return None
-    section = Section(identity="shifts", title="Under a shift", short="Shifts")
+        return
     section.say(SHIFT_EXPLANATION)
     section.bullets(describe_shifts(analysis))
     section.say(describe_chance(analysis, "shifts"))
@@ -278,10 +275,3 @@ def shift_section(shown: Shown) -> Section | None:
         name = objective or "all"
         section.table(f"shift-{name}", table, fold_as=f"The same for {name}" if number else "")
     section.table("shifts-all", list_estimates(analysis.shifts, "Shifts", colors), fold_as="All numbers")
-    return section
-
-
-def pressure_text(shown: Shown, width: int) -> str | None:
-    """The sentences on pressure and shifts for a terminal."""
-    told = [*describe_pressure(shown.analysis), *describe_shifts(shown.analysis)]
-    return sentences_text("Under pressure and shifts", told, width)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
 from holdfast.report.draw.rows import draw_forest
 from holdfast.report.words.labels import format_interval, format_number, main_rows, name_axes, name_judge, name_lineage
-from holdfast.report.words.layout import Section, Shown, sentences_text
+from holdfast.report.words.layout import Section, Shown
 from holdfast.report.words.tables import list_estimates
 from holdfast.stats.lines import BENT
 
@@ -84,12 +84,11 @@ def _describe_reteaching(analysis: Analysis) -> list[str]:
     return words
 
 
-def repair_section(shown: Shown) -> Section | None:
+def fill_repair(section: Section, shown: Shown) -> None:
     """Each repair's distance from the line with an interval, and all else that was measured of repairs."""
     analysis = shown.analysis
     if not analysis.repair:
-        return None
-    section = Section(identity="repair", title="Repair", short="Repair")
+        return
     section.say(EXPLANATION)
     first, *rest = describe_repairs(analysis) or [""]
     rows = [replace(one, unit=None) for one in _distances(analysis)[:MOST_ROWS]]
@@ -100,9 +99,3 @@ def repair_section(shown: Shown) -> Section | None:
         section.say(first)
     section.bullets(rest)
     section.table("repair", list_estimates(analysis.repair, "Repairs", shown.colors), fold_as="All numbers")
-    return section
-
-
-def repair_text(shown: Shown, width: int) -> str | None:
-    """The sentences for a terminal."""
-    return sentences_text("Repair", describe_repairs(shown.analysis), width)

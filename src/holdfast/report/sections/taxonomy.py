@@ -23,7 +23,7 @@ from holdfast.report.words.labels import (
     pick_claim,
     varying_axes,
 )
-from holdfast.report.words.layout import Section, Shown, sentences_text
+from holdfast.report.words.layout import Section, Shown
 from holdfast.report.words.tables import Cell, Table, make_table, number_cell
 
 Row = tuple[str, str, str]  # dimension, failure, judge where a dimension has several
@@ -202,12 +202,11 @@ def _without_pressure(taxonomy: Taxonomy, row: Row, stage: Stage) -> str:
     return f" (as they are, without pressure: {format_result(plain)})"
 
 
-def taxonomy_section(shown: Shown) -> Section | None:
-    """Dimension × {explicit, implicit} × stage; None where a study has neither attacks nor probes."""
+def fill_taxonomy(section: Section, shown: Shown) -> None:
+    """Dimension × {explicit, implicit} × stage; nothing where a study has neither attacks nor probes."""
     taxonomy = Taxonomy(shown.analysis.taxonomy)
     if not taxonomy.rows:
-        return None
-    section = Section(identity="taxonomy", title="Harm by dimension", short="Harm")
+        return
     changes = describe_changes(taxonomy) or [""]
     section.say(EXPLANATION)
     section.bullets(changes)
@@ -229,9 +228,3 @@ def taxonomy_section(shown: Shown) -> Section | None:
         section.figure(name, words, svg, small, fold_as=fold_as)
     title = "Harm and over-refusal by dimension and stage, with 95 % intervals (and cases)"
     section.table("taxonomy", heat_table(taxonomy, title), fold_as="All numbers as a table")
-    return section
-
-
-def taxonomy_text(shown: Shown, width: int) -> str | None:
-    """The surest rises of harm for a terminal; nothing where there is no taxonomy."""
-    return sentences_text("Harm by dimension", describe_changes(Taxonomy(shown.analysis.taxonomy)), width)

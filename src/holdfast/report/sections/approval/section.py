@@ -10,7 +10,7 @@ from holdfast.records.quantities import quantity_of
 from holdfast.records.words import count_noun
 from holdfast.report.draw.curves import MOST_PANELS, Line, Panel, average_seeds, draw_panels, make_line, window_length
 from holdfast.report.draw.rows import Mark, Row, draw_rows, span_of
-from holdfast.report.draw.svg import SHAPES
+from holdfast.report.draw.svg import DASHES, SHAPES
 from holdfast.report.sections.approval.examples import Users, examples_html
 from holdfast.report.sections.approval.tables import (
     AT_KL,
@@ -74,7 +74,6 @@ EXPLANATION = (
 KINDS = ("exploit_rate", "reward", "harm", "success", "kl", "length", "entropy")
 OPEN_KINDS = ("exploit_rate", "reward")
 LABELS = ("gameable", "other", None)
-DASHES = (None, "6 4", "2 3", "8 3 2 3")
 MOST_LISTED = 2_000  # rows of the table of all numbers
 
 
@@ -428,17 +427,16 @@ def _add_numbers(section: Section, rows: Sequence[Estimate], colors: Mapping[Lin
             section.table(f"approval-{name}", table, fold_as=table.title)
 
 
-def approval_section(shown: Shown) -> Section | None:
-    """What training for approval did to agents and their users; None where a run has no such rows.
+def fill_approval(section: Section, shown: Shown) -> None:
+    """What training for approval did to agents and their users; nothing where a run has no such rows.
 
     The users of ``shown`` give settings their toggles, without which there is no ladder, and the examples.
     """
     everything, users = shown.analysis, shown.users or Users()
     if not everything.exploitation:
-        return None
+        return
     setup = make_setup(everything, shown.checkpoints, users.toggles, shown.colors)
     analysis, judge = keep_judge(everything)
-    section = Section(identity="approval", title="Approval", short="Approval")
     if notes := void_notes(analysis):
         words = f"Void: {'; '.join(notes)}. What depends on this says nothing about it."
         section.parts.append(f'<p class="alert" role="note">{escape_html(words)}</p>')
@@ -464,4 +462,3 @@ def approval_section(shown: Shown) -> Section | None:
         section.say(f"{rated} More stand among the cases below.")
         section.parts.append(examples_html(users))
     _add_numbers(section, everything.exploitation, shown.colors)
-    return section
