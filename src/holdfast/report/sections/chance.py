@@ -38,11 +38,10 @@ def describe_chance(analysis: Analysis, section: str) -> str | None:
 
 def chance_lines(analysis: Analysis) -> list[str]:
     """A line for each section, for a terminal."""
-    families = analysis.families
-    sections = dict.fromkeys(one.section for one in families)
-    return [
-        f"{CHANGE_SECTIONS[name]}: {_chance([one for one in families if one.section == name])}" for name in sections
-    ]
+    by_section: dict[str, list[Family]] = {}
+    for one in analysis.families:
+        by_section.setdefault(one.section, []).append(one)
+    return [f"{CHANGE_SECTIONS[name]}: {_chance(families)}" for name, families in by_section.items()]
 
 
 def fill_chance(section: Section, shown: Shown) -> None:

@@ -94,16 +94,8 @@ def _conclude(rows: Sequence[Estimate]) -> str:
 
 
 def _forest_order(one: Estimate) -> tuple[object, ...]:
-    return (
-        one.objective != FIRST_OBJECTIVE,
-        str(one.objective),
-        len(one.axes),
-        str(one.base),
-        str(one.judge),
-        str(sorted(one.axes.items())),
-        one.estimator != "pooled",
-        one.claim,
-    )
+    about = len(one.axes), str(one.base), str(one.judge), str(sorted(one.axes.items()))
+    return one.objective != FIRST_OBJECTIVE, str(one.objective), *about, one.estimator != "pooled", one.claim
 
 
 def persistence_text(shown: Shown, width: int) -> str | None:

@@ -24,7 +24,7 @@ from holdfast.report.words.labels import (
     varying_axes,
 )
 from holdfast.report.words.layout import Section, Shown
-from holdfast.report.words.tables import Cell, Table, list_estimates, make_table, number_cell
+from holdfast.report.words.tables import Cell, Table, lineage_cell, list_estimates, make_table, number_cell
 
 Subject = tuple[str | None, Lineage, tuple[tuple[str, object], ...], str | None]
 NOT_MEASURABLE = "not measurable"
@@ -123,10 +123,10 @@ def _pressure_table(
     }
     rows = []
     for (base, lineage, rest, judge), found in groups.items():
-        axes, number = dict(rest), colors.get(lineage, 0)
+        axes = dict(rest)
         words: list[Cell | str] = [
             str(axes.pop(extra, "all")).replace("_", " "),
-            Cell(text=name_lineage(lineage), sort=number, series=number),
+            lineage_cell(lineage, colors),
             name_axes(axes) or "–",
             base or "all bases",
             judge or "all judges",

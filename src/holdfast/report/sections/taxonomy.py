@@ -89,11 +89,6 @@ class Taxonomy:
         return sum(self.get("harm_rate", row, stage) is not None for row in self.rows)
 
 
-def name_row(row: Row) -> str:
-    """``payments · implicit``."""
-    return " · ".join(part.replace("_", " ") for part in row if part)
-
-
 def draw_heat_map(taxonomy: Taxonomy, stages: Sequence[Stage], *, narrow: bool = False) -> str:
     """The heat map as SVG: rows of dimension and failure, two cells a stage, every number in its cell.
 
@@ -181,7 +176,8 @@ def describe_changes(taxonomy: Taxonomy) -> list[str]:
         return [none, *untold]
     rises.sort(key=lambda rise: -rise[0])
     words = [
-        f"{name_row(row)}: harm rose by {format_number(100 * (change.value or 0.0), 1)} percentage points"
+        f"{' · '.join(filter(None, row)).replace('_', ' ')}: harm rose by"
+        f" {format_number(100 * (change.value or 0.0), 1)} percentage points"
         f" {format_ends(change)} in {name_lineage(stage.lineage)}"
         + (f" {change.unit.replace(',', '→')}" if change.unit else "")
         + "".join(f", {part}" for part in (stage.small, stage.base) if part)
