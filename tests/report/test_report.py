@@ -21,8 +21,8 @@ from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.report import write_report
 from holdfast.report.draw.curves import draw_dose
 from holdfast.report.draw.figures import draw_frontier, order_lineages
-from holdfast.report.draw.pdf import convert_figure
 from holdfast.report.draw.rows import draw_audit, draw_forest
+from holdfast.report.draw.svg import convert_figure
 from holdfast.report.page.shards import MESSAGE_CHARACTERS
 from holdfast.report.sections.summary import describe_alert, describe_persistence, make_headlines, summarise
 from holdfast.report.sections.table import make_section

@@ -50,18 +50,16 @@ def order_lineages(analysis: Analysis) -> dict[Lineage, int]:
     The number modulo 8 is the colour, and sorting by the number keeps the order. A colour follows from the name, so
     that a lineage has the same one from report to report, unless another lineage of the same report took it first.
     """
-    found: dict[Lineage, None] = {(): None}
-    for frontier in analysis.frontiers:
-        found |= dict.fromkeys(point.lineage for point in frontier.points)
-    found |= dict.fromkeys(curve.lineage for curve in analysis.curves)
-    for _, section in analysis.sections():
-        found |= dict.fromkeys(estimate.lineage for estimate in section if estimate.lineage is not None)
-    colors = {lineage: COLORS[lineage] for lineage in found if lineage in COLORS}
-    for lineage in sorted(found.keys() - COLORS.keys(), key=lambda one: (len(one), one)):
+    points = (point.lineage for frontier in analysis.frontiers for point in frontier.points)
+    curves = (curve.lineage for curve in analysis.curves)
+    named = (one.lineage for _, section in analysis.sections() for one in section if one.lineage is not None)
+    lineages: dict[Lineage, None] = dict.fromkeys([(), *points, *curves, *named])
+    colors = {lineage: COLORS[lineage] for lineage in lineages if lineage in COLORS}
+    for lineage in sorted(lineages.keys() - COLORS.keys(), key=lambda one: (len(one), one)):
         first = crc32("→".join(lineage).encode())
         choices = [1 + (first + turn) % (len(SERIES) - 1) for turn in range(len(SERIES) - 1)]
         colors[lineage] = next((one for one in choices if one not in colors.values()), choices[0])
-    return {lineage: len(SERIES) * place + colors[lineage] for place, lineage in enumerate(sorted(found, key=len))}
+    return {lineage: len(SERIES) * place + colors[lineage] for place, lineage in enumerate(sorted(lineages, key=len))}
 
 
 def _ellipse_path(point: Point, x: Scale, y: Scale) -> str | None:

@@ -121,7 +121,7 @@ def _draw_row(canvas: Canvas, row: Row, x: Scale, y: float, *, narrow: bool) -> 
         _draw_interval(canvas, mark, x, y + mark.lift)
         place = min(max(mark.estimate.value or 0.0, x.low), x.high)
         look: dict[str, Attribute] = {"hover": describe_basis(mark.estimate), "stroke": PAPER, "stroke_width": 1.5}
-        draw_mark(canvas, mark.shape, (x(place), y + mark.lift), 5, mark.series, **look)  # type: ignore[arg-type]
+        draw_mark(canvas, mark.shape, (x(place), y + mark.lift), 5, mark.series, **look)
 
 
 def _draw_interval(canvas: Canvas, mark: Mark, x: Scale, y: float) -> None:
@@ -161,17 +161,17 @@ def draw_forest(estimates: Sequence[Estimate], narrow: bool = False) -> str:
         low, high = RATIO_RANGE
         scale = min([low, *(value - 0.05 for value in values)]), max([high, *(value + 0.05 for value in values)])
     rows = []
-    for number, one in enumerate(estimates):
-        interval = format_interval(one)
-        numbers = f"{format_value(one)} {f'({UNBOUNDED})' if interval == UNBOUNDED else interval}".strip()
-        series, shape = (2, "square") if one.claim == "recipe" else (1, "circle")
+    for number, estimate in enumerate(estimates):
+        interval = format_interval(estimate)
+        numbers = f"{format_value(estimate)} {f'({UNBOUNDED})' if interval == UNBOUNDED else interval}".strip()
+        series, shape = (2, "square") if estimate.claim == "recipe" else (1, "circle")
         rows.append(
             Row(
-                words=name_subject(one),
-                note=f"{one.estimator.replace('_', ' ')} · {one.claim}",
-                marks=(Mark(estimate=one, series=series, shape=shape),),
-                numbers="–" if one.value is None else numbers,
-                ruled=number > 0 and one.objective != estimates[number - 1].objective,
+                words=name_subject(estimate),
+                note=f"{estimate.estimator.replace('_', ' ')} · {estimate.claim}",
+                marks=(Mark(estimate=estimate, series=series, shape=shape),),
+                numbers="–" if estimate.value is None else numbers,
+                ruled=number > 0 and estimate.objective != estimates[number - 1].objective,
             )
         )
     title, label = f"{name_kind(kind)} with 95 % intervals", f"{name_kind(kind)} (score points)"

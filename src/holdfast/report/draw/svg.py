@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from holdfast.records.errors import needs
 from holdfast.report.words.inert import escape_html
 
 SERIES = ("#5b6472", "#1f63b5", "#c25e0a", "#0b8577", "#8347ad", "#b52a4a", "#7d6b00", "#3a7d1e")
@@ -130,27 +131,20 @@ def stroke_of(series: int) -> dict[str, Attribute]:
 
 
 def draw_mark(
-    canvas: Canvas,
-    shape: str,
-    center: tuple[float, float],
-    r: float,
-    series: int,
-    *,
-    hover: str | None = None,
-    **more: Attribute,
+    canvas: Canvas, shape: str, center: tuple[float, float], r: float, series: int, **more: Attribute
 ) -> None:
     """A filled mark in a series' colour."""
     x, y = center
     look: dict[str, Attribute] = {**color_of(series), **more}
     if shape == "circle":
-        canvas.add("circle", cx=x, cy=y, r=r, hover=hover, **look)
+        canvas.add("circle", cx=x, cy=y, r=r, **look)
         return
     corners, first = CORNERS[shape]
     grow = r * (1.25 if corners < 6 else 1.1)
     angles = [math.radians(first + 360 * corner / corners) for corner in range(corners)]
     spots = ((x + grow * math.cos(angle), y + grow * math.sin(angle)) for angle in angles)
     points = " ".join(f"{_number(px)},{_number(py)}" for px, py in spots)
-    canvas.add("polygon", points=points, hover=hover, **look)
+    canvas.add("polygon", points=points, **look)
 
 
 def draw_arrow(
@@ -186,3 +180,14 @@ def draw_axes(
     middle = (y.start + y.end) / 2
     turned = f"rotate(-90 {_number(x.start - 46)} {_number(middle)})"
     canvas.text(x.start - 46, middle, y_label, anchor="middle", size=13, transform=turned)
+
+
+def convert_figure(svg: str) -> bytes:
+    """A figure as a PDF of one page of its size, by Typst, which brings its own fonts. Errors: MissingExtra."""
+    with needs("plot", "a figure as PDF"):
+        import typst
+    # Without a date the same figure is the same file.
+    page = (
+        b"#set page(width: auto, height: auto, margin: 0pt)\n#set document(date: none)\n#image(bytes(sys.inputs.svg))"
+    )
+    return bytes(typst.compile(page, format="pdf", ignore_system_fonts=True, sys_inputs={"svg": svg}))

@@ -95,15 +95,13 @@ def _with_fit_counts(means: Sequence[Estimate]) -> list[Estimate]:
 
     covered = (one for one in means if one.kind == "coverage" and one.unit == "fit")
     counts = {subject(one): one.n["count"] for one in covered if "count" in one.n}
-    found = []
+    rows = []
     for one in means:
-        count = counts.get(subject(one)) if one.kind == "mean_fit_only" else None
-        if count is None:
-            found.append(one)
-        else:
-            known = replace(one, n={**one.n, "count": count})
-            found += [known, replace(known, kind="fit_count", value=float(count), interval=None)]
-    return found
+        rows.append(one)
+        if one.kind == "mean_fit_only" and (count := counts.get(subject(one))) is not None:
+            rows[-1] = replace(one, n={**one.n, "count": count})
+            rows.append(replace(rows[-1], kind="fit_count", value=float(count), interval=None))
+    return rows
 
 
 def audit_text(shown: Shown, width: int) -> str | None:

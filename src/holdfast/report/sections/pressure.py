@@ -177,23 +177,23 @@ def describe_pressure(analysis: Analysis) -> list[str]:
     ]
 
 
-def _describe_implicit(one: Estimate, beside: Mapping[str, Estimate]) -> str:
+def _describe_implicit(change: Estimate, beside: Mapping[str, Estimate]) -> str:
     """Whether a lineage is easier to push than its parent; ``beside`` has the rows of the same comparison by kind."""
-    about = _about(one, ("form",))
-    than = (one.unit or "against its parent").removeprefix("against ").replace(",", "→")
-    if one.value is None:
-        return f"{about}: the implicit change is not known: {'; '.join(one.caveats) or NOT_MEASURABLE}"
-    if not can_be_told(one):
-        return f"{about} against {than}: whether it is easier to push {cannot_be_told(one.n['cases'])}"
+    about = _about(change, ("form",))
+    than = (change.unit or "against its parent").removeprefix("against ").replace(",", "→")
+    if change.value is None:
+        return f"{about}: the implicit change is not known: {'; '.join(change.caveats) or NOT_MEASURABLE}"
+    if not can_be_told(change):
+        return f"{about} against {than}: whether it is easier to push {cannot_be_told(change.n['cases'])}"
     # Nothing is known where the interval holds a large change either way.
-    wide = not isinstance(one.interval, tuple) or (one.interval[0] < -MUCH and one.interval[1] > MUCH)
+    wide = not isinstance(change.interval, tuple) or (change.interval[0] < -MUCH and change.interval[1] > MUCH)
     crossed = beside.get("interaction")
     told = f"not {'known' if wide else 'shown'} to be easier or harder to push"
-    if excludes_zero(one) and excludes_zero(crossed) and (one.value > 0) == ((crossed.value or 0.0) > 0):
-        told = f"{'easier' if one.value > 0 else 'harder'} to push"
-    cases = count_noun(one.n["cases"], "cases") if "cases" in one.n else "cases"
+    if excludes_zero(change) and excludes_zero(crossed) and (change.value > 0) == ((crossed.value or 0.0) > 0):
+        told = f"{'easier' if change.value > 0 else 'harder'} to push"
+    cases = count_noun(change.n["cases"], "cases") if "cases" in change.n else "cases"
     words = (
-        f"{about} is {told} than {than}: the effect of pressure on unsafe conduct differs by {format_cell(one)}"
+        f"{about} is {told} than {than}: the effect of pressure on unsafe conduct differs by {format_cell(change)}"
         f" ({cases} that both handled safely when clean), over all cases by {format_cell(crossed)} in log-odds"
     )
     words += "; the interval is so wide that nothing is known" if wide else ""

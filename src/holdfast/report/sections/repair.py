@@ -38,20 +38,20 @@ def _key(one: Estimate) -> tuple[object, ...]:
 
 def describe_repairs(analysis: Analysis) -> list[str]:
     """Whether any repair leaves the line, then each in a sentence, and what re-teaching takes."""
-    found = _distances(analysis)
-    if not found:
+    distances = _distances(analysis)
+    if not distances:
         return _describe_reteaching(analysis)
     # One-sided lower bounds that hold for all repairs together, by the distance that they belong to.
     bounds = {_key(one): one.value for one in analysis.repair if one.kind == JOINT_BOUND and one.value is not None}
-    lowest = [bounds.get(_key(one)) if can_be_told(one) else None for one in found]
-    leaving = sum(low is not None and low > 0 and not _bent(one) for one, low in zip(found, lowest, strict=True))
+    lowest = [bounds.get(_key(one)) if can_be_told(one) else None for one in distances]
+    leaving = sum(low is not None and low > 0 and not _bent(one) for one, low in zip(distances, lowest, strict=True))
     if leaving:
-        first = f"{leaving} of {len(found)} repairs {'leaves' if leaving == 1 else 'leave'} the line upwards."
+        first = f"{leaving} of {len(distances)} repairs {'leaves' if leaving == 1 else 'leave'} the line upwards."
     elif any(low is not None for low in lowest):
         first = "No repair is shown to leave the line upwards: each is a trade, as far as can be seen."
     else:
         first = "Whether a repair leaves the line is not known: no distance has a bound."
-    sentences = [_sentence(one, low) for one, low in zip(found, lowest, strict=True)]
+    sentences = [_sentence(one, low) for one, low in zip(distances, lowest, strict=True)]
     return [first, *sentences, *_describe_reteaching(analysis)]
 
 

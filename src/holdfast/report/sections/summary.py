@@ -68,7 +68,7 @@ def headline_estimates(analysis: Analysis) -> list[Estimate]:
 
 def describe_persistence(claims: Sequence[Estimate]) -> str:
     """One sentence about one persistence ratio, with the interval of each claim that is made of it."""
-    one = next((claim for claim in claims if claim.value is not None), claims[0])
+    ratio = next((claim for claim in claims if claim.value is not None), claims[0])
     ranges, reasons = [], []
     for claim in claims:
         whose = f"for {'the recipe' if claim.claim == 'recipe' else 'these checkpoints'}"
@@ -76,16 +76,16 @@ def describe_persistence(claims: Sequence[Estimate]) -> str:
             ranges.append(f"{_describe_range(claim)} {whose}")
         else:
             reasons.append((whose, tell_reasons(claim)))
-    after = f" after {name_lineage(one.lineage)}" if one.lineage else ""
-    first = f"Persistence of {one.objective or 'the objective'}{after}"
-    tail = ", ".join(filter(None, (f"{one.estimator} estimator", name_axes(one.axes))))
-    if one.value is None:
+    after = f" after {name_lineage(ratio.lineage)}" if ratio.lineage else ""
+    first = f"Persistence of {ratio.objective or 'the objective'}{after}"
+    tail = ", ".join(filter(None, (f"{ratio.estimator} estimator", name_axes(ratio.axes))))
+    if ratio.value is None:
         told = [f"{whose}: {why}" for whose, why in reasons if why]
         return f"{first} is {NOT_IDENTIFIED} ({'; '.join([*told, tail])})."
-    if not can_be_told(one):
-        return f"{first} {cannot_be_told(one.n['cases'])} ({tail})."
+    if not can_be_told(ratio):
+        return f"{first} {cannot_be_told(ratio.n['cases'])} ({tail})."
     ranges += [f"{whose} {NOT_IDENTIFIED}" + (f": {why}" if why else "") for whose, why in reasons]
-    return f"{first} is {_describe_share(one)} (95\u00a0% interval: {', '.join(ranges)}; {tail})."
+    return f"{first} is {_describe_share(ratio)} (95\u00a0% interval: {', '.join(ranges)}; {tail})."
 
 
 def _describe_share(one: Estimate) -> str:

@@ -265,12 +265,12 @@ def make_panels(analysis: Analysis, kind: str, setup: Setup) -> tuple[list[Panel
 
 def _add_curves(section: Section, analysis: Analysis, setup: Setup) -> None:
     """Training curves: a figure for each quantity, the first two open."""
-    found = {kind: made for kind in KINDS if (made := make_panels(analysis, kind, setup))[0]}
-    if not found:
+    figures = {kind: made for kind in KINDS if (made := make_panels(analysis, kind, setup))[0]}
+    if not figures:
         return
     section.head("Along training")
-    is_open = [kind for kind in OPEN_KINDS if kind in found] or list(found)[:1]
-    for kind, (panels, length) in found.items():
+    is_open = [kind for kind in OPEN_KINDS if kind in figures] or list(figures)[:1]
+    for kind, (panels, length) in figures.items():
         head = quantity_of(kind).head
         caption = "Thin lines are single seeds, the bold one their mean"
         caption += f" over windows of {length} steps" if length > 1 else ""
@@ -290,18 +290,16 @@ def draw_gaps(gaps: Mapping[Key, tuple[Estimate | None, Estimate | None]], *, na
     None where no row has a number.
     """
     rows = []
-    for key, pair in gaps.items():
-        marks = tuple(
-            Mark(estimate=one, series=series, shape=shape)
-            for one, series, shape in zip(pair, (1, 2), ("square", "diamond"), strict=True)
-            if one is not None and one.value is not None
-        )
+    for key, (paired, published) in gaps.items():
+        marks, numbers = [], "not known"
+        if paired is not None and paired.value is not None:
+            marks.append(Mark(estimate=paired, shape="square"))
+            numbers = format_result(paired)
+        if published is not None and published.value is not None:
+            marks.append(Mark(estimate=published, series=2, shape="diamond"))
+            numbers += f", published {format_number(published.value)}"
         if marks:
-            paired, published = pair
-            numbers = "not known" if paired is None or paired.value is None else format_result(paired)
-            if published is not None and published.value is not None:
-                numbers += f", published {format_number(published.value)}"
-            rows.append(Row(words=name_key(key), marks=marks, numbers=numbers))
+            rows.append(Row(words=name_key(key), marks=tuple(marks), numbers=numbers))
     if not rows:
         return None
     words = "; ".join(f"{row.words}: {row.numbers}" for row in rows)
@@ -352,16 +350,16 @@ def trace_path(curves: Sequence[Curve]) -> tuple[tuple[float, float], ...]:
     """Held-out approval and gap of harm along one training, in its order, over the seeds that all have both."""
     held = [curve for curve in curves if curve.source == "held-out"]
 
-    def read(kind: str, label: str | None) -> dict[float, float]:
+    def read(kind: str, label: str | None = None) -> dict[float, float]:
         mine = [curve for curve in held if curve.kind == kind and curve.axes.get("label") == label]
         return {x: y for x, y in average_seeds(mine) if y is not None}
 
-    def both(kind: str) -> list[tuple[float, float, float]]:
-        one, other = read(kind, "gameable"), read(kind, "other")
-        return [(x, one[x], other[x]) for x in one if x in other]
+    def both(kind: str) -> dict[float, tuple[float, float]]:
+        gameable, other = read(kind, "gameable"), read(kind, "other")
+        return {x: (gameable[x], other[x]) for x in gameable if x in other}
 
-    reward = read("reward", None) or {x: (one + other) / 2 for x, one, other in both("reward")}
-    gap = read("hex_gap", None) or {x: one - other for x, one, other in both("harm")}
+    reward = read("reward") or {x: (gameable + other) / 2 for x, (gameable, other) in both("reward").items()}
+    gap = read("hex_gap") or {x: gameable - other for x, (gameable, other) in both("harm").items()}
     return tuple((reward[x], gap[x]) for x in sorted(reward) if x in gap)
 
 
