@@ -150,7 +150,7 @@ def _spread_labels(places: Sequence[tuple[float, float]]) -> list[float]:
     result = [py for _, py in places]
     for index in sorted(range(len(places)), key=lambda one: places[one][1]):
         for other in sorted(range(len(places)), key=lambda one: result[one]):
-            near = abs(places[index][0] - places[other][0]) < 64
+            near = abs(places[index][0] - places[other][0]) < 64  # pixels: about the width of a name; 15 is its height
             if other != index and near and result[other] <= result[index] < result[other] + 15:
                 result[index] = result[other] + 15
     return result

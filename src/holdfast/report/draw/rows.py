@@ -146,7 +146,7 @@ def span_of(estimates: Iterable[Estimate], reach: float = 0.6) -> tuple[float, f
     listed = list(estimates)
     values = [0.0, *(one.value for one in listed if one.value is not None and math.isfinite(one.value))]
     low, high = min(values), max(values)
-    room = max(high - low, 0.4) * reach
+    room = max(high - low, 0.4) * reach  # values close together would else cut every interval
     ends = [end for one in listed if isinstance(one.interval, tuple) for end in one.interval]
     return span([*values, *(min(max(end, low - room), high + room) for end in ends if math.isfinite(end))], pad=0.05)
 

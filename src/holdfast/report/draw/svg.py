@@ -43,7 +43,7 @@ class Scale:
         raw = (self.high - self.low) / max(1, count)
         power = 10.0 ** math.floor(math.log10(raw))
         step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * 0.999)
-        first = math.ceil(self.low / step - 1e-9)
+        first = math.ceil(self.low / step - 1e-9)  # an end that is a tick but for rounding keeps it
         last = math.floor(self.high / step + 1e-9)
         return [round(number * step, 10) + 0.0 for number in range(first, last + 1)]
 
@@ -59,7 +59,7 @@ def span(values: Iterable[float], *, pad: float = 0.08) -> tuple[float, float]:
     if not finite:
         return 0.0, 1.0
     low, high = min(finite), max(finite)
-    room = (high - low) * pad or max(abs(high) * 0.1, 0.1)
+    room = (high - low) * pad or max(abs(high) * 0.1, 0.1)  # a scale needs two ends where all values are one
     return low - room, high + room
 
 
@@ -140,7 +140,7 @@ def draw_mark(
         canvas.add("circle", cx=x, cy=y, r=r, **look)
         return
     corners, first = CORNERS[shape]
-    grow = r * (1.25 if corners < 6 else 1.1)
+    grow = r * (1.25 if corners < 6 else 1.1)  # so that every shape looks about as large as the circle
     angles = [math.radians(first + 360 * corner / corners) for corner in range(corners)]
     spots = ((x + grow * math.cos(angle), y + grow * math.sin(angle)) for angle in angles)
     points = " ".join(f"{_number(px)},{_number(py)}" for px, py in spots)

@@ -70,21 +70,16 @@ def fill_audit(section: Section, shown: Shown) -> None:
         name, fold_as = "audit", ""
         if section.figures:
             name, fold_as = f"audit-{len(section.figures) + 1}", f"The same over {scope}"
-        section.figure(name, (title, _most_unfit(drawn), caption), draw_audit(drawn, colors), fold_as=fold_as)
+        unfit = [one for one in drawn if one.kind == "unfit" and one.value is not None]
+        most = max(unfit, key=lambda one: one.value or 0.0, default=None)
+        shows = f"Most are {name_kind('unfit')} after {name_lineage(most.lineage)}: " if most else ""
+        shows += f"{format_percent(most.value, 1)}." if most else ""
+        section.figure(name, (title, shows, caption), draw_audit(drawn, colors), fold_as=fold_as)
     if rates:
         section.table("audit-rates", pivot(rates, "Rates of the audit's findings", colors), identity="audit-table")
     if means:
         title = "Means with and without unfit trajectories, and bounds"
         section.table("audit-means", pivot(_with_fit_counts(means), title, colors, unit_heads=True))
-
-
-def _most_unfit(rates: Sequence[Estimate]) -> str:
-    """The largest share that is unfit to be judged, and whose it is."""
-    unfit = [one for one in rates if one.kind == "unfit" and one.value is not None]
-    if not unfit:
-        return ""
-    most = max(unfit, key=lambda one: one.value or 0.0)
-    return f"Most are {name_kind('unfit')} after {name_lineage(most.lineage)}: {format_percent(most.value, 1)}."
 
 
 def _with_fit_counts(means: Sequence[Estimate]) -> list[Estimate]:

@@ -125,7 +125,7 @@ def _draw_cell(canvas: Canvas, cell: Estimate | None, x: float, y: float, series
     untold = cannot_be_told(cell.n["cases"]) if cell is not None and share is not None and not can_be_told(cell) else ""
     look: dict[str, Attribute] = {"fill": "none", "stroke": RULE, "cls": "grid", "stroke_dasharray": "2 3"}
     if share is not None and not untold:
-        look = {**color_of(series), "fill_opacity": round(0.04 + 0.56 * min(1.0, share), 3)}
+        look = {**color_of(series), "fill_opacity": round(0.04 + 0.56 * min(1.0, share), 3)}  # numbers stay readable
     hover = None if cell is None else describe_basis(cell)
     canvas.add("rect", x=x + 1, y=y + 1, width=HALF - 2, height=HEIGHT - 2, rx=3, hover=hover, **look)
     above, below, sizes = format_point(cell), format_ends(cell), (12.0, 10.0)
@@ -145,13 +145,7 @@ def heat_table(taxonomy: Taxonomy, title: str) -> Table:
         numbers = [taxonomy.get(kind, row, stage) for kind in ("harm_rate", "over_refusal", "harm_change")]
         if known := [one for one in numbers if one is not None]:
             about = " ".join(filter(None, (name_lineage(stage.lineage), stage.small)))
-            words = (
-                row[0].replace("_", " "),
-                row[1],
-                about,
-                stage.base or "all bases",
-                row[2] or known[0].judge or "–",
-            )
+            words = row[0].replace("_", " "), row[1], about, stage.base or "all bases", row[2] or known[0].judge or "–"
             rows.append([*words, *(number_cell(one, cases=True) for one in numbers)])
     return make_table(title, HEADS, rows, 5)
 
