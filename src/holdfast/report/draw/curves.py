@@ -111,7 +111,7 @@ def average_seeds(curves: Sequence[Curve], length: int = 1) -> tuple[Spot, ...]:
     """The mean over runs in each window that any of them has, None where one of them was not measured."""
     read = [_windows(curve, length) for curve in curves]
     spots: list[Spot] = []
-    for window in sorted(set().union(*read)) if read else []:
+    for window in sorted(set().union(*read)):
         there = [one[window] for one in read if window in one]
         values = [y for _, y in there if y is not None]
         step = sum(x for x, _ in there) / len(there)
@@ -173,10 +173,9 @@ def describe_panels(panels: Sequence[Panel], title: str) -> str:
     """What the figure shows, in words: where each line starts and ends."""
     told = []
     for panel in panels:
-        ends = []
-        for line in panel.lines:
-            if spots := _present(line.mean) or _present(line.marks):
-                ends.append(f"{line.words} {format_number(spots[0][1])} to {format_number(spots[-1][1])}")
+        drawn = ((line.words, _present(line.mean) or _present(line.marks)) for line in panel.lines)
+        values = ((words, [format_number(y) for _, y in spots]) for words, spots in drawn if spots)
+        ends = [f"{words} {known[0]} to {known[-1]}" for words, known in values]
         named = f"{panel.title} ({panel.note})" if panel.note else panel.title
         told.append(f"{named}: {', '.join(ends) or 'nothing measured'}")
     return show_line(f"{title}. {'; '.join(told)}")

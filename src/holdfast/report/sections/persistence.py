@@ -85,12 +85,11 @@ def _add_forests(section: Section, estimates: Sequence[Estimate], prefix: str = 
 
 def _conclude(rows: Sequence[Estimate]) -> str:
     """The first number of each lineage in words."""
-    first: dict[tuple[object, ...], Estimate] = {}
+    first: dict[tuple[object, ...], str] = {}
     for one in rows:
-        first.setdefault((one.objective, one.lineage), one)
-    shown = list(first.values())[:4]
-    told = (f"{one.objective or 'all'} after {name_lineage(one.lineage)} {format_result(one)}" for one in shown)
-    return f"{'; '.join(told)}."
+        words = f"{one.objective or 'all'} after {name_lineage(one.lineage)} {format_result(one)}"
+        first.setdefault((one.objective, one.lineage), words)
+    return f"{'; '.join(list(first.values())[:4])}."
 
 
 def _forest_order(one: Estimate) -> tuple[object, ...]:
