@@ -16,13 +16,13 @@ from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.records.outputs import new_directory
 from holdfast.records.version import VERSION
 from holdfast.report.draw.figures import order_lineages
-from holdfast.report.draw.pdf import convert_figure
+from holdfast.report.draw.svg import convert_figure
 from holdfast.report.page.shards import hash_source, write_cases
 from holdfast.report.sections.approval.examples import read_users
 from holdfast.report.sections.chance import limits_section
 from holdfast.report.sections.summary import Headline, answer_all, describe_alert, make_headlines, summarise
 from holdfast.report.sections.table import make_sections
-from holdfast.report.words.inert import escape_html, file_name, pack_json
+from holdfast.report.words.inert import dump_json, escape_html, file_name, pack_text
 from holdfast.report.words.labels import names_html
 from holdfast.report.words.layout import Section, Shown, paragraph
 from holdfast.report.words.tables import narrow, table_latex
@@ -142,7 +142,7 @@ def render_page(
         limits=limits.html,
         files="".join(f'<li><a href="{escape_html(name)}">{escape_html(name)}</a></li>' for name in files),
         size=f"{index['bytes'] / 1e6:,.1f} MB in {len(index['shards']):,} files",
-        index=pack_json(index),
+        index=pack_text(dump_json(index)),
     )
 
 
