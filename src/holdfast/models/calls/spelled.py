@@ -410,17 +410,8 @@ def find_thoughts(text: str) -> Iterator[tuple[int, int]]:
             opened = True
 
 
-def without_thoughts(text: str) -> str:
-    """The text without its thoughts."""
-    return _replace_thoughts(text, "")
-
-
-def hide_thoughts(text: str) -> str:
-    """The text with blanks where it thinks: every other character keeps its place."""
-    return _replace_thoughts(text, " ")
-
-
-def _replace_thoughts(text: str, blank: str) -> str:
+def without_thoughts(text: str, blank: str = "") -> str:
+    """The text without its thoughts; with a ``blank`` for each of their characters, all others keep their places."""
     parts, start = [], 0
     for begin, end in find_thoughts(text):
         parts += [text[start:begin], blank * (end - begin)]

@@ -14,17 +14,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from holdfast.models.calls.values import decode, keep_arguments
+from holdfast.models.calls.values import Unreadable, decode_whole, keep_arguments
 from holdfast.records import ToolCall
 
 Kind = Literal["text", "reasoning", "call", "answer", "data", "unread"]
 NAMES = ("name", "toolName", "tool_name", "function_name", "functionName")
 ARGUMENTS = ("arguments", "args", "input", "parameters", "params", "kwargs", "arguments_json")
 CALL_IDS = ("call_id", "toolCallId", "tool_call_id", "toolUseId", "tool_use_id", "id", "ref")
-RESULTS = ("output", "result", "response", "content", "results", "outputs", "toolResult", "data", "value")
+RESULTS = (
+    *("server_tool_call_response", "output", "result", "response", "content", "results", "outputs", "toolResult"),
+    *("data", "value"),
+)
 
 
 def _words(text: str) -> frozenset[str]:
@@ -78,17 +82,14 @@ def read_arguments(value: Any) -> dict[str, Any]:
 
     Text within text is read twice, as some gateways write it.
     """
-    found = value
-    for _ in range(2):
-        if found is None or (isinstance(found, str) and not found.strip()):
-            return {}
-        if not isinstance(found, str):
-            break
-        whole = decode(found)
-        if whole is None or found[whole[1] :].strip():
-            return {"_raw": to_text(value)}
-        found = whole[0]
-    return keep_arguments(found) if isinstance(found, dict) else {"_raw": to_text(value)}
+    arguments = value
+    with suppress(Unreadable):
+        for _ in range(2):
+            if isinstance(arguments, str) and arguments.strip():
+                arguments = decode_whole(arguments)
+    if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
+        return {}
+    return keep_arguments(arguments) if isinstance(arguments, dict) else {"_raw": to_text(value)}
 
 
 def words_of(name: str) -> frozenset[str]:
@@ -156,10 +157,6 @@ def _data(value: Mapping[str, Any], kind: str) -> list[Part]:
     return [*made, Part(kind="text", type="transcript", text=clean(spoken))] if spoken else made
 
 
-def _nothing(value: Mapping[str, Any], kind: str) -> list[Part]:
-    return []
-
-
 def _reference(value: Mapping[str, Any], kind: str) -> list[Part]:
     """An item that lies at the provider alone: by its id a thought, a message, or what could be a call."""
     referred = to_text(value.get("id"))
@@ -193,9 +190,9 @@ def _served(value: Mapping[str, Any], kind: str) -> list[Part]:
 
 
 def _answer(value: Mapping[str, Any], kind: str) -> list[Part]:
-    identity = _first(value, ("tool_use_id", "toolUseId", "call_id", "toolCallId", "tool_call_id", "id", "ref"))
     text = answer_text(_first(value, RESULTS)) or to_text(value.get("error"))
-    return [Part(kind="answer", type=kind, text=text, answers=to_text(identity), name=to_text(_first(value, NAMES)))]
+    answers, name = to_text(_first(value, CALL_IDS)), to_text(_first(value, NAMES))
+    return [Part(kind="answer", type=kind, text=text, answers=answers, name=name)]
 
 
 _ITEM_KEYS = frozenset({"type", "id", "call_id", "status", "role", "output", "outputs", "results", "error", "name"})
@@ -231,11 +228,6 @@ def _server_call(value: Mapping[str, Any], kind: str) -> list[Part]:
     arguments = _first(value, ARGUMENTS) or _first(inner, ARGUMENTS) or rest or details
     identity = _first(value, CALL_IDS) or inner.get("id")
     return [make_call({"name": named, "arguments": arguments, "id": identity}, kind=kind, served=True)]
-
-
-def _server_answer(value: Mapping[str, Any], kind: str) -> list[Part]:
-    found = value.get("server_tool_call_response", _first(value, RESULTS))
-    return [Part(kind="answer", type=kind, text=answer_text(found), answers=to_text(_first(value, CALL_IDS)))]
 
 
 def _invocation(value: Mapping[str, Any], kind: str) -> list[Part]:
@@ -285,15 +277,17 @@ _BY_TYPE: dict[str, Read] = {
     **_table(_item_call, "web_search_call file_search_call code_interpreter_call computer_call mcp_call"),
     **_table(_item_call, "local_shell_call shell_call apply_patch_call image_generation_call tool_search_call"),
     **_table(_server_call, "server_tool_call"),
-    **_table(_server_answer, "server_tool_call_response"),
     **_table(_answer, "tool_result tool_call_response function_call_output custom_tool_call_output function_response"),
     **_table(_answer, "computer_call_output local_shell_call_output shell_call_output apply_patch_call_output"),
-    **_table(_answer, "mcp_approval_response tool_response function_result tool_call_result"),
+    **_table(_answer, "mcp_approval_response tool_response function_result tool_call_result server_tool_call_response"),
     **_table(_invocation, "tool_invocation dynamic_tool"),
     **_table(_data, "image image_url input_image output_image audio input_audio output_audio audio_url document file"),
     **_table(_data, "input_file blob uri video video_url input_video inline_data media source source_url data"),
     **_table(_data, "source_document container_upload search_result citation cache_point guard_content image_file"),
-    **_table(_nothing, "step_start step_finish start finish mcp_list_tools tool_approval_request reasoning_encrypted"),
+    **_table(
+        lambda value, kind: [],
+        "step_start step_finish start finish mcp_list_tools tool_approval_request reasoning_encrypted",
+    ),
     "item_reference": _reference,
 }
 # Parts that have no type are told by the key that they hold (Gemini's and Bedrock's). What stands under these is read:
@@ -356,14 +350,14 @@ def _unpack(content: Any) -> Any:
     """
     if not isinstance(content, str) or not content.lstrip().startswith("[") or '"type"' not in content:
         return content
-    plain = content.strip()
-    whole = decode(plain)
-    if whole is None or plain[whole[1] :] or not isinstance(whole[0], list):
+    try:
+        listed = decode_whole(content.strip())
+    except Unreadable:
         return content
-    parts = [one for one in whole[0] if isinstance(one, Mapping) and _kind(one) not in ("function", "custom")]
+    parts = [one for one in listed if isinstance(one, Mapping) and _kind(one) not in ("function", "custom")]
     reads = [_BY_TYPE.get(_kind(one)) for one in parts]
     told = any(one.get("text") for one in parts) or not set(_ACTING).isdisjoint(reads)
-    return whole[0] if told and len(parts) == len(whole[0]) and None not in reads else content
+    return listed if told and len(parts) == len(listed) and None not in reads else content
 
 
 _ACTING = (_call, _served, _answer)
@@ -388,8 +382,8 @@ _CALL_LISTS = ("tool_calls", "toolCalls", "function_call", "toolInvocations", "i
 def _listed_calls(value: Any, key: str) -> list[Part]:
     """The calls that stand beside a message's content, as a list, an object, or JSON text of one."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        whole = decode(value)
-        value = None if whole is None or value[whole[1] :].strip() else whole[0]
+        with suppress(Unreadable):
+            value = decode_whole(value)
     made: list[Part] = []
     for one in value if isinstance(value, list) else [value]:
         if isinstance(one, Mapping) and key == "toolInvocations":
