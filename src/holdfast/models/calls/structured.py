@@ -66,8 +66,8 @@ Read = Callable[[Mapping[str, Any], str], list[Part]]
 
 
 def clean(text: str) -> str:
-    """The text, with half surrogate pairs, which cannot be stored, replaced."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    """The text, its surrogate pairs joined and half ones, which cannot be stored, replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def to_text(value: Any) -> str:
@@ -400,7 +400,7 @@ def _without_known(found: list[Part], known: list[Part]) -> list[Part]:
     left = [part.call for part in known if part.call is not None]
     kept = []
     for part in found:
-        twin = next((one for one in left if part.call is not None and _is_same(one, part.call)), None)
+        twin = next((call for call in left if part.call is not None and _is_same(call, part.call)), None)
         if twin is None:
             kept.append(part)
         else:
@@ -419,11 +419,11 @@ def read_message_parts(message: Mapping[str, Any]) -> list[Part]:
     """The parts of an agent's message: its content, then what stands beside it; each call once."""
     made = read_parts(_first(message, ("content", "parts")))
     extra = message.get("additional_kwargs")
-    places = [message, extra] if isinstance(extra, Mapping) else [message]
-    for place in places:
+    holders = [message, extra] if isinstance(extra, Mapping) else [message]
+    for holder in holders:
         for key in _CALL_LISTS:
-            if place.get(key):
-                found = _without_known(_listed_calls(place[key], key), made)
+            if holder.get(key):
+                found = _without_known(_listed_calls(holder[key], key), made)
                 # The AI SDK's text is what was said when its calls were answered.
                 made = [*found, *made] if any(part.kind == "answer" for part in found) else [*made, *found]
     for key in ("toolResults", "tool_results"):
@@ -433,11 +433,11 @@ def read_message_parts(message: Mapping[str, Any]) -> list[Part]:
         made.append(Part(kind="text", type="refusal", text=clean(message["refusal"])))
     if isinstance(message.get("audio"), Mapping):
         made += _data(message["audio"], "audio")
-    thoughts = next((place[key] for place in places for key in _THOUGHTS if place.get(key)), None)
+    thoughts = next((holder[key] for holder in holders for key in _THOUGHTS if holder.get(key)), None)
     if thoughts is not None and not any(part.kind == "reasoning" for part in made):
         made += [replace(part, kind="reasoning") for part in read_parts(thoughts) if part.text]
-    for place in places:
-        for key, value in place.items():
+    for holder in holders:
+        for key, value in holder.items():
             if key not in _HARMLESS and holds_calls(key, value):
                 made.append(Part(kind="unread", type=key, suspect=True))
     return made
@@ -451,8 +451,8 @@ def find_names(key: str, value: Any, depth: int = 0) -> Iterator[str]:
     if not isinstance(value, list | dict) or depth > _MOST_NESTED:
         return
     if isinstance(value, list):
-        for one in value:
-            yield from find_names(key, one, depth + 1)
+        for item in value:
+            yield from find_names(key, item, depth + 1)
         return
     name, given = _first(value, NAMES), _first(value, ARGUMENTS)
     schema = "description" in value or (
@@ -462,9 +462,9 @@ def find_names(key: str, value: Any, depth: int = 0) -> Iterator[str]:
     if isinstance(name, str) and given is not None and not schema and (calling or "arguments" in value):
         yield name
         return
-    for inner, one in value.items():
+    for inner, item in value.items():
         if inner not in _OFFERS:
-            yield from find_names(inner, one, depth + 1)
+            yield from find_names(inner, item, depth + 1)
 
 
 def holds_calls(key: str, value: Any, depth: int = 0) -> bool:

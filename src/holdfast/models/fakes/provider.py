@@ -203,11 +203,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._head(200, len(body), {"content-type": "application/json"})
             half = body[: len(body) // 2]
-            if fault == "truncated":
-                self.wfile.write(half)
-            for byte in half if fault == "slow-drip" else b"":
-                self.wfile.write(bytes([byte]))
-                if self.owner.stopping.wait(0.05):
+            for piece in [half] if fault == "truncated" else [bytes([byte]) for byte in half]:
+                self.wfile.write(piece)
+                if fault == "slow-drip" and self.owner.stopping.wait(0.05):
                     return
 
     def _error(self, status: int, code: str, message: str, extra: Mapping[str, str] | None = None) -> None:
