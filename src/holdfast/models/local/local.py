@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -138,16 +139,8 @@ class LocalModel:
         return False
 
     def _finish(self, row: Row, ask: Ask) -> Reply:
-        message, stopped = self.chat.finish(row.ids, ask, complete=row.complete)
-        return Reply(
-            message=message,
-            stopped="context" if row.limit <= 0 else stopped,
-            tokens=len(row.ids),
-            logprob=row.logprob,
-            raw=self.chat.decode(row.ids),
-            sampled=tuple(row.sampled) if ask.logprobs else None,
-            ids=tuple(row.ids),
-        )
+        reply = self.chat.finish(row.ids, ask, complete=row.complete, logprob=row.logprob, sampled=row.sampled)
+        return replace(reply, stopped="context") if row.limit <= 0 else reply
 
 
 def _load(directory: Path, quantization: Quantization, precision: Precision) -> Any:
