@@ -107,10 +107,8 @@ def copy_text_files(source: Path, target: Path) -> None:
     home = text_home(source)
     for name in TEXT_FILES:
         places = (home, base_of(source)) if name == _GENERATION and is_peft(source) else (home,)
-        for place in places:
-            if (place / name).is_file():
-                shutil.copyfile(place / name, target / name)
-                break
+        if (file := next(filter(Path.is_file, (place / name for place in places)), None)) is not None:
+            shutil.copyfile(file, target / name)
 
 
 def read_stack(directory: Path) -> Stack:
