@@ -256,25 +256,23 @@ _GLM = _Tags(
 )
 
 
-def _invoke(prefix: str) -> _Tags:
-    """``<invoke name="…"><parameter name="…">…</parameter></invoke>``, with whatever stands before the words."""
-    mark = re.escape(prefix)
-    return _Tags(
-        opens=re.compile(rf'<{mark}invoke\s+name="([^"<>]+)">'),
-        key=re.compile(rf'<{mark}parameter\s+name="(?P<key>[^"<>]+)"(?:\s+string="(?P<string>true|false)")?\s*>'),
-        key_closes=f"</{prefix}parameter>",
-        closes=f"</{prefix}invoke>",
-    )
-
-
 def _tagged(open_: str, close: str, tags: _Tags) -> Reader:
     """One call in tags between each pair of marks."""
     return _repeated(open_, lambda text, at, tools: _read_tags(tags, text, at, tools, close))
 
 
 def _invoked(open_: str, close: str, prefix: str = "") -> Reader:
-    """Any number of ``<invoke>`` between one pair of marks."""
-    tags = _invoke(prefix)
+    """Any number of ``<invoke name="…"><parameter name="…">…</parameter></invoke>`` between one pair of marks.
+
+    ``prefix`` stands before the words.
+    """
+    mark = re.escape(prefix)
+    tags = _Tags(
+        opens=re.compile(rf'<{mark}invoke\s+name="([^"<>]+)">'),
+        key=re.compile(rf'<{mark}parameter\s+name="(?P<key>[^"<>]+)"(?:\s+string="(?P<string>true|false)")?\s*>'),
+        key_closes=f"</{prefix}parameter>",
+        closes=f"</{prefix}invoke>",
+    )
     return _section(open_, close, lambda text, at, tools: _read_tags(tags, text, at, tools))
 
 

@@ -68,13 +68,10 @@ def _read_calls(
         calls, end = family.read(text, at, tools) if at >= 0 else ([], 0)
     except Unreadable:
         return None
-    if not calls:
+    before, after, known = text[:at].strip(), text[end:], [*made, *calls]
+    if not calls or ((family.alone or not family.marks) and (before or after.strip())):
         return None
-    if (family.alone or not family.marks) and (text[:at].strip() or text[end:].strip()):
-        return None
-    before = text[:at].strip()
-    known = [*made, *calls]
-    if spells_call(before, tools, known) or spells_call(text[end:], tools, known):
+    if spells_call(before, tools, known) or spells_call(after, tools, known):
         return None
     return Message(role="assistant", content=before, tool_calls=tuple(calls))
 

@@ -114,12 +114,10 @@ def _in_json(text: str, names: str, offered: Mapping[str, ToolSpec], made: Seque
         if _is_object_call(text, match, offered[match[2]], made, tries):
             return f"JSON of the tool {match[2]}"
     for match in keyed.finditer(text):
-        if next(tries, None) is None:
-            return f"JSON of the tool {match[1]}"
-        found = _decode(text, match.end())
-        arguments = found[0] if found else {}
+        unclear = next(tries, None) is None
+        arguments, _ = _decode(text, match.end()) or ({}, 0)
         known = bool(arguments) and arguments.keys() <= parameters_of(offered[match[1]]).keys()
-        if known and not _tells_of(match[1], arguments, made):
+        if unclear or (known and not _tells_of(match[1], arguments, made)):
             return f"JSON of the tool {match[1]}"
     return None
 
@@ -276,9 +274,8 @@ def _in_tags(text: str, names: str, offered: Mapping[str, ToolSpec], made: Seque
     named = re.search(rf"<({_TAGS})>\s{{0,20}}{_PREFIX}({names})\s{{0,20}}</\1>\s{{0,20}}<(?:{_ARGUMENTS})[\s>]", text)
     if named and named[2] not in {call.name for call in made}:
         return f"the tag <{named[1]}> with {named[2]}"
-    arguments = {name: _tag_arguments(tool) for name, tool in offered.items()}
     for match in re.finditer(rf"<({names})(?=[\s/>])", text):
-        if arguments[match[1]].match(text, match.end(), match.end() + _NEAR):
+        if _tag_arguments(offered[match[1]]).match(text, match.end(), match.end() + _NEAR):
             return f"the tag <{match[1]}>"
     return None
 

@@ -410,9 +410,8 @@ def _without_known(found: list[Part], known: list[Part]) -> list[Part]:
 
 
 def _is_same(one: ToolCall, other: ToolCall) -> bool:
-    if one.name != other.name:
-        return False
-    return one.id == other.id if one.id and other.id else one.arguments == other.arguments
+    same = one.id == other.id if one.id and other.id else one.arguments == other.arguments
+    return same and one.name == other.name
 
 
 def read_message_parts(message: Mapping[str, Any]) -> list[Part]:

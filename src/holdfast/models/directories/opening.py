@@ -296,9 +296,8 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for path in weight_files(base):
         weights |= load_file(path)
-    if stack:
-        for module, factors in stack.factors.items():
-            weights[f"{module}.weight"] = merged(weights[f"{module}.weight"], factors)
+    for module, factors in (stack.factors if stack else {}).items():
+        weights[f"{module}.weight"] = merged(weights[f"{module}.weight"], factors)
     return weights
 
 

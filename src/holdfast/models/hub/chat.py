@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
@@ -72,9 +73,9 @@ class HubChat:
     ``channels`` says that replies carry headers, ``thought`` are the marks around a thought that a prompt opens, if it
     does, and ``thinks_on_demand`` says that the agent thinks only where the template is told so, which it is not.
     ``ends`` are the ids of the tokens that end a turn, ``unknown_ends`` those that are said to and that the tokenizer
-    does not have, ``source`` is the template. ``encode`` of a conversation begins
-    with the ``prompt_ids`` of each of its turns of the agent. Errors: StudyError for a directory without a tokenizer,
-    template or token that ends a turn, a template that is refused, or ``calls`` that it cannot write.
+    does not have, ``source`` is the template. ``encode`` of a conversation begins with the ``prompt_ids`` of each of
+    its turns of the agent. Errors: StudyError for a directory without a tokenizer, template or token that ends a turn,
+    a template that is refused, or ``calls`` that it cannot write.
     """
 
     def __init__(self, directory: Path | str, *, calls: Calls = "auto") -> None:
@@ -106,7 +107,6 @@ class HubChat:
         self._probe(calls)
 
     def _probe(self, calls: Calls) -> None:
-        """Find out what the template can write."""
         tools = chat_tools([PROBE_TOOL])
 
         def show(*messages: Message, **how: Any) -> str:
@@ -413,15 +413,15 @@ def _load_tokenizer(directory: Path) -> Any:
 
 def _named_ends(tokenizer: Any, directory: Path) -> tuple[int, ...]:
     """The ids that are said to end a turn, by the tokenizer and by the model's settings; it may have none of them."""
-    found: list[int] = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    named: list[Any] = [tokenizer.eos_token_id]
     places = dict.fromkeys((directory, base_of(directory))) if is_peft(directory) else (directory,)
     for place in (home / name for name in ("generation_config.json", "config.json") for home in places):
         try:
-            told = json.loads(place.read_text(encoding="utf-8")).get("eos_token_id")
+            ends = json.loads(place.read_text(encoding="utf-8")).get("eos_token_id")
         except (OSError, ValueError, AttributeError):
             continue
-        found += told if isinstance(told, list) else [] if told is None else [told]
-    return tuple(dict.fromkeys(number for number in found if isinstance(number, int)))
+        named += ends if isinstance(ends, list) else [ends]
+    return tuple(dict.fromkeys(number for number in named if isinstance(number, int)))
 
 
 def _as_dicts(messages: Iterable[Message]) -> list[dict[str, Any]]:
@@ -499,11 +499,9 @@ def find_fault(chat: HubChat, conversations: Iterable[Conversation]) -> str | No
 def advise(chat: HubChat, conversations: Sequence[Conversation]) -> str:
     """What helps where these cannot be trained on; whatever it names was tried on them."""
     other: Calls = "text" if chat.native else "native"
-    try:
+    with suppress(StudyError):  # it may have no other way to write calls
         if find_fault(HubChat(chat.directory, calls=other), conversations) is None:
             return f"set calls = {other!r}"
-    except StudyError:
-        pass  # it has no other way to write calls
     several = any(sum(message.role == "assistant" for message in one.messages) > 1 for one in conversations)
     if several and find_fault(chat, _conversations(chat, several=False, dialogue=False)) is None:
         return (

@@ -91,8 +91,7 @@ def check_vocabulary(directory: Path, tokenizer: Any, tokens: int | None) -> Non
 
 def check_files(directory: Path, *, download: bool = True) -> None:
     """The part of ``check_model`` that needs neither torch nor transformers. Errors: StudyError."""
-    adapter = read_peft(directory, download=download) if is_peft(directory) else None
-    base = adapter.base if adapter else base_of(directory)
+    base = read_peft(directory, download=download).base if is_peft(directory) else base_of(directory)
     for place in dict.fromkeys((directory, base)):
         for name in _CONFIGS:
             if (place / name).is_file():

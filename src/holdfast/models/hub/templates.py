@@ -165,7 +165,6 @@ class _Process:
         return line
 
     def _explain(self) -> str:
-        """Why the process ended."""
         assert self._child is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(timeout=1)

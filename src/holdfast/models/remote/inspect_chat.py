@@ -91,7 +91,6 @@ def chat_input(messages: Sequence[Message]) -> list[ChatMessage]:
 
 
 def _with_ids(calls: Sequence[ToolCall], place: int) -> list[ToolCall]:
-    """The calls, each with an id of its own."""
     own = [f"call_{place}_{number}" for number in range(len(calls))]
     ids = [call.id or other for call, other in zip(calls, own, strict=True)]
     ids = own if len(set(ids)) < len(ids) else ids
@@ -198,16 +197,16 @@ def make_reply(answer: Answer, tools: Sequence[ToolSpec], made: Sequence[ToolCal
     A call that the server's parser left in the text was never handed over, and one that came unasked has no place in
     the text format: either makes the reply incoherent. ``made`` are the calls of the conversation so far.
     """
-    stopped, message, sampled = _STOPPED.get(answer.stop, "stop"), None, None
+    stopped, message = _STOPPED.get(answer.stop, "stop"), None
     calls = tuple(ToolCall(name=name, arguments=arguments, id=identity) for name, arguments, identity in answer.calls)
-    if stopped == "stop" and not answer.native:
-        message = None if calls else read_reply(answer.text, tools, made)
-    elif stopped == "stop":
+    if stopped == "stop":
         lost = not calls and answer.stop == "tool_calls"
-        if not tools or not (lost or spells_call(answer.text, tools, [*made, *calls])):
+        if not answer.native:
+            message = None if calls else read_reply(answer.text, tools, made)
+        elif not tools or not (lost or spells_call(answer.text, tools, [*made, *calls])):
             message = Message(role="assistant", content=answer.text, tool_calls=calls)
-    if stopped == "stop" and message is None:
-        stopped = "incoherent"
+        stopped = "incoherent" if message is None else "stop"
+    sampled = None
     if answer.sampled is not None:
         sampled = tuple(SampledToken(text=text, logprob=value, top=top) for text, value, top in answer.sampled)
     return Reply(
