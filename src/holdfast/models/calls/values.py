@@ -17,6 +17,7 @@ import orjson
 from holdfast.records import ToolCall, ToolSpec
 from holdfast.records.inputs import strict_json
 
+# Python makes whole numbers of at most 4,300 digits.
 _WHOLE = re.compile(r"[+-]?[0-9]{1,4000}")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,400}(?:\.[0-9]{0,400})?(?:[eE][+-]?[0-9]{1,4})?")
 _DECODER = strict_json(ValueError, ValueError)

@@ -8,7 +8,7 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,8 @@ def first_line(error: BaseException) -> str:
     return " ".join(lines[: 1 + lines[0].endswith(":")])
 
 
-def tell_wrapper(names: Iterable[str], *, own: Sequence[str] = ()) -> str | None:
+def tell_wrapper(names: Collection[str], *, own: Sequence[str] = ()) -> str | None:
     """What wrapped a model whose weights have such names, and what undoes it; ``own`` are prefixes that belong."""
-    names = list(names)
     for prefix, told in _WRAPPERS.items():
         if prefix not in own and any(re.search(rf"(^|\.){re.escape(prefix)}", name) for name in names):
             return f"names with {prefix!r} are {told}"

@@ -62,10 +62,7 @@ _MERGE = "merge it where it was trained (PEFT: merge_and_unload, then save_pretr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeftAdapter:
-    """A PEFT directory: ``base`` is where its base was found, ``settings`` are those of adapter_config.json.
-
-    ``plain`` says that it is two factors beside linear layers and nothing else, as far as the settings tell.
-    """
+    """A PEFT directory: ``base`` is where its base was found, ``settings`` are those of adapter_config.json."""
 
     directory: Path
     base: Path
@@ -73,7 +70,7 @@ class PeftAdapter:
 
     @property
     def plain(self) -> bool:
-        """Whether the settings ask for nothing but two factors beside weights."""
+        """Whether it is two factors beside linear layers and nothing else, as far as the settings tell."""
         started = self.settings.get("init_lora_weights", True)
         own_base = isinstance(started, str) and started.lower().startswith(("pissa", "olora"))
         rich = any(self.settings.get(key) for key in (*_RICH, "fan_in_fan_out"))

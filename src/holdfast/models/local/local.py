@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from holdfast.models import Ask, Reply
-from holdfast.models.directories.opening import check_finite, open_network
+from holdfast.models.directories.opening import check_finite, merge, open_network
 from holdfast.models.directories.stacks import base_of
 from holdfast.models.hub.chat import Calls, HubChat
 from holdfast.models.hub.hub import check_model, check_vocabulary
@@ -144,8 +144,6 @@ class LocalModel:
 
 
 def _load(directory: Path, quantization: Quantization, precision: Precision) -> Any:
-    from holdfast.models.directories.opening import merge
-
     settings = quantization_settings(quantization, directory)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if settings:
