@@ -332,7 +332,6 @@ def choose_judging(
     sides: Sequence[tuple[Book, Checkpoint]],
     wanted: str | None,
     scores: Sequence[ScoreOption] = (),
-    *,
     rank: bool = False,
 ) -> tuple[Judging, Judging]:
     """Whose scores are compared, for the parent's book and the child's: ``wanted``, or the only judge of both sides.

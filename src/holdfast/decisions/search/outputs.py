@@ -73,7 +73,7 @@ def _describe(found: Found) -> dict[str, Any]:
                 "checks": {
                     check.metric: {
                         "outcome": check.outcome.value,
-                        **fields(check, ("change", "lower", "upper", "child")),
+                        **fields(check, CHECK_NUMBERS),
                     }
                     for check in verdict.checks
                 },

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from holdfast.decisions.watch.render import column_heads, describe_watch, make_d
 from holdfast.decisions.watch.series import Watch
 from holdfast.records.outputs import to_json, write_file
 from holdfast.report.draw.svg import PAPER, Canvas, Scale, draw_axes, draw_mark, span, stroke_of
-from holdfast.report.page.shards import hash_source
+from holdfast.report.page.page import bare_page
 from holdfast.report.words.inert import escape_html, show_line
 from holdfast.report.words.labels import format_number
 from holdfast.report.words.layout import paragraph
@@ -92,19 +91,10 @@ def _render_table(watch: Watch) -> str:
 
 
 def render_page(watch: Watch) -> str:
-    """A page of the section alone, under a policy that allows its own style and nothing else."""
-    style = resources.files("holdfast.report.page").joinpath("assets", "page.css").read_text(encoding="utf-8")
-    policy = f"default-src 'none'; style-src '{hash_source(style)}'; base-uri 'none'; form-action 'none'"
+    """A page of the section alone."""
     title = f"Watch: {watch.objective} against {watch.baseline}"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><meta name="referrer" content="no-referrer">'
-        f"<title>{escape_html(title)}</title><style>{style}</style></head><body>"
-        f'<header><div class="wide"><p class="mark">holdfast</p><h1>{escape_html(title)}</h1></div></header>'
-        f'<main class="wide">{render_section(watch)}</main></body></html>\n'
-    )
+    head = f'<header><div class="wide"><p class="mark">holdfast</p><h1>{escape_html(title)}</h1></div></header>'
+    return bare_page(title, f'{head}<main class="wide">{render_section(watch)}</main>')
 
 
 def write_watch(watch: Watch, declared: Mapping[str, Any], folder: Path) -> None:

@@ -116,9 +116,6 @@ def make_watch(
     # What it means at all: what the score was declared to be, and how whole the baseline's logs are.
     basis = [] if before.declared is None else [describe_declaration(before.declared, before.objective)]
     basis += [*describe_gaps(before.gaps, "baseline", counted=True), *before.notes]
-    # What it means at all: what the score was declared to be, and how whole the baseline's logs are.
-    basis = [] if before.declared is None else [describe_declaration(before.declared, before.objective)]
-    basis += [*describe_gaps(before.gaps, "baseline", counted=True), *before.notes]
     rows = replay(state, kind, request.level, request.margin, request.min_coverage, baseline=before.coverage)
     labelled = [Labelled(row.notes[LABELLED]) for row in rows if LABELLED in row.notes]
     return Watch(
