@@ -192,20 +192,24 @@ def read_trial(
     """
     section = section_of(study)
     book = _open_book(study, path, fresh)
-    found: list[Verdict] = []
+    verdicts: list[Verdict] = []
     for child in (one for one in book.checkpoints if one.lineage == lineage):
         parent = _parent_of(child, section.parent, book.checkpoints)
         # Whoever labelled a trial's pairs may share its errors: as in a headline, another is asked where there is one.
-        found.append(decide(Place(book, parent), Place(book, child), rules or study.gate, Wanted(rank=True)))
-    if not found:
+        verdicts.append(decide(Place(book, parent), Place(book, child), rules or study.gate, Wanted(rank=True)))
+    if not verdicts:
         raise StudyError(f"{path}: {','.join(lineage)} has no checkpoint yet; repeat the command to go on")
-    values = [check.child for one in found for check in one.checks if check.metric == section.maximize]
-    known = [value for value in values if value is not None]
+    checks = [check for verdict in verdicts for check in verdict.checks]
+    values = [check.child for check in checks if check.metric == section.maximize and check.child is not None]
+    violations: dict[str, float] = {}  # by blocking check, the farthest that any child is from passing it
+    for check in checks:
+        if check.blocking:
+            violations[check.metric] = max(violations.get(check.metric, -np.inf), _violation(check))
     return Found(
-        outcome=combine(one.outcome for one in found),
-        value=fmean(known) if known and len(known) == len(found) else None,
-        violations=_violations(found),
-        verdicts=tuple(found),
+        outcome=combine(verdict.outcome for verdict in verdicts),
+        value=fmean(values) if len(values) == len(verdicts) else None,
+        violations=violations,
+        verdicts=tuple(verdicts),
     )
 
 
@@ -215,14 +219,6 @@ def _parent_of(child: Checkpoint, lineage: tuple[str, ...], checkpoints: Sequenc
     if found := share_keys(whole, child, but=(DOSE,)):
         return found[0]
     raise StudyError(f"{child.name}: there is no checkpoint of {','.join(lineage) or 'the base'} to hold it against")
-
-
-def _violations(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """By blocking check, the farthest that any child is from passing it."""
-    found: dict[str, float] = {}
-    for check in (check for verdict in verdicts for check in verdict.checks if check.blocking):
-        found[check.metric] = max(found.get(check.metric, -np.inf), _violation(check))
-    return found
 
 
 def _violation(check: Check) -> float:

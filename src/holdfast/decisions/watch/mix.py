@@ -107,18 +107,18 @@ def describe_episode(case: Case, trajectory: Trajectory) -> Features:
 def compare_mixes(before: Sequence[Features], now: Sequence[Features], rng: np.random.Generator) -> Mix:
     """What changed between two sets of episodes, in each respect."""
     respects: list[tuple[str, Kind, Reader]] = [
-        ("families", "requests", lambda one: (one.family,)),
-        ("words", "requests", lambda one: one.words),
-        ("length", "requests", lambda one: (_length_bin(one.request_length),)),
+        ("families", "requests", lambda episode: (episode.family,)),
+        ("words", "requests", lambda episode: episode.words),
+        ("length", "requests", lambda episode: (_length_bin(episode.request_length),)),
     ]
-    if any(one.offered for one in (*before, *now)):
-        respects.append(("tools offered", "requests", lambda one: one.offered or (NO_TOOL,)))
+    if any(episode.offered for episode in (*before, *now)):
+        respects.append(("tools offered", "requests", lambda episode: episode.offered or (NO_TOOL,)))
     respects += [
-        ("tools used", "conduct", lambda one: one.tools or (NO_TOOL,)),
-        ("length of the episode", "conduct", lambda one: (_length_bin(one.episode_length),)),
+        ("tools used", "conduct", lambda episode: episode.tools or (NO_TOOL,)),
+        ("length of the episode", "conduct", lambda episode: (_length_bin(episode.episode_length),)),
     ]
-    if any(one.model for one in before) and any(one.model for one in now):
-        respects.append(("models", "conduct", lambda one: (one.model,)))
+    if any(episode.model for episode in before) and any(episode.model for episode in now):
+        respects.append(("models", "conduct", lambda episode: (episode.model,)))
     changes = tuple(_compare(name, of, read, (before, now), rng) for name, of, read in respects)
     return Mix(before=len(before), now=len(now), changes=changes, tools=_tool_shares(before, now))
 

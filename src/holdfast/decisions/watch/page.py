@@ -23,7 +23,7 @@ MOST_TICKS = 12
 
 def draw_watch(watch: Watch) -> str | None:
     """The change at each look with its bounds, the margin and zero as SVG; None where no look has a change."""
-    rows = [(place, row) for place, row in enumerate(watch.rows, 1) if row.change is not None]
+    rows = [(number, row) for number, row in enumerate(watch.rows, 1) if row.change is not None]
     if not rows:
         return None
     width, height = 860.0, 380.0
@@ -34,11 +34,11 @@ def draw_watch(watch: Watch) -> str | None:
     y = Scale(low=low, high=high, start=height - 62, end=14)
     draw_axes(canvas, x, y, "look", f"change of {watch.objective}, points", x_ticks=())
     every = -(-len(watch.rows) // MOST_TICKS)
-    for place, row in enumerate(watch.rows, 1):
-        if (place - 1) % every == 0:
+    for number, row in enumerate(watch.rows, 1):
+        if (number - 1) % every == 0:
             name = show_line(row.label)
             canvas.text(
-                x(place),
+                x(number),
                 y.start + 18,
                 name if len(name) <= SHORT else f"…{name[1 - SHORT :]}",
                 anchor="middle",
@@ -47,10 +47,10 @@ def draw_watch(watch: Watch) -> str | None:
     canvas.rule(x.start, y(0.0), x.end, y(0.0), strong=True)
     canvas.rule(x.start, y(-watch.margin), x.end, y(-watch.margin), strong=True, dash="5 4")
     canvas.text(x.end - 4, y(-watch.margin) - 5, "margin", anchor="end", soft=True)
-    path = "M" + "L".join(f"{x(place):.1f} {y(row.change or 0.0):.1f}" for place, row in rows)
+    path = "M" + "L".join(f"{x(number):.1f} {y(row.change or 0.0):.1f}" for number, row in rows)
     canvas.add("path", d=path, fill="none", stroke_width=1.5, opacity=0.6, **stroke_of(CALM))
-    for place, row in rows:
-        px, series = x(place), CALM if not row.alarm else ALARMED if row.attributable else BLAMED
+    for number, row in rows:
+        px, series = x(number), CALM if not row.alarm else ALARMED if row.attributable else BLAMED
         if row.lower is not None and row.upper is not None:
             canvas.add("line", x1=px, y1=y(row.lower), x2=px, y2=y(row.upper), stroke_width=1.6, **stroke_of(series))
         change, lower, upper = (format_number(value) for value in (row.change, row.lower, row.upper))

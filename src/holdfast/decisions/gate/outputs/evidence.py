@@ -68,16 +68,18 @@ def collect_evidence(run_path: Path, verdicts: Sequence[Verdict], notes: Sequenc
     with Store(run_path) as store:
         analysis = read_analysis(store)
         answered, notes_kept = _read_kept(run_path / ANALYSIS_FILE, analysis)
-        found: dict[str, Any] = {
+        evidence: dict[str, Any] = {
             "format": FORMAT,
             "run": run_path.absolute().name,
             "versions": versions,
             "outcome": overall(verdicts).value,
             "answer": answered,
             "summary": [count_outcomes(verdicts), *count_by_lineage(verdicts)],
-            "claims": [{"sentence": describe_verdict(one), "verdict": place} for place, one in enumerate(verdicts)],
+            "claims": [
+                {"sentence": describe_verdict(verdict), "verdict": index} for index, verdict in enumerate(verdicts)
+            ],
             "several": several_document(verdicts),
-            "verdicts": [document(one) for one in verdicts],
+            "verdicts": [document(verdict) for verdict in verdicts],
             "study": _study(store),
             "counts": store.counts(),
             "parts": _count_parts(store),
@@ -86,12 +88,12 @@ def collect_evidence(run_path: Path, verdicts: Sequence[Verdict], notes: Sequenc
                 "scores": store.digest_scores(),
                 "analysis": None if analysis is None else hashlib.sha256(analysis).hexdigest(),
             },
-            "checkpoints": [_checkpoint(run_path, one) for one in store.checkpoints()],
+            "checkpoints": [_checkpoint(run_path, checkpoint) for checkpoint in store.checkpoints()],
             "judges": _judges(store),
             "limits": [*collect_limits(verdicts), *notes_kept],
         }
-        found["missing"] = [*notes, *_missing(store, found)]
-    return found
+        evidence["missing"] = [*notes, *_missing(store, evidence)]
+    return evidence
 
 
 def _study(store: Store) -> dict[str, Any] | None:
@@ -181,20 +183,20 @@ def _judges(store: Store) -> list[dict[str, Any]]:
 # --- what is missing -------------------------------------------------------------------------------------------
 
 
-def _missing(store: Store, found: dict[str, Any]) -> Iterator[str]:
+def _missing(store: Store, evidence: dict[str, Any]) -> Iterator[str]:
     """What an auditor would look for and not find, a sentence each."""
     if store.doubt is not None:
         yield store.doubt
-    if found["study"] is None:
+    if evidence["study"] is None:
         yield "no study: the run was imported, and how its models were trained is known from their names alone"
     else:
         yield from _missing_steps(store)
-    yield from _missing_weights(found["checkpoints"])
-    yield from _missing_scores(store, found["judges"])
+    yield from _missing_weights(evidence["checkpoints"])
+    yield from _missing_scores(store, evidence["judges"])
     for part, words in CONDITION_WORDS.items():
-        if not found["parts"].get(part, {}).get("trajectories"):
+        if not evidence["parts"].get(part, {}).get("trajectories"):
             yield words
-    if found["digests"]["analysis"] is None:
+    if evidence["digests"]["analysis"] is None:
         yield f"no {ANALYSIS_FILE}: the run's estimates are not part of this evidence"
 
 

@@ -68,26 +68,26 @@ KEEP = (
 )
 
 
-def render_evidence(found: Mapping[str, Any], made: str = "") -> str:
+def render_evidence(evidence: Mapping[str, Any], made: str = "") -> str:
     """The evidence document as an HTML page: no script, nothing fetched.
 
     Its first page says all that an auditor asks first; ``made`` is when the evidence was taken.
     """
-    title = f"Evidence: {found['run']}"
-    study = found["study"]
+    title = f"Evidence: {evidence['run']}"
+    study = evidence["study"]
     parts = [
         f"<h1>{escape_html(title)}</h1>",
-        _p(_describe_making(found, made), "note"),
-        f'<p>Overall verdict: <span class="outcome">{escape_html(found["outcome"])}</span></p>',
-        *map(_p, found["answer"]),
-        list_html(found["summary"], "list"),
-        _section("What is missing", list_html(found["missing"], "list")),
-        _section("How to read this", _p(EXPLANATION) + _glossary(found["checkpoints"]), "page"),
-        _section("Limits", list_html(found["limits"], "list")),
-        _section("Verdicts", _p(found["several"]["sentence"] or "") + "".join(_claims(found))),
-        _section("What was judged", _judges(found)),
-        _section("Checkpoints", _checkpoints(found["checkpoints"])),
-        _section("Digests and versions", _digests(found)),
+        _p(_describe_making(evidence, made), "note"),
+        f'<p>Overall verdict: <span class="outcome">{escape_html(evidence["outcome"])}</span></p>',
+        *map(_p, evidence["answer"]),
+        list_html(evidence["summary"], "list"),
+        _section("What is missing", list_html(evidence["missing"], "list")),
+        _section("How to read this", _p(EXPLANATION) + _glossary(evidence["checkpoints"]), "page"),
+        _section("Limits", list_html(evidence["limits"], "list")),
+        _section("Verdicts", _p(evidence["several"]["sentence"] or "") + "".join(_claims(evidence))),
+        _section("What was judged", _judges(evidence)),
+        _section("Checkpoints", _checkpoints(evidence["checkpoints"])),
+        _section("Digests and versions", _digests(evidence)),
         _section("The study", _p("No study made this run.") if study is None else _study(study)),
     ]
     return bare_page(title, "".join(parts), STYLE)
@@ -117,16 +117,15 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[object]], digests: Sequ
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _describe_making(found: Mapping[str, Any], made: str) -> str:
+def _describe_making(evidence: Mapping[str, Any], made: str) -> str:
     """When and with what the evidence was taken, and of how much."""
-    parts = {name: one for name, one in found["parts"].items() if name == "all"}.values()
-    counts = "".join(f", {one['cases']:,} cases, {one['trajectories']:,} trajectories" for one in parts)
+    study, every = evidence["study"], evidence["parts"]["all"]
     taken = f"Taken on {made} with" if made else "Taken with"
-    study = found["study"]
     about = f" of the study {study['name']}" if study else ""
     return (
-        f"{taken} holdfast {found['versions']['holdfast']}{about}: {len(found['checkpoints']):,} checkpoints{counts},"
-        f" {len(found['claims']):,} comparisons. SHA-256 of the run {found['digests']['run']}."
+        f"{taken} holdfast {evidence['versions']['holdfast']}{about}: {len(evidence['checkpoints']):,} checkpoints,"
+        f" {every['cases']:,} cases, {every['trajectories']:,} trajectories, {len(evidence['claims']):,} comparisons."
+        f" SHA-256 of the run {evidence['digests']['run']}."
     )
 
 
@@ -157,13 +156,13 @@ def _claims(evidence: Mapping[str, Any]) -> Iterator[str]:
         yield _p("; ".join(f"{name} {value}" for name, value in noted.items() if value), DIGEST)
 
 
-def _judges(found: Mapping[str, Any]) -> str:
+def _judges(evidence: Mapping[str, Any]) -> str:
     heads = ("Judge", "Objective", "Rubric", "Judgements", "Scores")
     rows = [
         (one["judge"], one["objective"], one["rubric"], f"{one['judgements']:,}", f"{one['scores']:,}")
-        for one in found["judges"]
+        for one in evidence["judges"]
     ]
-    parts = [(part, f"{one['cases']:,}", f"{one['trajectories']:,}") for part, one in found["parts"].items()]
+    parts = [(part, f"{one['cases']:,}", f"{one['trajectories']:,}") for part, one in evidence["parts"].items()]
     return _table(("Part", "Cases", "Trajectories"), parts) + _table(heads, rows, ("Rubric",))
 
 
@@ -179,10 +178,10 @@ def _checkpoints(checkpoints: Sequence[Mapping[str, Any]]) -> str:
     return _table(("Name", "Trained by", "Weights", "Digest"), rows, ("Digest",))
 
 
-def _digests(found: Mapping[str, Any]) -> str:
-    digests = [(f"SHA-256 of the {name}", value) for name, value in found["digests"].items()]
-    counts = [(name, f"{value:,}") for name, value in found["counts"].items()]
-    return _p(KEEP, "note") + _table(("What", DIGEST), [*digests, *found["versions"].items(), *counts], (DIGEST,))
+def _digests(evidence: Mapping[str, Any]) -> str:
+    digests = [(f"SHA-256 of the {name}", value) for name, value in evidence["digests"].items()]
+    counts = [(name, f"{value:,}") for name, value in evidence["counts"].items()]
+    return _p(KEEP, "note") + _table(("What", DIGEST), [*digests, *evidence["versions"].items(), *counts], (DIGEST,))
 
 
 def _study(study: Mapping[str, Any]) -> str:
