@@ -160,12 +160,12 @@ def is_run(path: Path) -> bool:
 
 def _refusals(store: Store, table: TrajectoryTable, ids: tuple[str, ...], questions: Bools) -> tuple[Bools, Bools]:
     """Which trajectories answer a harmless question with a refusal, by the judges' labels, and which nobody read."""
-    found, unread = np.zeros((2, len(ids)), dtype=np.bool_)
+    refused, unread = np.zeros((2, len(ids)), dtype=np.bool_)
     asked = np.flatnonzero(questions[table.case]) if len(ids) else np.zeros(0, dtype=np.int64)
     for index, scores in zip(asked, store.scores_of(ids[i] for i in asked), strict=True):
-        found[index] = any(score.label in REFUSED for score in scores)
-        unread[index] = not found[index] and all(score.value is None for score in scores)
-    return found, unread
+        refused[index] = any(score.label in REFUSED for score in scores)
+        unread[index] = not refused[index] and all(score.value is None for score in scores)
+    return refused, unread
 
 
 def _settings(path: Path, study: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Bounds:
 
     def upper(self, values: Floats, alpha: float, reach: Reach) -> float:
         """An upper bound of the mean of values within ``reach``."""
+        # 0.0 − x, as −x would make −0.0 of 0.0, and another key of equal values.
         return -self.lower(0.0 - values, alpha, (0.0 - reach[1], 0.0 - reach[0]))
 
     def test(self, values: Floats, null: float, reach: Reach, side: Literal["greater", "less"]) -> float:
@@ -174,8 +175,8 @@ def judge_coverage(pairing: Pairing, rules: GateSection, checks: Sequence[tuple[
     shares = {
         side: pairing.scored[side] / total if (total := pairing.rollouts[side]) else None for side in pairing.rollouts
     }
-    known = [share for share in shares.values() if share is not None]
-    enough = len(known) == 2 and min(known) >= rules.min_coverage and min(known) > 0
+    lowest = min(share or 0.0 for share in shares.values())
+    enough = lowest >= rules.min_coverage and lowest > 0
     missing = {side: pairing.rollouts[side] - pairing.scored[side] for side in pairing.rollouts}
     reasons = []
     if any(missing.values()):

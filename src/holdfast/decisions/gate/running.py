@@ -181,6 +181,7 @@ def _bare(raw: dict[str, Any], models: list[str], *, seed: int) -> Study:
     named = f"{raw['study']['name']}-gate"[-NAME_LENGTH:].lstrip(".")
     raw["study"] = {"name": named, "draws": FEWEST_DRAWS}
     raw["model"] = {**raw["model"], "bases": models, "base_seeds": raw["model"]["base_seeds"][:1]}
+    # Nothing is trained: pairs that were brought from elsewhere need not be there any more.
     raw["pairs"] = {key: value for key, value in raw["pairs"].items() if key not in ("source", "digest")}
     raw["rollouts"] = {**raw["rollouts"], "seed": raw["rollouts"]["seed"] + seed}
     used = set(_speaking(raw, models))

@@ -381,15 +381,15 @@ def _choose(
             f"not comparable: no judge scored both sides (parent: {', '.join(offered[0])}; child:"
             f" {', '.join(offered[1])}); judge both with one"
         )
-    if len(both) == 1 or rank:
-        best = _first_by_rank(sides, both, objectives)
-        return best, best
-    known = {label: relation_of(sides, label) for label in both}
-    told = ", ".join(name_judge(label, *known[label]) for label in both[:MOST_NAMED])
-    raise StudyError(
-        f"{len(both)} judges scored both sides: {told}; declare one as gate.judge or with --judge, best one that reads"
-        " the end state or labelled no training pairs"
-    )
+    if len(both) > 1 and not rank:
+        known = {label: relation_of(sides, label) for label in both}
+        told = ", ".join(name_judge(label, *known[label]) for label in both[:MOST_NAMED])
+        raise StudyError(
+            f"{len(both)} judges scored both sides: {told}; declare one as gate.judge or with --judge, best one that"
+            " reads the end state or labelled no training pairs"
+        )
+    best = _first_by_rank(sides, both, objectives)
+    return best, best
 
 
 def tell_nothing(book: Book, checkpoint: Checkpoint, objective: str) -> str:

@@ -94,7 +94,7 @@ def search(
     _open(study, path, source)
     trials: list[Trial] = []
 
-    def evaluate(_: int, point: Point) -> Found:
+    def evaluate(point: Point) -> Found:
         _carry_out(study, path, [*(one.point for one in trials), point], means)
         return read_trial(study, path, trial_lineage(study, point))
 

@@ -34,16 +34,10 @@ def draw_watch(watch: Watch) -> str | None:
     y = Scale(low=low, high=high, start=height - 62, end=14)
     draw_axes(canvas, x, y, "look", f"change of {watch.objective}, points", x_ticks=())
     every = -(-len(watch.rows) // MOST_TICKS)
-    for number, row in enumerate(watch.rows, 1):
-        if (number - 1) % every == 0:
-            name = show_line(row.label)
-            canvas.text(
-                x(number),
-                y.start + 18,
-                name if len(name) <= SHORT else f"…{name[1 - SHORT :]}",
-                anchor="middle",
-                soft=True,
-            )
+    for number, row in list(enumerate(watch.rows, 1))[::every]:
+        name = show_line(row.label)
+        name = name if len(name) <= SHORT else f"…{name[1 - SHORT :]}"
+        canvas.text(x(number), y.start + 18, name, anchor="middle", soft=True)
     canvas.rule(x.start, y(0.0), x.end, y(0.0), strong=True)
     canvas.rule(x.start, y(-watch.margin), x.end, y(-watch.margin), strong=True, dash="5 4")
     canvas.text(x.end - 4, y(-watch.margin) - 5, "margin", anchor="end", soft=True)
@@ -76,18 +70,17 @@ def render_section(watch: Watch) -> str:
         parts.append(
             f'<figure><div class="plot scroll">{chart}</div><figcaption>{escape_html(caption)}</figcaption></figure>'
         )
-    return "".join([*parts, _render_table(watch) if watch.rows else "", "</section>"])
+    if watch.rows:
+        body = "".join(f"<tr>{_cells(row_cells(row), 'td')}</tr>" for row in watch.rows)
+        parts.append(
+            f'<div class="scroll"><table><caption>looks</caption><thead><tr>{_cells(column_heads(watch), "th")}</tr>'
+            f"</thead><tbody>{body}</tbody></table></div>"
+        )
+    return "".join([*parts, "</section>"])
 
 
-def _render_table(watch: Watch) -> str:
-    def cells(texts: Sequence[str], tag: str) -> str:
-        return "".join(f"<{tag}>{escape_html(text)}</{tag}>" for text in texts)
-
-    body = "".join(f"<tr>{cells(row_cells(row), 'td')}</tr>" for row in watch.rows)
-    return (
-        f'<div class="scroll"><table><caption>looks</caption><thead><tr>{cells(column_heads(watch), "th")}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+def _cells(texts: Sequence[str], tag: str) -> str:
+    return "".join(f"<{tag}>{escape_html(text)}</{tag}>" for text in texts)
 
 
 def render_page(watch: Watch) -> str:

@@ -96,14 +96,11 @@ def find_looks(
     label, own = split_conditions(text)
     if not any(label == (",".join(one.lineage) or BASE) for one in book.checkpoints):
         return [find_checkpoint(book, text, where, near)]
-    allowed = select(book, {**(where or {}), **own})
-    found = [one for one in allowed if label == (",".join(one.lineage) or BASE)]
-    if len(_sequences(found)) > 1 and near is not None:
-        found = share_keys(found, near, but=DOSES) or found
-    if len(_sequences(found)) != 1:
-        # The gate's own refusal, which lists what could be meant.
-        return [find_checkpoint(book, text, where)]
-    return in_time(found)
+    allowed = [one for one in select(book, {**(where or {}), **own}) if label == (",".join(one.lineage) or BASE)]
+    if len(_sequences(allowed)) > 1 and near is not None:
+        allowed = share_keys(allowed, near, but=DOSES) or allowed
+    # Where several could be meant, the gate's own refusal lists them.
+    return in_time(allowed) if len(_sequences(allowed)) == 1 else [find_checkpoint(book, text, where)]
 
 
 def _sequences(found: Sequence[Checkpoint]) -> set[tuple[Any, ...]]:
@@ -283,11 +280,11 @@ def judge_again(
     items = [(store.case(one.case_id), one) for one in store.trajectories(sorted(ids))]
     with asked.open_model(None) as speakers:
         scores = score_all(judge, items, speakers)
-    found: dict[str, list[float]] = {identity: [] for identity in sorted(ids)}
+    given: dict[str, list[float]] = {identity: [] for identity in sorted(ids)}
     for score in scores:
         if score.objective == view.objective and score.value is not None:
-            found[score.trajectory_id].append(score.value)
+            given[score.trajectory_id].append(score.value)
     readings = Readings(judge)
     readings.add(scores)
-    means = {identity: sum(values) / len(values) if values else None for identity, values in found.items()}
+    means = {identity: sum(values) / len(values) if values else None for identity, values in given.items()}
     return means, tuple(f"frozen trajectories: {line}" for line in readings.tell())

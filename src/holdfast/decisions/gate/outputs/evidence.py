@@ -190,7 +190,13 @@ def _missing(store: Store, evidence: dict[str, Any]) -> Iterator[str]:
     if evidence["study"] is None:
         yield "no study: the run was imported, and how its models were trained is known from their names alone"
     else:
-        yield from _missing_steps(store)
+        planned, steps = planned_steps(store), store.log.steps().values()
+        done = sum(step.status == "done" for step in steps)
+        if planned is None:
+            yield "the study is of another version: how many of its steps are done is not known"
+        elif done < planned:
+            yield f"{done:,} of {planned:,} steps of the study are done"
+        yield from (f"a step failed: {step.name}" for step in steps if step.status == "failed")
     yield from _missing_weights(evidence["checkpoints"])
     yield from _missing_scores(store, evidence["judges"])
     for part, words in CONDITION_WORDS.items():
@@ -198,19 +204,6 @@ def _missing(store: Store, evidence: dict[str, Any]) -> Iterator[str]:
             yield words
     if evidence["digests"]["analysis"] is None:
         yield f"no {ANALYSIS_FILE}: the run's estimates are not part of this evidence"
-
-
-def _missing_steps(store: Store) -> Iterator[str]:
-    planned = planned_steps(store)
-    steps = store.log.steps().values()
-    done = sum(one.status == "done" for one in steps)
-    if planned is None:
-        yield "the study is of another version: how many of its steps are done is not known"
-    elif done < planned:
-        yield f"{done:,} of {planned:,} steps of the study are done"
-    for one in steps:
-        if one.status == "failed":
-            yield f"a step failed: {one.name}"
 
 
 def _missing_weights(checkpoints: Sequence[dict[str, Any]]) -> Iterator[str]:
