@@ -160,6 +160,22 @@ def name_objective(origin: Origin, objective: str, scores: Sequence[ScoreOption]
     return declared.pop() if len(declared) == 1 else objective
 
 
+def _choose_label(book: Book, checkpoint: Checkpoint, objective: str, judge: str | None, rubric: str | None) -> str:
+    """The label of the judge that was named, else of the only one that scored a checkpoint. Errors: StudyError."""
+    labels = judges_for(book, checkpoint, objective)
+    if not labels:
+        raise StudyError(tell_nothing(book, checkpoint, objective))
+    if judge is not None:
+        return find_label(book, checkpoint, objective, judge, rubric)
+    if len(labels) > 1:
+        told = ", ".join(name_judge(label, *relation_of([(book, checkpoint)], label)) for label in labels)
+        raise StudyError(
+            f"{book.place}: {len(labels)} judges scored {objective}: {told}; choose one with --judge, best one that"
+            " reads the end state or labelled no training pairs"
+        )
+    return labels[0]
+
+
 def read_view(
     book: Book,
     checkpoint: Checkpoint,
@@ -176,17 +192,8 @@ def read_view(
     with a log and nobody declared what they mean.
     """
     name = name_objective(book.origin, objective, scores)
-    labels = judges_for(book, checkpoint, name)
-    if not labels:
-        raise StudyError(tell_nothing(book, checkpoint, name))
-    related = {label: relation_of([(book, checkpoint)], label) for label in labels}
-    if judge is None and len(labels) > 1:
-        told = ", ".join(name_judge(label, *related[label]) for label in labels)
-        raise StudyError(
-            f"{book.place}: {len(labels)} judges scored {name}: {told}; choose one with --judge, best one that reads"
-            " the end state or labelled no training pairs"
-        )
-    label = labels[0] if judge is None else find_label(book, checkpoint, name, judge, rubric)
+    label = _choose_label(book, checkpoint, name, judge, rubric)
+    labelled, reads_state = relation_of([(book, checkpoint)], label)
     judging = Judging(labels={objective: label}, names={objective: name}, scores=tuple(scores))
     side = take_side(book, checkpoint, judging, split_seed=checkpoint.split_seed, severe_at_most=0.0)
     measured = side.measured[objective]
@@ -221,8 +228,8 @@ def read_view(
         data=content_id("watch data", used, sorted(met), sorted(values.items())),
         counts=counts,
         unfit=float(side.measured["validity"].value[due].mean()),
-        labelled=related[label][0],
-        reads_state=related[label][1],
+        labelled=labelled,
+        reads_state=reads_state,
         gaps=gaps,
         notes=book.notes,
     )
