@@ -75,16 +75,8 @@ def watch_checkpoints(request: CheckpointWatch) -> tuple[Watch, State]:
     if request.drop is not None:
         rng = np.random.default_rng(request.seed)
         promise = promise_delay(state, request.drop, alpha=request.level, margin=request.margin, rng=rng)
-    watch = make_watch(
-        "paired",
-        before,
-        state,
-        request,
-        case_means(before.values).values(),
-        baseline=before.side.name,
-        notes=notes,
-        promise=promise,
-    )
+    scores, name = case_means(before.values).values(), before.side.name
+    watch = make_watch("paired", before, state, request, scores, baseline=name, notes=notes, promise=promise)
     if request.state is not None and len(state.looks) > taken:
         save_state(request.state, state)
     return watch, state
