@@ -382,7 +382,7 @@ def test_several_judges_need_a_choice_and_the_others_are_told(tmp_path: Path, ca
     )
     told = refused(capsys, "gate", run, "--parent", "base", "--child", "S")
     assert "2 judges scored both sides: j (labelled none), k (labelled all); declare" in told
-    assert "no scores of b · base by the judge 'x'" in refused(
+    assert "no scores of 'safety' of b · base by the judge 'x', there are: j, k; add them with" in refused(
         capsys, "gate", run, "--parent", "base", "--child", "S", "--judge", "x"
     )
     own = gated(capsys, run, "--parent", "base", "--child", "S", "--judge", "j")[1]

@@ -96,6 +96,23 @@ def _asset(name: str) -> str:
     return resources.files("holdfast.report.page").joinpath("assets", name).read_text(encoding="utf-8")
 
 
+def bare_page(title: str, body: str, style: str | None = None) -> str:
+    """A page without any script, under a policy that allows its own style and nothing else.
+
+    ``body`` is HTML, ``title`` is text. Where no ``style`` is given it is the report's, which can be dark.
+    """
+    scheme = '<meta name="color-scheme" content="light dark">' if style is None else ""
+    style = _asset("page.css") if style is None else style
+    policy = f"default-src 'none'; style-src '{hash_source(style)}'; base-uri 'none'; form-action 'none'"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">{scheme}'
+        '<meta name="referrer" content="no-referrer">'
+        f"<title>{escape_html(title)}</title><style>{style}</style></head><body>{body}</body></html>\n"
+    )
+
+
 def render_page(
     store: Store,
     shown: Shown,
