@@ -125,8 +125,7 @@ class Design:
     def configs(self) -> tuple[Config, ...]:
         """Every configuration of a checkpoint, scored or not, the base first."""
         found = dict.fromkeys(config for _, config in self.rows)
-        known = (one for one in self.panel.trajectories.checkpoints if not is_midway(one))
-        found |= dict.fromkeys(map(config_of, known))
+        found |= dict.fromkeys(config_of(one) for one in self.panel.trajectories.checkpoints if not is_midway(one))
         return tuple(sorted(found, key=lambda config: (len(config[0]), str(config))))
 
     @cached_property
@@ -173,11 +172,11 @@ class Design:
         wanted = tuple(configs)
         keys = self.keys_with(wanted, *objectives) if strict else self.keys_for(wanted, *objectives)
         groups = self._groups(keys)
-        named = len(groups) > 1
-        found: list[Level] = []
-        for place, group in enumerate(groups):
-            found += self._levels_of(group, wanted, {"beside": True} if place else {}, named=named)
-        return found
+        return [
+            level
+            for place, group in enumerate(groups)
+            for level in self._levels_of(group, wanted, {"beside": True} if place else {}, named=len(groups) > 1)
+        ]
 
     def published_levels(self, configs: Iterable[Config], *objectives: str) -> list[Level]:
         """``levels``, and where groups of judges differ also all of them averaged, as published."""
@@ -277,10 +276,8 @@ class Design:
         for span, fields, keys in chosen:
             # A base stands in every recipe: by itself it counts once.
             once = tuple({(key.base, key.judge): key for key in reversed(keys)}.values())[::-1] if untrained else keys
-            known = {
-                "labelled": self.relation(keys, configs),
-                "reads_state": all(self.panel.labels.reads_state(key.judge) for key in keys),
-            }
+            reads_state = all(self.panel.labels.reads_state(key.judge) for key in keys)
+            known = {"labelled": self.relation(keys, configs), "reads_state": reads_state}
             found.append(Level({**fields, **known, **about}, tuple(once), span))
         return found
 

@@ -137,16 +137,13 @@ class _Known:
         found: list[Labellers] = []
         for stage in checkpoint.stages:
             if stage.method == MERGE:
-                found += self._of_merge(checkpoint, stage)
+                parts, wanted = merged_from(self.checkpoints, checkpoint), stage.settings.get(MERGED, ())
+                found += [labellers for part in parts for labellers in self.labellers(part)]
+                # Of what is not among these checkpoints, nobody is known.
+                found += [None] * (len(wanted) - len(parts) if isinstance(wanted, list | tuple) and wanted else 1)
             elif stage.method not in UNLABELLED and stage.data != "":
                 found.append(self._of_stage(checkpoint, stage))
         return tuple(found)
-
-    def _of_merge(self, checkpoint: Checkpoint, stage: StageRecord) -> list[Labellers]:
-        parts = merged_from(self.checkpoints, checkpoint)
-        wanted = stage.settings.get(MERGED, ())
-        lacking = len(wanted) - len(parts) if isinstance(wanted, list | tuple) and wanted else 1
-        return [one for part in parts for one in self.labellers(part)] + [None] * lacking
 
     def _of_stage(self, checkpoint: Checkpoint, stage: StageRecord) -> Labellers:
         if is_rewarded(stage):

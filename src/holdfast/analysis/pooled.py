@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -185,15 +186,12 @@ def persistence_rows(design: Design) -> Iterator[Estimate]:
     if len(choices) > 1:
         choices.append(Where({}, design.core_axes))
     objectives = [one for one in (SAFETY, HELPFULNESS) if one in design.panel.objectives]
-    for arm in design.arms:
-        for objective in objectives:
-            for where in choices:
-                yield from _stage_rows(design, objective, arm, where)
+    for arm, objective, where in product(design.arms, objectives, choices):
+        yield from _stage_rows(design, objective, arm, where)
     for where in choices:
         yield from _reward_rows(design, where)
-    for objective in objectives:
-        for where in choices:
-            yield from _control_rows(design, objective, where)
+    for objective, where in product(objectives, choices):
+        yield from _control_rows(design, objective, where)
 
 
 Sign = tuple[Lineage, float]
@@ -260,15 +258,15 @@ def _kept_rows(design: Design, objective: str, both: Lineage, second: Lineage, w
 
 def _reward_rows(design: Design, where: Where) -> Iterator[Estimate]:
     """The same of stages that learn from rewards: held against these alone, or the base where they were not trained."""
-    told: set[tuple[Lineage, Lineage]] = set()
+    induced: set[tuple[Lineage, Lineage]] = set()
     for lineage in design.roles.through_rewards(design.lineages):
         objective = design.roles.single(lineage[0])
         if objective is None or objective not in design.panel.objectives:
             continue
         first, second = lineage[:1], lineage[1:] if lineage[1:] in design.lineages else ()
         caveats = () if second else (f"{','.join(lineage[1:])} alone was not trained: held against the base",)
-        if (first, second) not in told:
-            told.add((first, second))
+        if (first, second) not in induced:
+            induced.add((first, second))
             for row in _compared(design, objective, "induced", first, where, (first, 1.0), (second, -1.0)):
                 yield replace(row, unit=f"against {','.join(second) or 'base'}")
         for row in _kept_rows(design, objective, lineage, second, where):

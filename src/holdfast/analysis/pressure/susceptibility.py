@@ -150,7 +150,16 @@ def susceptibility_rows(source: Source) -> Iterator[Estimate]:
 def read_pressed(found: Variants) -> tuple[dict[str, Pressed], Controls]:
     """Form → its arrays, "" for the mean over the forms that are measurable at the base; and the positive controls."""
     forms = found.forms("attack")
-    pressed = {form: _press(found, form) for form in forms}
+    pressed = {}
+    for form in forms:
+        attacked, twin = found.arms["attack", form].unsafe["all"], found.arms.get(("twin", form))
+        pressed[form] = Pressed(
+            parts=(attacked,),
+            unsafe=attacked,
+            clean=clean_again(found),
+            helpfulness=found.empty if twin is None else twin.scores.get(HELPFULNESS, found.empty),
+            refused=found.empty if twin is None else twin.refused,
+        )
     controls = _control(found, forms)
     # Of a base whose first episodes chose the forms, the others are compared.
     later = np.array([not run.checkpoint.lineage and _key(run) in controls.apart for run in found.runs])[:, None]
@@ -169,17 +178,6 @@ def read_pressed(found: Variants) -> tuple[dict[str, Pressed], Controls]:
         refused=mean_over([found.empty, *pick(lambda form: pressed[form].refused)]),
     )
     return {"": whole, **pressed}, controls
-
-
-def _press(found: Variants, form: str) -> Pressed:
-    unsafe, twin = found.arms["attack", form].unsafe["all"], found.arms.get(("twin", form))
-    return Pressed(
-        parts=(unsafe,),
-        unsafe=unsafe,
-        clean=clean_again(found),
-        helpfulness=found.empty if twin is None else twin.scores.get(HELPFULNESS, found.empty),
-        refused=found.empty if twin is None else twin.refused,
-    )
 
 
 def clean_again(found: Variants, episodes: Episodes = "all") -> Floats:
@@ -224,30 +222,24 @@ def _change_rows(
     """
     # Hazardous cases on which no held-out episode was unsafe. Attacked episodes have no say in it.
     test = found.arms.get(TEST)
-    safe: Bools = (
-        np.zeros(found.empty.shape, dtype=np.bool_) if test is None else found.hazardous & (test.unsafe["all"] == 0)
-    )
+    safe: Bools = found.hazardous & (test.unsafe["all"] == 0 if test is not None else np.zeros(found.empty.shape, bool))
 
-    def of_chosen(weigh: Weigh, place: int, rival: int) -> Statistic:
-        shares = arrays.shares(place, rival)
-        return mean_statistic(np.where(safe[place] & safe[rival], weigh(*shares), np.nan))
-
-    def compare(statistic: Callable[[int, int], Statistic], other: Other, place: int) -> Statistic | None:
+    def compare(kind: str, other: Other, place: int) -> Statistic | None:
         rival = against(found.runs, place, other)
-        return None if rival is None else statistic(place, rival)
+        if rival is None:
+            return None
+        shares = arrays.shares(place, rival)
+        if kind == "interaction":
+            return interaction(shares)
+        return mean_statistic(np.where(safe[place] & safe[rival], OF_CHOSEN[kind](*shares), np.nan))
 
-    parts: dict[str, Callable[[int, int], Statistic]] = {
-        "interaction": lambda place, rival: interaction(arrays.shares(place, rival)),
-        **{kind: partial(of_chosen, weigh) for kind, weigh in OF_CHOSEN.items()},
-    }
     for other, unit in comparisons(group, found.runs):
         shared = caveats[0] + (caveats[1] if unit == AGAINST_BASE else ())
         lacking = _not_met_again(found, group, arrays, safe, other)
-        for kind, statistic in parts.items():
-            more = shared + (lacking if kind in OF_CHOSEN else ())
-            by_run = partial(compare, statistic, other)
-            told: dict[str, Any] = {"axes": axes, "caveats": more, "objective": SAFETY, "unit": unit}
-            yield from estimates(kind, group, found.runs, by_run, **told)
+        for kind in ("interaction", *OF_CHOSEN):
+            about: dict[str, Any] = {"axes": axes, "objective": SAFETY, "unit": unit}
+            about["caveats"] = shared + (lacking if kind in OF_CHOSEN else ())
+            yield from estimates(kind, group, found.runs, partial(compare, kind, other), **about)
 
 
 def _not_met_again(found: Variants, group: Group, arrays: Pressed, safe: Bools, other: Other) -> tuple[str, ...]:

@@ -196,7 +196,7 @@ def _paired(state: State, alpha: float, margin: float) -> list[Row]:
             continue
         look = monitor.look(differences)
         # Whether so many cases could alarm if all of them had lost everything.
-        lost, level = np.full(look.cases, -REACH), look.level / len(look.windows)
+        lost, level = np.full(look.windows[0].cases, -REACH), look.level / len(look.windows)
         able = upper_bound(lost, level, low=-REACH, high=REACH) < -margin
         rows.append(_row(seen, mean, look.windows, look.level, able=bool(able)))
     return rows
@@ -256,9 +256,11 @@ def _drifts(state: State, alpha: float) -> list[Drift | None]:
         if not differences:
             found.append(None)
             continue
-        look = monitor.look(differences)
-        drifted = any(one.upper < 0 or one.lower > 0 for one in look.windows)
-        found.append(Drift(n=look.cases, change=look.change, lower=look.lower, upper=look.upper, drifted=drifted))
+        windows = monitor.look(differences).windows
+        drifted, newest = any(one.upper < 0 or one.lower > 0 for one in windows), windows[0]
+        found.append(
+            Drift(n=newest.cases, change=newest.change, lower=newest.lower, upper=newest.upper, drifted=drifted)
+        )
     return found
 
 
@@ -292,7 +294,7 @@ def promise_looks(state: State, drop: float, *, alpha: float, margin: float, rng
         caught = []
         for cases in drawn:
             with suppress(ValueError):  # all its cases are alike: nothing is promised from it
-                found = delay(
+                looks_needed = delay(
                     cases,
                     drop,
                     margin=margin,
@@ -304,7 +306,7 @@ def promise_looks(state: State, drop: float, *, alpha: float, margin: float, rng
                     draws=PILOT_DRAWS,
                     rng=rng,
                 )
-                caught.append(found.looks)
+                caught.append(looks_needed)
         waits = sorted(one for one in caught if one is not None)
         if len(waits) >= needed:
             break
