@@ -498,19 +498,19 @@ def _own_trainings(
 
 
 def _pair_seeds(
-    found: Mapping[Hashable, Sequence[Replicate]],
+    trainings: Mapping[Hashable, Sequence[Replicate]],
 ) -> tuple[list[Hashable], Mapping[Hashable, Sequence[Replicate]]]:
     """Which replicates of trainings that are independent of each other make a unit, and the units' names.
 
     A split is the same cases for all of them, so that units are the replicates that all have. A seed of one training
     has nothing to do with one of another, whatever their names: there the first make a unit, the second, and so on.
     """
-    every = [one for replicates in found.values() for one in replicates]
+    every = [one for replicates in trainings.values() for one in replicates]
     if splits_differ(every):
-        shared = [one for one in dict.fromkeys(every) if all(one in replicates for replicates in found.values())]
-        return list(shared), dict.fromkeys(found, shared)
-    count = min(map(len, found.values()), default=0)
-    return list(range(count)), {name: replicates[:count] for name, replicates in found.items()}
+        shared = [one for one in dict.fromkeys(every) if all(one in replicates for replicates in trainings.values())]
+        return list(shared), dict.fromkeys(trainings, shared)
+    count = min(map(len, trainings.values()), default=0)
+    return list(range(count)), {name: replicates[:count] for name, replicates in trainings.items()}
 
 
 def splits_differ(units: Sequence[Hashable]) -> bool:

@@ -22,7 +22,7 @@ from holdfast.analysis.design import (
     splits_differ,
 )
 from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, Config
-from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, POOLED, Claim, missing_interval, resampled
+from holdfast.analysis.pooled import CLAIMS, POOLED, Claim, claim_fields, missing_interval
 from holdfast.analysis.published import ABSOLUTE_POINTS, BASE_DELTA_POINTS, DELTA_POINTS, MEAN_DELTA_POINTS
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate
@@ -268,14 +268,8 @@ def claims_of(drawn: Cloud) -> tuple[Claim, ...]:
 
 def claim_row(drawn: Cloud, estimate: Estimate, claim: Claim, caveats: tuple[str, ...]) -> Estimate:
     """The estimate with its claim, what was resampled, and why an interval is missing."""
-    unit = drawn.unit
-    fixed = (FIXED_BASES,) if claim == "recipe" and unit == "seeds" else ()
-    return replace(
-        estimate,
-        claim=claim,
-        resampled=resampled(claim, unit),
-        caveats=caveats + missing_interval(drawn.spread, claim, unit) + fixed + drawn.left_out,
-    )
+    caveats += missing_interval(drawn.spread, claim, drawn.unit)
+    return replace(estimate, **claim_fields(claim, drawn.unit, caveats, drawn.left_out))
 
 
 def _leave_one_out(drawn: Cloud, about: dict[str, Any]) -> Iterator[Estimate]:

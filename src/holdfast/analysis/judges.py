@@ -171,7 +171,7 @@ def _heterogeneity(items: Judgements, kinds: list[Lineage], about: Mapping[str, 
     present, groups = np.unique(given.lineage, return_inverse=True)
     if len(present) < 2:
         return
-    found = group_means(given.judged - given.truth, groups, given.case)
+    bias = group_means(given.judged - given.truth, groups, given.case)
     yield _equality("bias", given.judged - given.truth, given, about)
     if about["objective"] == SAFETY:
         called, unsafe = given.judged <= UNSAFE, given.truth <= UNSAFE
@@ -182,7 +182,7 @@ def _heterogeneity(items: Judgements, kinds: list[Lineage], about: Mapping[str, 
     for place in range(1, len(present)):
         weights = np.zeros(len(present))
         weights[[place, 0]] = 1.0, -1.0
-        value, interval = contrast_interval(found, weights, CHANGE_SPAN)
+        value, interval = contrast_interval(bias, weights, CHANGE_SPAN)
         part = given.where((groups == place) | (groups == 0))
         words = {**about, "lineage": kinds[present[place]], "n": part.counts()}
         yield _estimate("bias_vs_base", value, interval, words)

@@ -152,15 +152,11 @@ class _Known:
             return self.pairs[stage.data]
         if stage.data is None and stage.method != PAIRED:
             return None  # a method from elsewhere does not say what it learnt from
-        named = stage.settings.get(PAIR_JUDGE) or checkpoint.axes.get(PAIR_JUDGE) or _pair_judge(self.study)
-        return None if named is None else frozenset({str(named)})
-
-
-def _pair_judge(study: Mapping[str, Any]) -> str | None:
-    """The judge whose scores make pairs in a study; None where the study leaves it to an order that no run keeps."""
-    named = (study.get("pairs") or {}).get("judge")
-    readers = [name for name, one in _judges(study).items() if not rates_users(one.get("kind"))]
-    return named or (readers[0] if len(readers) == 1 else None)
+        named = stage.settings.get(PAIR_JUDGE) or checkpoint.axes.get(PAIR_JUDGE)
+        named = named or (self.study.get("pairs") or {}).get("judge")
+        # Of several judges the study leaves it to an order that no run keeps.
+        readers = [name for name, one in _judges(self.study).items() if not rates_users(one.get("kind"))]
+        return frozenset({str(named or readers[0])}) if named or len(readers) == 1 else None
 
 
 def _judges(study: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

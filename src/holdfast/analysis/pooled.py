@@ -34,9 +34,15 @@ CLAIMS: tuple[Claim, ...] = ("checkpoint", "recipe")
 FIXED_BASES = "the bases are held fixed: others may differ"
 
 
-def resampled(claim: Claim, unit: str) -> tuple[str, ...]:
-    """What a claim's interval treats as random."""
-    return ("cases",) if claim == "checkpoint" else ("cases", unit)
+def claim_fields(claim: Claim, unit: str, caveats: tuple[str, ...], left_out: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of an Estimate that say what a claim treats as random, holds fixed and leaves out."""
+    recipe = claim == "recipe"
+    fixed = (FIXED_BASES,) if recipe and unit == "seeds" else ()
+    return {
+        "claim": claim,
+        "resampled": ("cases", unit) if recipe else ("cases",),
+        "caveats": caveats + fixed + left_out,
+    }
 
 
 def missing_interval(found: Spread, claim: Claim, unit: str) -> tuple[str, ...]:
@@ -104,15 +110,9 @@ def _claim_row(
     claim: Claim, one: Contrast, found: Spread, shown: Shown, caveats: tuple[str, ...], **about: Any
 ) -> Estimate:
     """A claim about a contrast, with what it treats as random and what was left out."""
-    return Estimate(
-        estimator=POOLED,
-        interval=shown,
-        claim=claim,
-        resampled=resampled(claim, one.unit),
-        n={"cases": found.cases, one.unit: found.seeds, "runs": one.runs, "bases": one.bases},
-        caveats=caveats + ((FIXED_BASES,) if claim == "recipe" and one.unit == "seeds" else ()) + one.left_out,
-        **about,
-    )
+    n = {"cases": found.cases, one.unit: found.seeds, "runs": one.runs, "bases": one.bases}
+    about |= claim_fields(claim, one.unit, caveats, one.left_out)
+    return Estimate(estimator=POOLED, interval=shown, n=n, **about)
 
 
 def ratios(design: Design, top: Contrast, bottom: Contrast, **about: Any) -> Iterator[Estimate]:
@@ -123,24 +123,24 @@ def ratios(design: Design, top: Contrast, bottom: Contrast, **about: Any) -> Ite
         yield _claim_row(claim, top, found, kept, caveats, kind="persistence", value=value, **about)
 
 
-def _ratio(found: Spread, claim: Claim, unit: str) -> tuple[float | None, Shown, tuple[str, ...]]:
+def _ratio(both: Spread, claim: Claim, unit: str) -> tuple[float | None, Shown, tuple[str, ...]]:
     """Value, Fieller set and caveats of values[0] / values[1].
 
     A ratio is identified where its set is bounded: where the gain's own interval excludes zero.
     """
     seeds = claim == "recipe"
-    reasons = missing_interval(found, claim, unit)
-    if not np.all(np.isfinite(found.values)):
+    reasons = missing_interval(both, claim, unit)
+    if not np.all(np.isfinite(both.values)):
         return None, None, reasons
-    gain = limits(found, np.array([[0.0, 1.0]]), seeds=seeds)
-    unsure = _unsure(found, gain, unit if seeds else None)
+    gain = limits(both, np.array([[0.0, 1.0]]), seeds=seeds)
+    unsure = _unsure(both, gain, unit if seeds else None)
     if gain is None or unsure:
         unbounded = Unbounded.UNBOUNDED if gain is not None else None
         return None, unbounded, (f"{unsure}; read the differences in score points", *reasons)
-    top, bottom = float(found.values[0]), float(found.values[1])
+    top, bottom = float(both.values[0]), float(both.values[1])
     if bottom < 0:
         reasons += ("the first stage lowered the score: the ratio is of losses",)
-    return top / bottom, ratio_set(found, seeds=seeds) or Unbounded.UNBOUNDED, reasons
+    return top / bottom, ratio_set(both, seeds=seeds) or Unbounded.UNBOUNDED, reasons
 
 
 def _unsure(found: Spread, gain: Floats | None, unit: str | None) -> str:

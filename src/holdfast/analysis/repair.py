@@ -210,21 +210,16 @@ def _costs(design: Design, config: Config, measures: Measures) -> Iterator[Estim
     """Steps and pairs of the last stage, as measured or as its record tells; what is not known has no row."""
     table = design.panel.trajectories
     rows = {row for (_, one), rows in design.rows.items() if one == config for row in rows.values()}
-    numbers = sorted({design.panel.rows[row].checkpoint for row in rows})
+    made = [table.checkpoints[number] for number in sorted({design.panel.rows[row].checkpoint for row in rows})]
     for key in ("steps", "pairs"):
-        found = []
-        for checkpoint in (table.checkpoints[number] for number in numbers):
-            noted = getattr(checkpoint.stages[-1], key)
-            value = measures.get(checkpoint.id, {}).get(key, noted)
-            if value is not None and np.isfinite(value):
-                found.append(float(value))
-        if found and len(found) == len(numbers):
+        values = [measures.get(one.id, {}).get(key, getattr(one.stages[-1], key)) for one in made]
+        if values and all(value is not None and np.isfinite(value) for value in values):
             yield Estimate(
                 kind=f"repair_{key}",
                 estimator=MEASURED,
-                value=float(np.mean(found)),
+                value=float(np.mean(values)),
                 unit=f"{key} of the last stage",
-                n={"checkpoints": len(found)},
+                n={"checkpoints": len(values)},
                 **subject(config),
             )
 
@@ -241,15 +236,13 @@ def _reteaching(design: Design, gate: GateSection) -> Iterator[Estimate]:
     for lineage in (one for one in design.lineages if design.roles.reteaches(one)):
         goal = design.roles.single(lineage[0]) or SAFETY
         for core in design.core_axes:
-            doses = sorted(
-                (one for one in design.configs if one[0] == lineage and without_dose(one[1]) == core), key=dose_of
-            )
+            doses = [one for one in design.configs if one[0] == lineage and without_dose(one[1]) == core]
             first = design.main(lineage[:1], core)
             if not doses or first is None:
                 continue
             for fields, keys, *_ in design.levels([*doses, first], goal):
                 about = {**fields, "lineage": lineage, "objective": goal}
-                yield from _doses(design, keys, [first, *doses], gate, about)
+                yield from _doses(design, keys, [first, *sorted(doses, key=dose_of)], gate, about)
 
 
 def _doses(
@@ -257,6 +250,7 @@ def _doses(
 ) -> Iterator[Estimate]:
     """The rows of one lineage at some keys; ``chosen`` are the first stage and then the doses, the smallest first."""
     first, *doses = chosen
+    about = {**about, "estimator": POOLED, "resampled": ("cases",)}
     passing: float | None = None
     going = True
     for config in reversed(doses):
@@ -268,26 +262,22 @@ def _doses(
         passing = dose_of(config) if going else passing
         yield Estimate(
             kind="reteach_lower",
-            estimator=POOLED,
             value=low,
             unit=f"{ONE_SIDED}, against {name_config(first)}",
             n={"cases": len(changes)},
-            resampled=("cases",),
             caveats=() if low is not None else ("fewer than 2 cases with scores on both sides",),
             **about,
             axes=dict(config[1]),
         )
     tried = ", ".join(f"{dose_of(config):g}" for config in doses)
     margin = f"at margin {gate.margin:g}"
-    told = f"safety alone is held against {name_config(first)}, {margin}; `holdfast gate` has all checks"
+    alone = f"safety alone is held against {name_config(first)}, {margin}; `holdfast gate` has all checks"
     why = () if passing is not None else (f"none of the doses {tried} passes {margin}",)
     yield Estimate(
         kind="reteach_dose",
-        estimator=POOLED,
         value=passing,
         unit=f"dose of {about['lineage'][-1]}, of {tried}",
-        resampled=("cases",),
-        caveats=(*why, told),
+        caveats=(*why, alone),
         **about,
         axes=dict(without_dose(first[1])),
     )

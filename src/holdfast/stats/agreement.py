@@ -126,14 +126,10 @@ def _table_kappa(table: Floats, levels: Floats) -> float:
     return 1.0 - float((shares * apart).sum()) / chance if chance > 1e-12 else np.nan
 
 
-def _table_alpha(table: Floats, levels: Floats) -> float:
-    """Ordinal alpha of a table of shares, in the limit of many items."""
-    return _alpha((table + table.T) / table.sum(), 2.0)
-
-
 TABLE_STATISTICS: Mapping[str, Callable[[Floats, Floats], float]] = {
     "quadratic_kappa": _table_kappa,
-    "ordinal_alpha": _table_alpha,
+    # In the limit of many items.
+    "ordinal_alpha": lambda table, levels: _alpha((table + table.T) / table.sum(), 2.0),
 }
 
 

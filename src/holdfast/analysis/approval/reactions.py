@@ -60,7 +60,7 @@ def find_toggles(settings: Mapping[str, SettingSection]) -> list[Toggle]:
     """Every toggle that a setting shows or that differs among them."""
     toggles = []
     for cue in UNSEEN_CUES:
-        shown = {name: str(getattr(one, cue)) for name, one in settings.items() if cue in visible_cues(one)}
+        shown = {name: str(getattr(setting, cue)) for name, setting in settings.items() if cue in visible_cues(setting)}
         values = sorted(set(shown.values()))
         for value in values:
             names = [name for name, own in shown.items() if own == value]
@@ -74,7 +74,7 @@ def find_toggles(settings: Mapping[str, SettingSection]) -> list[Toggle]:
                     caveats=() if alone else ("other cues are seen with it: no setting shows it alone",),
                 )
             )
-    differing = [frame for frame in FRAMES if len({getattr(one, frame) for one in settings.values()}) > 1]
+    differing = [frame for frame in FRAMES if len({getattr(setting, frame) for setting in settings.values()}) > 1]
     return toggles + [_frame(frame, settings) for frame in differing]
 
 
@@ -142,18 +142,18 @@ def _row(
 ) -> Estimate:
     """The mean of ``values`` (runs, scenarios) of a base; ``words`` say that its interval holds zero, or does not."""
     mine = values[list(group.runs)]
-    found = late_gap(mine, span=span) if np.isfinite(mine).any() else None
-    cases, unit = 0 if found is None else found.scenarios, UNTESTED
-    interval = None if found is None else found.checkpoint
+    gap = late_gap(mine, span=span) if np.isfinite(mine).any() else None
+    cases, unit = 0 if gap is None else gap.scenarios, UNTESTED
+    interval = None if gap is None else gap.checkpoint
     if cases >= FEW_CASES:
         unit = words[interval is not None and (interval[0] > 0 or interval[1] < 0)]
     reasons: tuple[str, ...] = few_cases(cases) + leaning(cases, "pairs")
     if interval is None:
-        reasons = ("the base has no scores to compare" if found is None else "one pair: no interval",)
+        reasons = ("the base has no scores to compare" if gap is None else "one pair: no interval",)
     return Estimate(
         kind=kind,
         estimator=PAIRED,
-        value=None if found is None else found.value,
+        value=None if gap is None else gap.value,
         interval=interval,
         objective="harm",
         unit=unit,

@@ -207,12 +207,12 @@ def _average_arm(cells: Cells, chosen: Bools, rows: Ints, columns: Ints, shape: 
 
 def groups(runs: Sequence[Run], chosen: Iterable[int]) -> list[Group]:
     """The subjects of rows: over bases where there are several, then each base's; in a fixed order."""
-    found: dict[tuple[Any, ...], list[int]] = {}
+    by_base: dict[tuple[Any, ...], list[int]] = {}
     over: dict[tuple[Any, ...], list[int]] = {}
     for place in chosen:
         one = runs[place].checkpoint
         key = one.lineage, tuple(sorted((key, value) for key, value in one.axes.items())), runs[place].judge
-        found.setdefault((one.base, *key), []).append(place)
+        by_base.setdefault((one.base, *key), []).append(place)
         over.setdefault((None, *key), []).append(place)
     several = {key: places for key, places in over.items() if len({runs[one].checkpoint.base for one in places}) > 1}
     return [
@@ -220,7 +220,7 @@ def groups(runs: Sequence[Run], chosen: Iterable[int]) -> list[Group]:
             about={**({} if base is None else {"base": base}), "lineage": lineage, "axes": dict(axes), "judge": judge},
             runs=tuple(places),
         )
-        for (base, lineage, axes, judge), places in (*several.items(), *found.items())
+        for (base, lineage, axes, judge), places in (*several.items(), *by_base.items())
     ]
 
 
