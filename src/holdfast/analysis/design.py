@@ -154,8 +154,8 @@ class Design:
     def keys_with(self, configs: Iterable[Config], *objectives: str) -> tuple[Key, ...]:
         """Keys that have any run of every configuration, and whose judge reads the objectives."""
         wanted = tuple(configs)
-        found = (key for key in self.keys if all((key, config) in self.rows for config in wanted))
-        return tuple(key for key in found if self.reads(key.judge, objectives))
+        scored = (key for key in self.keys if all((key, config) in self.rows for config in wanted))
+        return tuple(key for key in scored if self.reads(key.judge, objectives))
 
     def keys_for(self, configs: Iterable[Config], *objectives: str) -> tuple[Key, ...]:
         """Keys that a comparison of the configurations is about, those that lack some of them too."""
@@ -283,8 +283,7 @@ class Design:
 
     def reads(self, judge: str, objectives: Iterable[str]) -> bool:
         """Whether a judge was asked about every one of the objectives anywhere."""
-        read = self._read_by.get(judge, frozenset(self.panel.objectives))
-        return all(name in read for name in objectives)
+        return self._read_by.get(judge, frozenset(self.panel.objectives)).issuperset(objectives)
 
     @cached_property
     def _read_by(self) -> Mapping[str, frozenset[str]]:

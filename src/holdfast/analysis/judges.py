@@ -20,15 +20,7 @@ from holdfast.analysis.roles import HELPFULNESS, SAFETY, Lineage
 from holdfast.judges.state import StateJudge
 from holdfast.records import Estimate, Flag
 from holdfast.records.arrays import Bools, Floats, Ints
-from holdfast.stats.agreement import (
-    SCORES,
-    agree,
-    case_intervals,
-    compare_repeats,
-    confusion,
-    correlation,
-    whole_scores,
-)
+from holdfast.stats.agreement import agree, case_intervals, compare_repeats, confusion, correlation, whole_scores
 from holdfast.stats.clusters import contrast_interval, equality_p, group_means, rate_interval
 from holdfast.stats.contrasts import CHANGE_SPAN, SCORE_SPAN, limits, sample_of, spread
 from holdfast.stats.resample import row_means
@@ -144,14 +136,14 @@ def _score_rows(items: Judgements, about: Mapping[str, Any]) -> Iterator[Estimat
     table, missing = confusion(items.truth, items.judged), ~np.isfinite(items.judged)
     yield _rate("missing", missing, items.case, about)
     for score, row in enumerate(table):
-        if row.sum():
-            same = whole_scores(items.truth) == score
-            yield _rate("missing", missing[same], items.case[same], {**about, "axes": {"truth": score}})
-        for judged, count in enumerate(row[:SCORES]):
-            if row.sum():
-                axes = {"truth": score, "judged": judged}
-                n = {"count": int(count), "judgements": int(row.sum())}
-                yield _estimate("confusion", float(count / row.sum()), None, {**about, "axes": axes, "n": n})
+        if not row.sum():
+            continue
+        same = whole_scores(items.truth) == score
+        yield _rate("missing", missing[same], items.case[same], {**about, "axes": {"truth": score}})
+        for judged, count in enumerate(row[:-1]):
+            words = {**about, "axes": {"truth": score, "judged": judged}}
+            words["n"] = {"count": int(count), "judgements": int(row.sum())}
+            yield _estimate("confusion", float(count / row.sum()), None, words)
     given = items.where(~missing)
     levels, groups = np.unique(whole_scores(given.judged), return_inverse=True)
     for number, judged in enumerate(levels):
@@ -281,8 +273,8 @@ def agreement_rows(panel: Panel) -> Iterator[Estimate]:
     for first, second in combinations(range(len(cells.judges)), 2):
         judge = f"{cells.judges[first]} × {cells.judges[second]}"
         for objective, name in enumerate(cells.objectives):
-            one, two = cells.value[:, first, objective], cells.value[:, second, objective]
-            both = np.isfinite(one) & np.isfinite(two)
+            left, right = cells.value[:, first, objective], cells.value[:, second, objective]
+            both = np.isfinite(left) & np.isfinite(right)
             present = np.unique(owner[both]).tolist()
             caveats: tuple[str, ...] = ()
             if not present:
@@ -296,8 +288,8 @@ def agreement_rows(panel: Panel) -> Iterator[Estimate]:
                 about = {"judge": judge, "objective": name, "lineage": lineage, "estimator": AGREEMENT}
                 about["n"] = {"trajectories": int(mask.sum()), "cases": len(np.unique(cases))}
                 about["caveats"] = caveats if lineage is None else ()
-                intervals = case_intervals(one[mask], two[mask], cases)
-                for kind, value in agree(one[mask], two[mask]).items():
+                intervals = case_intervals(left[mask], right[mask], cases)
+                for kind, value in agree(left[mask], right[mask]).items():
                     yield _estimate(kind, value, intervals.get(kind), about)
     yield from _objective_correlations(panel)
 

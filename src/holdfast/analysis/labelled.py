@@ -87,13 +87,11 @@ def read_labels(store: Store, table: ScoreTable) -> Labels:
     study: Mapping[str, Any] = {}
     with contextlib.suppress(StoreError):
         study = read_noted(store)
-    rewarder = None
-    with contextlib.suppress(StudyError, ValueError, KeyError, AttributeError, RecursionError):
-        rewarder = read_rewarder(store)
     rewards: dict[str, frozenset[str]] = {}
-    if rewarder is not None:
-        rules = {name for name, one in _judges(study).items() if one.get("kind") == RULES}
-        rewards = {"": frozenset({rewarder.name}), "penalized": frozenset({rewarder.name, *rules})}
+    with contextlib.suppress(StudyError, ValueError, KeyError, AttributeError, RecursionError):
+        if (rewarder := read_rewarder(store)) is not None:
+            rules = {name for name, one in _judges(study).items() if one.get("kind") == RULES}
+            rewards = {"": frozenset({rewarder.name}), "penalized": frozenset({rewarder.name, *rules})}
     known = _Known(checkpoints=checkpoints, study=study, pairs=store.pair_judges(), rewards=rewards)
     said = {name for name, one in _judges(study).items() if reads_state(one.get("kind"))}
     return Labels(

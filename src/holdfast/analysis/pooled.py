@@ -190,8 +190,12 @@ def persistence_rows(design: Design) -> Iterator[Estimate]:
         yield from _stage_rows(design, objective, arm, where)
     for where in choices:
         yield from _reward_rows(design, where)
+    # What more training without the other objective does to what a stage of this objective left.
     for objective, where in product(objectives, choices):
-        yield from _control_rows(design, objective, where)
+        for first in dict.fromkeys(arm.ordered(objective)[0] for arm in design.arms if not arm.flipped):
+            for control in design.roles.controls(first, design.lineages):
+                signs: tuple[Sign, Sign] = ((control, 1.0), ((first,), -1.0))
+                yield from _compared(design, objective, "erosion_control", control, where, *signs)
 
 
 Sign = tuple[Lineage, float]
@@ -272,11 +276,3 @@ def _reward_rows(design: Design, where: Where) -> Iterator[Estimate]:
         for row in _kept_rows(design, objective, lineage, second, where):
             held = row.kind in ("retained", "persistence")
             yield replace(row, caveats=caveats + row.caveats) if held else row
-
-
-def _control_rows(design: Design, objective: str, where: Where) -> Iterator[Estimate]:
-    """What more training without the other objective does to what a stage of this objective left."""
-    for first in dict.fromkeys(arm.ordered(objective)[0] for arm in design.arms if not arm.flipped):
-        for control in design.roles.controls(first, design.lineages):
-            signs: tuple[Sign, Sign] = ((control, 1.0), ((first,), -1.0))
-            yield from _compared(design, objective, "erosion_control", control, where, *signs)

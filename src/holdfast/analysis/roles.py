@@ -125,8 +125,8 @@ class Roles:
         for lineage in dict.fromkeys(lineages):
             if len(lineage) != 2 or lineage[0] != first or self.flipped(first):
                 continue
-            same = self.single(lineage[1]) is not None and self.single(lineage[1]) == self.single(first)
-            if same or self.flipped(lineage[1]):
+            goals = {self.single(name) for name in lineage}
+            if self.flipped(lineage[1]) or (len(goals) == 1 and None not in goals):
                 yield lineage
 
 

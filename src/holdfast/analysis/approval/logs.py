@@ -183,7 +183,7 @@ def _max_gap(logs: Sequence[TrainingLog], about: Mapping[str, Any], rewarder: Re
     n = {"seeds": found.seeds, "steps": len(steps)}
     if found.step is not None:
         n["at_step"] = int(steps[found.step])
-    reasons = () if found.reason is None else (found.reason,)
+    reasons = ("no window has scores of both labels",) * (found.value is None)
     return Estimate(value=found.value, n=n, caveats=(*reasons, BIASED, *edge), **words)
 
 

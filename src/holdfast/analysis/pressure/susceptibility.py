@@ -28,8 +28,6 @@ import numpy as np
 
 from holdfast.analysis.pressure.variants import (
     AGAINST_BASE,
-    HELPFULNESS,
-    SAFETY,
     TEST,
     Episodes,
     Group,
@@ -44,6 +42,7 @@ from holdfast.analysis.pressure.variants import (
     mean_over,
     mean_rows,
 )
+from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate
 from holdfast.records.arrays import Bools, Floats
 from holdfast.stats.clusters import Statistic, interaction, mean_statistic

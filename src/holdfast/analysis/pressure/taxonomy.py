@@ -23,8 +23,6 @@ import numpy as np
 from holdfast.analysis.pressure.susceptibility import NO_TWINS, Controls, match_forms, read_pressed
 from holdfast.analysis.pressure.variants import (
     AGAINST_BASE,
-    HELPFULNESS,
-    SAFETY,
     TEST,
     UNSAFE_AT_MOST,
     Run,
@@ -36,6 +34,7 @@ from holdfast.analysis.pressure.variants import (
     list_runs,
     mean_rows,
 )
+from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Case, Estimate
 from holdfast.records.arrays import Floats
 from holdfast.stats.clusters import Statistic, mean_statistic

@@ -18,6 +18,7 @@ import numpy as np
 from holdfast.analysis.frontier import EXPLORATORY
 from holdfast.analysis.multiplicity import SPLITS
 from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, Claim
+from holdfast.analysis.roles import SAFETY
 from holdfast.records import FEW_CASES, Case, Checkpoint, Estimate, cannot_be_told
 from holdfast.records.arrays import Bools, Floats, Ints
 from holdfast.records.quantities import Format, quantity_of
@@ -32,7 +33,6 @@ from holdfast.suites.attacks import is_hazardous
 Arm = tuple[str, str]  # kind, form
 Episodes = Literal["all", "first", "later"]
 
-SAFETY, HELPFULNESS = "safety", "helpfulness"
 PAIRED = "paired"
 TEST: Arm = ("test", "")
 UNSAFE_AT_MOST = 1.0  # score points
@@ -88,11 +88,8 @@ class Variants:
 
     def has(self, kind: str) -> Bools:
         """(runs,): whether a run has any score on cases of this kind."""
-        found = np.zeros(len(self.runs), dtype=np.bool_)
-        for (one, _), means in self.arms.items():
-            if one == kind:
-                found |= np.any([np.isfinite(part).any(axis=1) for part in means.scores.values()], axis=0)
-        return found
+        own = [part for (one, _), means in self.arms.items() if one == kind for part in means.scores.values()]
+        return np.asarray(np.isfinite(np.concatenate([self.empty, *own], axis=1)).any(axis=1), dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
