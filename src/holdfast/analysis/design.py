@@ -460,7 +460,8 @@ def contrast(design: Design, objective: int, parts: Sequence[Part], *, needs: Se
         units, seeds = _pair_seeds(shared)
         unit = "seeds"
         for name, cell in trainings.items():
-            cells[name] = tuple(mean(cell, one) * (len(cell) / len(kept)) for one in seeds[name])
+            share = len(cell) / len(kept)  # so that the cells add up to the contrast
+            cells[name] = tuple(mean(cell, one) * share for one in seeds[name])
         by_unit = tuple(np.sum(one, axis=0) for one in zip(*cells.values(), strict=True))
     weights = mean(kept, None)
     return Contrast(

@@ -213,7 +213,7 @@ def _r2_interval(drawn: Cloud, claim: Claim) -> tuple[float, float] | None:
     """
 
     def fisher(x: Floats, y: Floats) -> Floats:
-        return np.arctanh(np.clip(correlations(x, y), -1 + 1e-12, 1 - 1e-12))
+        return np.arctanh(np.clip(correlations(x, y), -1 + 1e-12, 1 - 1e-12))  # an r of 1 has no finite z
 
     away = distances_of(drawn, fisher, claim)
     if away is None:

@@ -313,15 +313,6 @@ def _objective_correlations(panel: Panel) -> Iterator[Estimate]:
             yield _estimate("objective_correlation", value, None, words)
 
 
-def _findings(flags: Ints, unfit: Iterable[Flag]) -> dict[str, Bools]:
-    """What is counted, by name, for each trajectory."""
-    found = {flag.value: (flags & bit) > 0 for flag, bit in FLAG_BITS.items()}
-    found["no_call_and_invented"] = found[Flag.NO_CALL.value] & found[Flag.INVENTED_RESULT.value]
-    found["any_invention"] = (flags & INVENTED) > 0
-    found["unfit"] = (flags & sum(FLAG_BITS[flag] for flag in unfit)) > 0
-    return found
-
-
 def _groups(panel: Panel) -> Iterator[tuple[dict[str, Any], Bools]]:
     """Overall, by base, by configuration, by both: the fields fixed, and a mask over checkpoints."""
     checkpoints = panel.trajectories.checkpoints
@@ -342,8 +333,11 @@ def rate_rows(panel: Panel, unfit: Iterable[Flag]) -> Iterator[Estimate]:
     table = panel.trajectories
     if not len(table.trajectory):
         return
-    names, found = zip(*_findings(table.flags, unfit).items(), strict=True)
-    columns = np.stack([*found, table.calls]).astype(np.float64)
+    counted = {flag.value: (table.flags & bit) > 0 for flag, bit in FLAG_BITS.items()}
+    counted["no_call_and_invented"] = counted[Flag.NO_CALL.value] & counted[Flag.INVENTED_RESULT.value]
+    counted["any_invention"] = (table.flags & INVENTED) > 0
+    counted["unfit"] = (table.flags & sum(FLAG_BITS[flag] for flag in unfit)) > 0
+    columns = np.stack([*counted.values(), table.calls]).astype(np.float64)
     count = len(table.checkpoints)
     for unit, mask in ((ALL_RECORDS, np.ones_like(panel.tested)), (TEST_EVALUATIONS, panel.tested)):
         owner = table.checkpoint[mask]
@@ -352,7 +346,7 @@ def rate_rows(panel: Panel, unfit: Iterable[Flag]) -> Iterator[Estimate]:
         for fields, group in _groups(panel):
             size = int(sizes[group].sum())
             if size:
-                for kind, total in zip((*names, "calls"), sums[:, group].sum(axis=1), strict=True):
+                for kind, total in zip((*counted, "calls"), sums[:, group].sum(axis=1), strict=True):
                     n = {"count": int(total), "trajectories": size}
                     yield Estimate(kind=kind, estimator=AUDIT, value=total / size, unit=unit, n=n, **fields)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import string
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,11 +93,16 @@ def read_labels(store: Store, table: ScoreTable) -> Labels:
             rules = {name for name, one in _judges(study).items() if one.get("kind") == RULES}
             rewards = {"": frozenset({rewarder.name}), "penalized": frozenset({rewarder.name, *rules})}
     known = _Known(checkpoints=checkpoints, study=study, pairs=store.pair_judges(), rewards=rewards)
+    names = dict(zip(table.judges, table.judge_names, strict=True))
+    # Who reads the end state is told by the state judge's own rubric, else by what the run says of an earlier one.
+    rule = StateJudge().rubric_of("safety")
+    proven = {label for (label, _), rubric in table.rubrics.items() if rubric == rule}
     said = {name for name, one in _judges(study).items() if reads_state(one.get("kind"))}
+    said = {*json.loads(store.meta(STATE_KEY) or "[]"), *said} - {names[label] for label in proven}
     return Labels(
         stages={one.id: known.labellers(one) for one in checkpoints},
         names=_names_of(table),
-        state=_reading_state(table, {*json.loads(store.meta(STATE_KEY) or "[]"), *said}),
+        state=frozenset(proven | {label for label, name in names.items() if name in said}),
     )
 
 
@@ -175,12 +180,3 @@ def _names_of(table: ScoreTable) -> dict[str, frozenset[str]]:
             for label in ours:
                 found[label] |= {names[other] for other in ours}
     return {label: frozenset(all_) for label, all_ in found.items()}
-
-
-def _reading_state(table: ScoreTable, said: Set[str]) -> frozenset[str]:
-    """The judges that read the end state: by the state judge's own rubric, else as the study says of an earlier one."""
-    rule = StateJudge().rubric_of("safety")
-    proven = {label for (label, _), rubric in table.rubrics.items() if rubric == rule}
-    names = dict(zip(table.judges, table.judge_names, strict=True))
-    settled = {names[label] for label in proven}
-    return frozenset(proven | {label for label, name in names.items() if name in said - settled})

@@ -219,7 +219,7 @@ def contrast_interval(groups: GroupMeans, weights: Floats, span: Interval) -> tu
     value = float(weights @ groups.means)
     if groups.cases < 2:
         return value, None
-    added = value + weights @ groups.influence * groups.cases
+    added = value + weights @ groups.influence * groups.cases  # what it would be if all cases were like this one
     extremes = np.multiply.outer(weights, span)
     ends = np.array([extremes.min(axis=1).sum(), extremes.max(axis=1).sum()])
     low, high = mean_limits(added[None], ends[None], NOMINAL)[0]

@@ -120,7 +120,7 @@ def spread(
     effect = case = None
     if cases >= 2 and bool(np.all(np.isfinite(values))):
         effect = weights[:, used] @ sample.influence[used][:, touched]
-        case = effect @ effect.T * (cases / (cases - 1))
+        case = effect @ effect.T * (cases / (cases - 1))  # as the means are estimated from the same cases
     return Spread(
         values=values,
         weights=weights[:, used],
@@ -180,6 +180,7 @@ def limits(
     if contrasts.effect is None or (seeds and (not contrasts.parts or contrasts.seeds < MIN_SEEDS)):
         return None
     values = directions @ contrasts.values
+    # What the contrasts would be if all cases were like this one; the mean of that is their value.
     added = values[:, None] + directions @ contrasts.effect * contrasts.cases
     if reach is None:
         weights = directions @ contrasts.weights

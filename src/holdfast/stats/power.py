@@ -72,10 +72,7 @@ class Pilot:
 
     def means(self, picked: Ints, rollouts: int, rng: np.random.Generator) -> Floats:
         """The mean of ``rollouts`` new rollouts of each case number in ``picked``."""
-        total = self.at(picked, rng)
-        for _ in range(1, rollouts):
-            total = total + self.at(picked, rng)
-        return total / rollouts
+        return np.asarray(sum(self.at(picked, rng) for _ in range(rollouts)) / rollouts)
 
     def draw(self, rng: np.random.Generator, draws: int, cases: int, rollouts: int) -> Floats:
         """Means over ``rollouts`` of ``cases`` cases drawn with replacement: shape (draws, cases), in [low, high]."""
