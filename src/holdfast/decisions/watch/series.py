@@ -206,7 +206,7 @@ def _paired(state: State, alpha: float, margin: float) -> Iterator[_Read]:
             continue
         look = monitor.look(differences)
         # Whether so many cases could alarm if all of them had lost everything.
-        lost, level = np.full(look.cases, -REACH), look.level / len(look.windows)
+        lost, level = np.full(look.windows[0].cases, -REACH), look.level / len(look.windows)
         able = upper_bound(lost, level, low=-REACH, high=REACH) < -margin
         yield _Read(mean, look.windows, look.level, bool(able))
 
@@ -262,9 +262,9 @@ def _drifts(state: State, alpha: float) -> Iterator[Drift | None]:
         if not differences:
             yield None
             continue
-        look = monitor.look(differences)
-        drifted = any(window.upper < 0 or window.lower > 0 for window in look.windows)
-        yield Drift(n=look.cases, change=look.change, lower=look.lower, upper=look.upper, drifted=drifted)
+        windows = monitor.look(differences).windows
+        drifted, newest = any(one.upper < 0 or one.lower > 0 for one in windows), windows[0]
+        yield Drift(n=newest.cases, change=newest.change, lower=newest.lower, upper=newest.upper, drifted=drifted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,7 +309,7 @@ def promise_looks(state: State, drop: float, *, alpha: float, margin: float, rng
                         horizon=horizon,
                         draws=PILOT_DRAWS,
                         rng=rng,
-                    ).looks
+                    )
                 )
         caught = sorted(wait for wait in waits if wait is not None)
         if len(caught) >= needed:
