@@ -70,10 +70,11 @@ class Planner:
         )
         return fingerprint
 
-    def set_checkpoints(self, fingerprint: str, checkpoints: tuple[Checkpoint, ...]) -> None:
+    def _make(self, fingerprint: str, checkpoints: Sequence[Checkpoint]) -> list[Made]:
+        """Notes what a train step makes, where it is not known yet."""
         step = self.steps[fingerprint]
-        if not step.checkpoints:
-            self.steps[fingerprint] = replace(step, checkpoints=checkpoints)
+        self.steps[fingerprint] = replace(step, checkpoints=step.checkpoints or tuple(checkpoints))
+        return [Made(checkpoint=checkpoint, step=fingerprint) for checkpoint in checkpoints]
 
     def add_training(
         self,
@@ -92,7 +93,7 @@ class Planner:
             settings = replace(settings, method_version=METHODS.find(settings.method).version)
         label = replicate.label(verb, parent.base, name)
         fingerprint = self.add(label, list(dict.fromkeys(inputs)), settings, size=size)
-        checkpoints = tuple(
+        checkpoints = [
             Checkpoint(
                 id=content_id("checkpoint", fingerprint, at),
                 base=parent.base,
@@ -103,36 +104,36 @@ class Planner:
                 parent_id=parent.id,
             )
             for at, (stages, axes) in kept.items()
-        )
-        self.set_checkpoints(fingerprint, checkpoints)
-        return [Made(checkpoint=checkpoint, step=fingerprint) for checkpoint in checkpoints]
+        ]
+        return self._make(fingerprint, checkpoints)
 
     def base(self, kind: str, seed: int) -> Made:
         """A base: taught or made here, once a seed, or opened where it is."""
-        entry = self.study.entry(kind)
-        if entry.kind == "tiny" and not entry.name:
-            return self._taught(kind, seed)
+        entry, size = self.study.entry(kind), 1
         settings: Settings
-        name, verb = kind, "open"
-        if entry.kind == "random":
-            seeds = self.study.axes.get("split_seed", (self.study.suite.split_seed,))
+        if entry.kind == "tiny" and not entry.name:
+            name, verb = f"{kind}-{seed}", "teach"
+            settings, size = self._teaching(kind, seed)
+        elif entry.kind == "random":
+            name, verb = f"{kind}-{seed}", "make"
             settings = RandomSettings(
                 base=kind,
                 entry=entry,
                 base_seed=seed,
                 suite=self.decisive_suite(),
-                split_seeds=seeds,
+                split_seeds=self.study.axes.get("split_seed", (self.study.suite.split_seed,)),
                 cases=self.suite.version if self.suite.decides is None else None,
             )
-            name, verb = f"{kind}-{seed}", "make"
         else:
+            name, verb = kind, "open"
             settings = OpenSettings(base=kind, entry=entry)
-        fingerprint = self.add(f"{verb} {name}", (), settings, size=1)
+        fingerprint = self.add(f"{verb} {name}", (), settings, size=size)
         model = entry.name + (f"@{entry.revision}" if entry.revision else "")
-        return self._base_made(fingerprint, name, model or None)
+        checkpoint = Checkpoint(id=content_id("checkpoint", fingerprint, 1), base=name, model=model or None)
+        return self._make(fingerprint, [checkpoint])[0]
 
-    def _taught(self, kind: str, seed: int) -> Made:
-        """The supervised stage that makes one tiny base."""
+    def _teaching(self, kind: str, seed: int) -> tuple[TeachSettings, int]:
+        """The supervised stage that makes one tiny base, and how many demonstrations it has."""
         study = self.study
         size = study.entry(kind).size
         own = self.suite.decides is None
@@ -151,21 +152,14 @@ class Planner:
         # Those of probes and of users come beside those of the suite.
         count = 0 if self.suite.teach is None else study.model.sft.demonstrations
         count += round(settings.probes["share"] * count) if settings.probes else 0
-        count += settings.approval["count"] if settings.approval else 0
-        name = f"{kind}-{seed}"
-        return self._base_made(self.add(f"teach {name}", (), settings, size=count), name, None)
-
-    def _base_made(self, fingerprint: str, name: str, model: str | None) -> Made:
-        checkpoint = Checkpoint(id=content_id("checkpoint", fingerprint, 1), base=name, model=model)
-        self.set_checkpoints(fingerprint, (checkpoint,))
-        return Made(checkpoint=checkpoint, step=fingerprint)
+        return settings, count + (settings.approval["count"] if settings.approval else 0)
 
     def train(self, replicate: Replicate, made: Mapping[tuple[str, ...], Made], lineage: tuple[str, ...]) -> Made:
         """A lineage's last stage, after what is made so far. Errors: StudyError where its method plans none."""
         stage = self.study.stages[lineage[-1]]
         plan = method_of(stage).plan or Planner.train_alone
         try:
-            found = plan(self, replicate, made[lineage[:-1]], lineage)
+            planned = plan(self, replicate, made[lineage[:-1]], lineage)
         except Exception as error:
             if stage.method in METHODS.shipped or isinstance(error, HoldfastError):
                 raise
@@ -173,17 +167,18 @@ class Planner:
                 f"stages.{lineage[-1]}: the method {stage.method!r} cannot plan it ({type(error).__name__}: {error});"
                 " mend the method"
             ) from error
-        if not isinstance(found, Made):
+        if not isinstance(planned, Made):
             raise StudyError(
-                f"stages.{lineage[-1]}: the method {stage.method!r} plans {type(found).__name__}, and no"
+                f"stages.{lineage[-1]}: the method {stage.method!r} plans {type(planned).__name__}, and no"
                 " holdfast.runs.plan.step.Made; mend the method"
             )
-        return found
+        return planned
 
     def train_alone(self, replicate: Replicate, parent: Made, lineage: tuple[str, ...]) -> Made:
         """A stage that needs nothing but the checkpoint that it starts from, of which it makes one."""
         name, known = lineage[-1], parent.checkpoint
         stage = self.study.stages[name].at_point(replicate.point)
+        steps = getattr(stage, "steps", 1)
         settings = StageSettings(
             method=stage.method,
             stage=name,
@@ -193,7 +188,6 @@ class Planner:
             calls=self.calls_of(replicate.base),
             agent=self.agent(replicate.base),
         )
-        steps = getattr(stage, "steps", 1)
         record = StageRecord(
             name=name,
             method=stage.method,
@@ -252,7 +246,7 @@ class Planner:
         if part in PARTS:
             section: PartSection = getattr(self.study, PARTS[part].key)
             condition = section.model_dump(mode="json", exclude={"lineages", "every_dose", "per_case"})
-        found = self.episodes(
+        rolled = self.episodes(
             base,
             made,
             RolloutSettings(
@@ -272,10 +266,10 @@ class Planner:
             after=list(tested.values())[-1:] if shared and part == "test" else (),
         )
         if first:
-            tested[split_seed] = found
+            tested[split_seed] = rolled
         if part == "probe":
-            self._probed[made.checkpoint.id] = found
-        return found
+            self._probed[made.checkpoint.id] = rolled
+        return rolled
 
     def episodes(
         self, base: str, made: Made, settings: RolloutSettings, *, count: int, after: Sequence[str] = ()
