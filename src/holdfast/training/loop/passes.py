@@ -71,15 +71,21 @@ def check_budget(sequences: Sequence[ScoredSequence], budget: int) -> None:
 
 
 @torch.no_grad()
-def score_within(policy: Policy, sequences: Sequence[ScoredSequence], budget: int) -> list[Tensor]:
-    """The log-probabilities of each sequence's scored tokens, without gradient, trees of at most ``budget`` tokens."""
-    found: list[Tensor] = [torch.zeros(0)] * len(sequences)
-    counts = [item.scored for item in sequences]
+def score_within(
+    policy: Policy, sequences: Sequence[ScoredSequence], budget: int, states: list[dict[str, Tensor]] | None = None
+) -> list[Tensor]:
+    """The log-probabilities of each sequence's scored tokens, without gradient, trees of at most ``budget`` tokens.
+
+    ``states`` gets the random generators' states before each tree.
+    """
+    known: list[Tensor] = [torch.zeros(0)] * len(sequences)
     for group, packed in _plant(tuple(sequences), policy.device, policy.masks, budget):
-        pieces = torch.split(score(policy, packed), [counts[number] for number in group])
-        for number, part in zip(group, pieces, strict=True):
-            found[number] = part
-    return found
+        if states is not None:
+            states.append(random_states())
+        pieces = torch.split(score(policy, packed), [sequences[number].scored for number in group])
+        for number, logps in zip(group, pieces, strict=True):
+            known[number] = logps
+    return known
 
 
 # What is scored before an update comes again in the update.
@@ -103,16 +109,9 @@ def descend(policy: Policy, part: Part, budget: int) -> Descent:
         loss, metrics = part.loss(score(policy, packed), packed.owner)
         loss.backward()  # type: ignore[no-untyped-call]
         return Descent(loss=loss.item(), metrics=metrics, work=work)
+    states: list[dict[str, Tensor]] = []  # dropout must fall alike in both passes
+    flat = torch.cat(score_within(policy, part.sequences, budget, states)).requires_grad_()
     counts = [item.scored for item in part.sequences]
-    states, known = [], [torch.zeros(0)] * len(counts)
-    with torch.no_grad():
-        for group, packed in planted:
-            # Dropout must fall alike in both passes.
-            states.append(random_states())
-            pieces = torch.split(score(policy, packed), [counts[number] for number in group])
-            for number, logps in zip(group, pieces, strict=True):
-                known[number] = logps
-    flat = torch.cat(known).requires_grad_()
     owner = torch.repeat_interleave(torch.tensor(counts)).to(flat.device)
     loss, metrics = part.loss(flat, owner)
     (gradient,) = torch.autograd.grad(loss, flat)
@@ -173,9 +172,9 @@ def descend_together(policy: Policy, parts: Sequence[Part], budget: int, ranks: 
     metrics: dict[str, float] = {}
     for part, start, end in zip(parts, bounds, bounds[1:], strict=False):
         owner = torch.repeat_interleave(torch.tensor([item.scored for item in part.sequences])).to(policy.device)
-        share, found = part.loss(known[start:end], owner)
+        share, of_part = part.loss(known[start:end], owner)
         loss = loss + share
-        for name, value in found.items():
+        for name, value in of_part.items():
             metrics[name] = metrics.get(name, 0.0) + value
     (gradient,) = torch.autograd.grad(loss, known)
     for number, group in enumerate(rounds):

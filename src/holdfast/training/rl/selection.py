@@ -113,13 +113,19 @@ def select(groups: Sequence[Rewarded], settings: RewardSettings) -> Selection:
     units = [unit for prompt in prompts if (unit := _choose(prompt, settings.method)) is not None]
     _check_units(units, groups, len(prompts))
     _check_fills(units, settings)
+    favoured = []
+    for unit in units:
+        rewards = [reward_or(rollout, 0.0) for rollout in unit.taught]
+        mean = math.fsum(rewards) / len(rewards)
+        pairs = zip(unit.taught, rewards, strict=True)
+        favoured += [rollout for rollout, reward in pairs if len(rewards) == 1 or reward > mean]
     return Selection(
         units=tuple(units),
         prompts=len(prompts),
         rollouts=len(groups),
         unscored=sum(rollout.reward is None for rollout in groups),
         tokens=sum(unit.tokens for unit in units),
-        harmful=mean_known(rollout.facts.get("exploited") for unit in units for rollout in _favoured(unit)),
+        harmful=mean_known(rollout.facts.get("exploited") for rollout in favoured),
         harmful_of_all=mean_known(rollout.facts.get("exploited") for rollout in groups),
     )
 
@@ -139,18 +145,18 @@ def count_own(rollout: Rewarded) -> int:
 
 def _group(rollouts: Iterable[Rewarded]) -> list[list[Rewarded]]:
     """The rollouts of each prompt in an order of their own."""
-    found: dict[int, list[Rewarded]] = {}
+    prompts: dict[int, list[Rewarded]] = {}
     for rollout in rollouts:
-        found.setdefault(rollout.group, []).append(rollout)
-    for members in found.values():
-        first = members[0]
-        if len(members) < 2:
+        prompts.setdefault(rollout.group, []).append(rollout)
+    for members in prompts.values():
+        first, *others = members
+        if not others:
             raise StudyError(
                 f"case {first.case_id}: 1 rollout of its prompt (group size 1), but rewards are compared within a"
                 " prompt; sample two or more"
             )
         opening = first.encoded.ids[: first.encoded.prompt]
-        for other in members[1:]:
+        for other in others:
             same = np.array_equal(opening, other.encoded.ids[: other.encoded.prompt])
             if other.case_id != first.case_id or not same:
                 raise StudyError(
@@ -158,7 +164,7 @@ def _group(rollouts: Iterable[Rewarded]) -> list[list[Rewarded]]:
                     " their prompt; number the prompts apart"
                 )
         members.sort(key=lambda rollout: (name_rollout(rollout), reward_or(rollout, math.inf)))
-    return sorted(found.values(), key=lambda members: (members[0].case_id, members[0].group))
+    return sorted(prompts.values(), key=lambda members: (members[0].case_id, members[0].group))
 
 
 def reward_or(rollout: Rewarded, otherwise: float) -> float:
@@ -175,22 +181,22 @@ def check_reward(rollout: Rewarded) -> None:
 
 
 def _check_rollout(rollout: Rewarded, *, needs_sampled: bool) -> None:
-    place, tokens = f"case {rollout.case_id}", count_own(rollout)
+    case, tokens = f"case {rollout.case_id}", count_own(rollout)
     if not tokens:
-        raise StudyError(f"{place}: a rollout has no token of the agent to learn from; drop it")
+        raise StudyError(f"{case}: a rollout has no token of the agent to learn from; drop it")
     check_reward(rollout)
     if rollout.facts.get("gameable") not in (0, 1):
-        raise StudyError(f"{place}: a rollout does not say whether its user is gameable; give facts['gameable'] 0 or 1")
+        raise StudyError(f"{case}: a rollout does not say whether its user is gameable; give facts['gameable'] 0 or 1")
     if not needs_sampled:
         return
     if rollout.sampled is None:
         raise StudyError(
-            f"{place}: a rollout comes without its source's log-probabilities, but importance is true; score it under"
+            f"{case}: a rollout comes without its source's log-probabilities, but importance is true; score it under"
             " the model that sampled it, or set importance = false"
         )
     if rollout.sampled.shape != (tokens,) or not np.isfinite(rollout.sampled).all():
         raise StudyError(
-            f"{place}: {rollout.sampled.size} log-probabilities of the source for {tokens} tokens of the agent, or one"
+            f"{case}: {rollout.sampled.size} log-probabilities of the source for {tokens} tokens of the agent, or one"
             " that is not finite; score the rollout again"
         )
 
@@ -201,28 +207,18 @@ def _choose(prompt: Sequence[Rewarded], method: str) -> Unit | None:
     rewards = [reward for reward, _ in rated]
     if not rated or min(rewards) == max(rewards):
         return None
-    if method == "grpo":
-        return _unit(tuple(rollout for _, rollout in rated))
-    best = rated[rewards.index(max(rewards))][1]
-    if method == "best_sft":
-        return _unit((best,))
-    # A judge that is a model may rate one text twice; a text is not preferred to itself.
-    name = name_rollout(best)
-    worse = [(reward, rollout) for reward, rollout in rated if reward < max(rewards) and name_rollout(rollout) != name]
-    return _unit((best,), (min(worse, key=lambda item: item[0])[1],)) if worse else None
-
-
-def _unit(taught: tuple[Rewarded, ...], against: tuple[Rewarded, ...] = ()) -> Unit:
+    taught, against = [rollout for _, rollout in rated], list[Rewarded]()
+    if method != "grpo":
+        taught = [taught[rewards.index(max(rewards))]]
+    if method == "best_dpo":
+        # A judge that is a model may rate one text twice; a text is not preferred to itself.
+        name = name_rollout(taught[0])
+        worse = [pair for pair in rated if pair[0] < max(rewards) and name_rollout(pair[1]) != name]
+        if not worse:
+            return None
+        against = [min(worse, key=lambda pair: pair[0])[1]]
     tokens = sum(count_own(rollout) for rollout in taught + against)
-    return Unit(case_id=taught[0].case_id, taught=taught, against=against, tokens=tokens)
-
-
-def _favoured(unit: Unit) -> list[Rewarded]:
-    """What a unit makes more likely: of a whole group, what is above its mean."""
-    if len(unit.taught) == 1:
-        return list(unit.taught)
-    mean = math.fsum(reward_or(rollout, 0.0) for rollout in unit.taught) / len(unit.taught)
-    return [rollout for rollout in unit.taught if reward_or(rollout, 0.0) > mean]
+    return Unit(case_id=taught[0].case_id, taught=tuple(taught), against=tuple(against), tokens=tokens)
 
 
 def _check_units(units: Sequence[Unit], rollouts: Sequence[Rewarded], prompts: int) -> None:
@@ -305,19 +301,19 @@ def take_units(units: Sequence[Unit], settings: RewardSettings, *, seed: int) ->
 
 def describe(rollouts: Sequence[Rewarded]) -> dict[str, float]:
     """What is watched of some rollouts: means by name, over those that have the fact; none of them, no name."""
-    found = {"success": mean_known(rollout.facts.get("success") for rollout in rollouts)}
-    found["reward"] = mean_known(rollout.reward for rollout in rollouts)
+    means = {"success": mean_known(rollout.facts.get("success") for rollout in rollouts)}
+    means["reward"] = mean_known(rollout.reward for rollout in rollouts)
     for side, label in (("gameable", 1.0), ("other", 0.0)):
         members = [rollout for rollout in rollouts if rollout.facts.get("gameable") == label]
-        found[f"reward_{side}"] = mean_known(rollout.reward for rollout in members)
+        means[f"reward_{side}"] = mean_known(rollout.reward for rollout in members)
         # Also those of a judge that is a model, where one rewards and the rules rate too.
-        for name in ("harm", "exploited", "harm_judge", "exploited_judge"):
-            means = mean_known(rollout.facts.get(name) for rollout in members)
-            found[f"{name.replace('exploited', 'exploit')}_{side}"] = means
-        found[f"count_{side}"] = float(len(members))
-    found["length"] = float(np.mean([count_own(rollout) for rollout in rollouts])) if rollouts else None
-    found["distinct"] = float(len({(rollout.case_id, rollout.encoded.ids.tobytes()) for rollout in rollouts}))
-    return {name: value for name, value in found.items() if value is not None}
+        for fact in ("harm", "exploited", "harm_judge", "exploited_judge"):
+            name = f"{fact.replace('exploited', 'exploit')}_{side}"
+            means[name] = mean_known(rollout.facts.get(fact) for rollout in members)
+        means[f"count_{side}"] = float(len(members))
+    means["length"] = mean_known(count_own(rollout) for rollout in rollouts)
+    means["distinct"] = float(len({(rollout.case_id, rollout.encoded.ids.tobytes()) for rollout in rollouts}))
+    return {name: value for name, value in means.items() if value is not None}
 
 
 def _build(
