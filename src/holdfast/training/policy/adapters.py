@@ -243,7 +243,7 @@ class HubModel:
         """The network's weights by their names in a network without adapters, ``factors`` merged in."""
         once = {name for name, _ in self._base.named_parameters()}
         tied = {name for name, _ in self._base.named_parameters(remove_duplicate=False)} - once
-        found: dict[str, Tensor] = {}
+        weights: dict[str, Tensor] = {}
         for name, weight in self._base.state_dict().items():
             module, held, _ = name.rpartition(".base_layer.weight")
             if name in tied or ".lora_" in name:
@@ -253,8 +253,8 @@ class HubModel:
                 assert self._lora is not None
                 down, up = factors[module]
                 whole = merged(whole, (down, up * self._lora.scale))
-            found[name.replace(".base_layer.", ".")] = whole
-        return found
+            weights[name.replace(".base_layer.", ".")] = whole
+        return weights
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == "bf16")

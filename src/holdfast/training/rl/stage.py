@@ -21,7 +21,7 @@ from holdfast.records import content_id
 from holdfast.records.errors import StepError
 from holdfast.store.weights import digest_directory
 from holdfast.training.encoding import ScoredSequence, check_sequences, score_picked
-from holdfast.training.loop.loop import Loop, Mark, StepLog, cut_log, isolated
+from holdfast.training.loop.loop import Mark, StepLog, cut_log, isolated
 from holdfast.training.loop.passes import check_budget
 from holdfast.training.loop.stage import Progress, Stage, TrainResult
 from holdfast.training.objectives import RewardSettings
@@ -94,11 +94,10 @@ class RewardStage(Stage[RewardSettings]):
         groups: Sequence[Rewarded],
         *,
         seed: int,
-        out_dir: Path,
         folder: Path | None,
-        tracker: str | None,
+        **places: Any,
     ) -> None:
-        super().__init__(model_dir, settings, folder=folder, out_dir=out_dir)
+        super().__init__(model_dir, settings, seed=seed, folder=folder, **places)
         self._groups = groups
         # Before the loop takes an earlier state up. An adapter is switched off where the start is asked for.
         copied = draw is not None and not self._adapted()
@@ -109,7 +108,7 @@ class RewardStage(Stage[RewardSettings]):
         self._completions: Sequence[Completion] = ()
         digest = digest_directory(model_dir) if is_stack(model_dir) else digest_model(model_dir)
         identity = content_id(_identify(settings, groups, seed), digest)
-        self._loop = Loop(self._policy, settings, seed=seed, identity=identity, folder=folder, tracker=tracker)
+        self._loop = self._open_loop(identity=identity)
         position = self._loop.history.position
         if folder is not None:
             cut_log(folder / ROLLOUTS, position)
