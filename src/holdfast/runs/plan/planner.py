@@ -36,10 +36,10 @@ from holdfast.study.users import APPROVAL, ApprovalSection
 from holdfast.suites import probes
 from holdfast.suites.approval import demonstrations
 from holdfast.suites.office.demonstrations import DEMONSTRATIONS_VERSION
-from holdfast.suites.parts import FRESH, PARTS, count_cases, count_fresh, count_tuning
+from holdfast.suites.parts import FRESH, PARTS, count_cases, count_tuning
 
 # The seed of episodes that are met once more, where a suite has no fresh cases.
-_ONCE_MORE = 1
+ONCE_MORE = 1
 
 
 class Planner:
@@ -233,7 +233,7 @@ class Planner:
         if part == "probe" and made.checkpoint.id in self._probed:
             return self._probed[made.checkpoint.id]
         tested = self._tested.setdefault(made.checkpoint.id, {})
-        first = part == "test" and seed != _ONCE_MORE
+        first = part == "test" and seed != ONCE_MORE
         if first and split_seed in tested:
             return tested[split_seed]
         shared = self.suite.shared
@@ -287,11 +287,6 @@ class Planner:
         """The seed of some episodes under the study's own ``rollouts.seed``."""
         own = self.study.rollouts.seed
         return int(content_id("rollouts", own, seed)[:12], 16) if own else seed
-
-    def fresh_rollout(self, base: str, made: Made, split_seed: int) -> str:
-        """Episodes on cases that no choice was made by, or other episodes of the same cases where there are no more."""
-        part, seed = (FRESH, 0) if count_fresh(self.study) else ("test", _ONCE_MORE)
-        return self.rollout(base, made, part, split_seed, seed)
 
     def decisive_suite(self) -> SuiteTable:
         """The table of the suite with what decides its episodes set; all other keys are left out."""

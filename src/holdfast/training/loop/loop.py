@@ -262,8 +262,8 @@ class Loop:
         self._saved = time.monotonic()
 
     @torch.no_grad()
-    def _adopt(self, place: Path, facts: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-        """Takes up the state at a place. Errors: UnusableState for another loop's."""
+    def _adopt(self, folder: Path, facts: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        """Takes up the state in a folder. Errors: UnusableState for another loop's."""
         try:
             if facts["seed"] != self.seed:
                 raise ValueError(f"it is of seed {facts['seed']}, not {self.seed}")
@@ -285,7 +285,7 @@ class Loop:
             self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
             set_random_states(states)
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
-            raise UnusableState(place, error) from error
+            raise UnusableState(folder, error) from error
 
 
 def cut_log(path: Path, position: int) -> None:

@@ -267,8 +267,7 @@ def offline_steps(
     settings: RewardSettings,
     *,
     seed: int,
-    reference: Mapping[str, float] | None = None,
-    token_reference: Mapping[str, NDArray[np.float32]] | None = None,
+    reference: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> Iterator[TrainStep]:
     """The steps of a stage on stored rollouts, endlessly; every pass takes every unit of ``select`` once, in new order.
 
@@ -277,12 +276,12 @@ def offline_steps(
     steps so far reach their share, so that methods differ by less than one unit however long they train. A step may
     span two passes.
 
-    ``reference`` is, by ``name_rollout``, a rollout's log-probability in nats at the start of the stage, for
-    "best_dpo"; ``token_reference`` the same token by token, for "grpo" with a ``kl_weight``. Each step's ``facts``
-    describe the rollouts that it teaches, of a pair the chosen one. Errors: those of ``select``, before the first step.
+    ``reference`` are, by ``name_rollout``, the log-probabilities [tokens] in nats at the start of the stage, for
+    "best_dpo" and for "grpo" with a ``kl_weight``. Each step's ``facts`` describe the rollouts that it teaches, of a
+    pair the chosen one. Errors: those of ``select``, before the first step.
     """
     taken = take_units(select(groups, settings).units, settings, seed=seed)
-    return (_build(units, settings, reference or {}, token_reference or {}) for units in taken)
+    return (_build(units, settings, reference or {}) for units in taken)
 
 
 def take_units(units: Sequence[Unit], settings: RewardSettings, *, seed: int) -> Iterator[list[Unit]]:
@@ -316,43 +315,35 @@ def describe(rollouts: Sequence[Rewarded]) -> dict[str, float]:
     return {name: value for name, value in means.items() if value is not None}
 
 
-def _build(
-    units: Sequence[Unit],
-    settings: RewardSettings,
-    reference: Mapping[str, float],
-    token_reference: Mapping[str, NDArray[np.float32]],
-) -> TrainStep:
+def _build(units: Sequence[Unit], settings: RewardSettings, reference: Mapping[str, NDArray[np.float32]]) -> TrainStep:
     taught = [rollout for unit in units for rollout in unit.taught]
     if settings.method == "best_sft":
         # What the agent says in the case's opening is not imitated.
         own = [replace(rollout.encoded, agent=rollout.encoded.picked("agent")) for rollout in taught]
         step = demonstration_step(own, 0.0)
     elif settings.method == "best_dpo":
-        step = _preference(units, settings, reference)
+        encoded = {name_rollout(rollout): rollout.encoded for unit in units for rollout in unit.rollouts}
+        pairs = [
+            PreferencePair(
+                case_id=unit.case_id,
+                chosen=name_rollout(unit.taught[0]),
+                rejected=name_rollout(unit.against[0]),
+                objectives=("reward",),
+                judge="",
+                gap=reward_or(unit.taught[0], 0.0) - reward_or(unit.against[0], 0.0),
+            )
+            for unit in units
+        ]
+        sums = {name: float(reference[name].sum(dtype=np.float64)) for name in encoded}
+        step = pair_step(pairs, encoded, sums, StageSection(objective="reward", beta=settings.beta))
     else:
-        step = _gradient(units, settings, token_reference)
+        step = _gradient(units, settings, reference)
     counts = {"groups": float(len(units)), "gradient_tokens": float(sum(unit.tokens for unit in units))}
     return replace(step, facts=describe(taught) | counts)
 
 
-def _preference(units: Sequence[Unit], settings: RewardSettings, reference: Mapping[str, float]) -> TrainStep:
-    encoded = {name_rollout(rollout): rollout.encoded for unit in units for rollout in unit.rollouts}
-    pairs = [
-        PreferencePair(
-            case_id=unit.case_id,
-            chosen=name_rollout(unit.taught[0]),
-            rejected=name_rollout(unit.against[0]),
-            objectives=("reward",),
-            judge="",
-            gap=reward_or(unit.taught[0], 0.0) - reward_or(unit.against[0], 0.0),
-        )
-        for unit in units
-    ]
-    return pair_step(pairs, encoded, reference, StageSection(objective="reward", beta=settings.beta))
-
-
 def _gradient(
-    units: Sequence[Unit], settings: RewardSettings, token_reference: Mapping[str, NDArray[np.float32]]
+    units: Sequence[Unit], settings: RewardSettings, reference: Mapping[str, NDArray[np.float32]]
 ) -> TrainStep:
     """The policy gradient over whole groups.
 
@@ -364,7 +355,7 @@ def _gradient(
     groups = torch.tensor([number for number, unit in enumerate(units) for _ in unit.taught])
     advantages = group_advantages(rewards, groups, settings.scale).to(torch.float32).numpy()
     sampled = [rollout.sampled for rollout in members if rollout.sampled is not None]
-    start = [token_reference[name_rollout(rollout)] for rollout in members] if settings.kl_weight > 0 else None
+    start = [reference[name_rollout(rollout)] for rollout in members] if settings.kl_weight > 0 else None
     return group_step(
         [score_picked(f"case {rollout.case_id}", rollout.encoded, "agent") for rollout in members],
         advantages,

@@ -124,13 +124,7 @@ class RewardStage(Stage[RewardSettings]):
     def _steps(self) -> Iterator[TrainStep]:
         """The stream of steps from its beginning, in which those that are done cost nothing."""
         if self._supply is None:
-            stored = offline_steps(
-                self._groups,
-                self._settings,
-                seed=self._loop.seed,
-                reference={name: float(value.sum(dtype="float64")) for name, value in self._references.items()},
-                token_reference=self._references,
-            )
+            stored = offline_steps(self._groups, self._settings, seed=self._loop.seed, reference=self._references)
             known = {item.encoded.ids.tobytes(): item for item in self._groups}
             for number, step in enumerate(stored):
                 yield step if number < self._loop.history.position else self._compare(step, known)
