@@ -217,7 +217,7 @@ class HubModel:
             return copy_tiny(self._base, self._source)
         if calls not in self._chats:
             self._chats[calls] = HubChat(self._source, calls=calls)
-        return LiveModel(self._base, self._chats[calls], self._autocast, trained_with=_ATTENTION)
+        return LiveModel(self._base, self._chats[calls], self._autocast)
 
     @property
     def adapted(self) -> bool:
@@ -393,13 +393,11 @@ class LiveModel:
     """A ``Model`` around a network under training, for as long as its weights stay.
 
     It samples in eval mode with the network's own attention, which takes masks and a cache of states, and puts back
-    what it found: the mode, and the attention ``trained_with``. ``autocast`` is what the passes of training run in.
+    what it found: the mode, and the attention over trees. ``autocast`` is what the passes of training run in.
     """
 
-    def __init__(
-        self, network: Any, chat: HubChat, autocast: Callable[[], torch.autocast], *, trained_with: str
-    ) -> None:
-        self._network, self._autocast, self._attention = network, autocast, trained_with
+    def __init__(self, network: Any, chat: HubChat, autocast: Callable[[], torch.autocast]) -> None:
+        self._network, self._autocast = network, autocast
         # Made anew for each state of the weights, so that no state of other weights is in its cache.
         self._model = LocalModel.around(network, chat, rows=_ROWS)
 
@@ -412,7 +410,7 @@ class LiveModel:
             with self._autocast():
                 return self._model.reply(asks)
         finally:
-            self._network.set_attn_implementation(self._attention)
+            self._network.set_attn_implementation(_ATTENTION)
             self._network.train(training)
 
 

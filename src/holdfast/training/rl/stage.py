@@ -114,7 +114,7 @@ class RewardStage(Stage[RewardSettings]):
             cut_log(folder / ROLLOUTS, position)
         self._supply: Supply | None = None
         if draw is not None:
-            self._supply = Supply(draw, self._policy, settings, last=settings.steps, folder=folder, identity=identity)
+            self._supply = Supply(draw, self._policy, settings, folder=folder, identity=identity)
             self._supply.resume(position, self._count_gradient(position))
 
     def _adapted(self) -> HubModel | None:

@@ -35,14 +35,13 @@ _FOLDER, _FILE = "pending", "step-{:06d}.json"
 class Supply:
     """Rollouts by number of the step, counted from 0; each ``take`` is for the step after the last one.
 
-    ``last`` is the number of steps that are drawn for in all. With a lag, what waits is kept under ``folder``.
+    With a lag, what waits is kept under ``folder``.
     """
 
     def __init__(
-        self, draw: Draw, policy: Policy, settings: RewardSettings, *, last: int, folder: Path | None, identity: str
+        self, draw: Draw, policy: Policy, settings: RewardSettings, *, folder: Path | None, identity: str
     ) -> None:
-        self._draw, self._policy, self._settings = draw, policy, settings
-        self._last, self._identity = last, identity
+        self._draw, self._policy, self._settings, self._identity = draw, policy, settings, identity
         self._folder = None if folder is None or settings.lag == 0 else folder / _FOLDER
         self._waiting: dict[int, list[Rewarded]] = {}
         self._trained = 0  # tokens of all steps that were drawn for, where their number is asked for
@@ -58,13 +57,13 @@ class Supply:
         if position == 0:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True, exist_ok=True)
-        for number in range(position, min(position + self._settings.lag, self._last) if position else 0):
+        for number in range(position, min(position + self._settings.lag, self._settings.steps) if position else 0):
             self._waiting[number] = self._read(self._folder / _FILE.format(number))
             self._trained += Batch.of(self._waiting[number], self._settings).gradient_tokens
 
     def take(self, number: int) -> list[Rewarded]:
         """The rollouts of a step; what the present policy samples for a later one is sampled now."""
-        ahead = min(number + self._settings.lag, self._last - 1)
+        ahead = min(number + self._settings.lag, self._settings.steps - 1)
         for wanted in range(number, ahead + 1):
             if wanted in self._waiting:
                 continue
