@@ -70,6 +70,7 @@ def shard(root: nn.Module, layers: Sequence[nn.Module], ranks: Ranks) -> None:
     for module in (*layers, root):
         # The root, too, gives its weights back after each forward: a pass without gradient may precede an update.
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    # A part's loss is divided by the whole step's totals already, so that the processes' gradients add up.
     for module in root.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)

@@ -36,7 +36,7 @@ from holdfast.study.users import APPROVAL, ApprovalSection
 from holdfast.suites import probes
 from holdfast.suites.approval import demonstrations
 from holdfast.suites.office.demonstrations import DEMONSTRATIONS_VERSION
-from holdfast.suites.parts import FRESH, PARTS, count_cases, count_tuning
+from holdfast.suites.parts import PARTS, count_cases, count_tuning
 
 # The seed of episodes that are met once more, where a suite has no fresh cases.
 ONCE_MORE = 1
@@ -55,6 +55,7 @@ class Planner:
         self._probed: dict[str, str] = {}
 
     def add(self, name: str, inputs: Sequence[str], settings: Settings, *, size: int) -> str:
+        # In which order inputs are named changes nothing of the work.
         fingerprint = content_id(settings.kind, settings.version, settings.dump(), sorted(inputs))
         remote = [one.model for one in settings.speakers().values() if one.entry.kind == "remote"]
         self.steps.setdefault(
@@ -241,11 +242,15 @@ class Planner:
         if shared and part != "test":
             # A case is for training in one split and held out in another: its episodes are others in each.
             seed = int(content_id(part, split_seed, seed)[:12], 16)
-        count, per_case = self._amount(part, split_seed)
-        condition = None
+        study, condition = self.study, None
         if part in PARTS:
-            section: PartSection = getattr(self.study, PARTS[part].key)
+            section: PartSection = getattr(study, PARTS[part].key)
             condition = section.model_dump(mode="json", exclude={"lineages", "every_dose", "per_case"})
+            count, per_case = count_cases(study, part, split_seed), section.per_case
+        elif part == "train":
+            count, per_case = study.suite.train_cases, study.rollouts.per_train_case
+        else:  # held-out cases, or the fresh ones, which are as many
+            count, per_case = study.suite.test_cases, study.rollouts.per_test_case
         rolled = self.episodes(
             base,
             made,
@@ -286,6 +291,7 @@ class Planner:
     def reseed(self, seed: int) -> int:
         """The seed of some episodes under the study's own ``rollouts.seed``."""
         own = self.study.rollouts.seed
+        # 48 bits, which every reader of JSON takes as a whole number.
         return int(content_id("rollouts", own, seed)[:12], 16) if own else seed
 
     def decisive_suite(self) -> SuiteTable:
@@ -300,16 +306,6 @@ class Planner:
     def kept_out(self) -> int | None:
         """How many cases of a split's train half are kept for balances, where that takes them out of it."""
         return count_tuning(self.study) or None if self.suite.reserve is None else None
-
-    def _amount(self, part: str, split_seed: int) -> tuple[int, int]:
-        """How many cases a part has, and episodes a case."""
-        study = self.study
-        if part == "train":
-            return study.suite.train_cases, study.rollouts.per_train_case
-        if part in ("test", FRESH):
-            return study.suite.test_cases, study.rollouts.per_test_case
-        section: PartSection = getattr(study, PARTS[part].key)
-        return count_cases(study, part, split_seed), section.per_case
 
     def bring(self, source: str) -> str:
         """The trajectories and scores of another run."""

@@ -222,19 +222,17 @@ def _deal(policy: Policy, parts: Sequence[Part], budget: int, ranks: Ranks) -> t
     bound = min(budget, max(longest, -(-sum(sizes) // ranks.world)))
     bounds, jobs = [0], []
     for part in parts:
-        counts = [item.scored for item in part.sequences]
-        starts = [bounds[-1] + sum(counts[:number]) for number in range(len(counts))]
+        starts = [bounds[-1], *(bounds[-1] + np.cumsum([item.scored for item in part.sequences])).tolist()]
+        bounds.append(starts[-1])
         for numbers in partition([item.ids for item in part.sequences], bound):
-            jobs.append((part, numbers, [range(starts[n], starts[n] + counts[n]) for n in numbers]))
-        bounds.append(bounds[-1] + sum(counts))
-    weights = [count_tokens([part.sequences[n].ids for n in numbers]) for part, numbers, _ in jobs]
+            group = [part.sequences[number] for number in numbers]
+            places = [place for number in numbers for place in range(starts[number], starts[number + 1])]
+            jobs.append((count_tokens([item.ids for item in group]), group, places))
     loads = [0] * ranks.world
     dealt: list[list[_Group]] = [[] for _ in loads]
-    for job in sorted(range(len(jobs)), key=lambda job: -weights[job]):
+    for tokens, group, places in sorted(jobs, key=lambda job: -job[0]):
         rank = loads.index(min(loads))
-        loads[rank] += weights[job]
-        part, numbers, spans = jobs[job]
-        places = torch.tensor([place for span in spans for place in span], device=policy.device)
-        packed = pack([part.sequences[n] for n in numbers], policy.device, masks=policy.masks)
-        dealt[rank].append(_Group(packed=packed, places=places))
+        loads[rank] += tokens
+        packed = pack(group, policy.device, masks=policy.masks)
+        dealt[rank].append(_Group(packed=packed, places=torch.tensor(places, device=policy.device)))
     return dealt, bounds

@@ -264,6 +264,7 @@ class HubModel:
         """Raises StudyError for a model that computes otherwise over a tree than over its sequences one by one."""
         rng = np.random.default_rng(0)
         half = min(8, self.max_positions // 2)
+        # Two sequences with a common beginning: the least tree that has something to share.
         start, *ends = rng.integers(self.vocabulary, size=(3, half))
         rows = np.stack([np.concatenate([start, end]) for end in ends])
         weights = np.array([0.0] + [1.0] * (2 * half - 1), np.float32)
@@ -434,7 +435,7 @@ def copy_tiny(network: Any, source: Path) -> TinyModel:
 
 # --- from a model's states to the log-probabilities of given tokens -------------------------------------------------
 
-# Logits are computed for so many numbers at a time, and again in the backward pass, where there are more.
+# Logits are computed for so many numbers at a time (256 MiB), and again in the backward pass, where there are more.
 LOGIT_NUMBERS = 2**26
 
 

@@ -112,11 +112,10 @@ def _masked(tree: TokenTree, group: Sequence[int], span: slice) -> Block:
     mask = np.zeros((size, size), np.bool_)
     first = int(np.searchsorted(tree.starts, span.start))
     last = int(np.searchsorted(tree.starts, span.stop))
-    inside = set(range(first, last))
     for node in range(first, last):
         start, end = int(tree.starts[node]) - span.start, int(tree.ends[node]) - span.start
         parent = int(tree.parents[node])
-        if parent in inside:
+        if parent >= first:  # inside the block, as every parent stands before its children
             # Siblings copy what their parent's last token sees, which is the path so far.
             mask[start:end, :start] = mask[int(tree.ends[parent]) - span.start - 1, :start]
         mask[start:end, start:end] = np.tri(end - start, dtype=np.bool_)

@@ -141,7 +141,7 @@ def _describe_doses(step: Step, results: Sequence[TrainResult]) -> list[dict[str
             "checkpoint": checkpoint.id,
             "steps": result.steps,
             "pairs": result.examples,
-            "loss": float(np.mean(result.losses[-10:])),
+            "loss": float(np.mean(result.losses[-10:])),  # one step's pairs alone say little
             "accuracy": float(np.mean(result.accuracies[-10:])),
             "drift_chosen": result.chosen_drift,
             "drift_rejected": result.rejected_drift,
