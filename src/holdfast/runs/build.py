@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from holdfast.records import Checkpoint, StageRecord
@@ -61,9 +61,7 @@ def _evaluate(planner: Planner, base: str, made: Made, split_seed: int) -> list[
         if section is None or part == APPROVAL or not _meets(section, checkpoint):
             continue
         rollout = planner.rollout(base, made, part, split_seed, 0)
-        judges: Sequence[str | None] = study.readers
-        if isinstance(section, ProbeSection):
-            judges = (section.judge,)
+        judges = (section.judge,) if isinstance(section, ProbeSection) else study.readers
         judged += [planner.judge(rollout, judge) for judge in judges]
     if checkpoint.lineage in planner.fresh:
         # Cases that no choice was made by, or other episodes of the same cases where there are no more.

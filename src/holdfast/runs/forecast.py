@@ -93,7 +93,6 @@ def _usual_pace(settings: Settings) -> float:
 
 
 def _cost_of(plan: Plan, step: Step) -> Cost:
-    """What a stage takes, as its method says."""
     assert isinstance(step.settings, StageSettings)
     expect = METHODS.find(step.settings.method).cost
     cost: Cost = Cost() if expect is None else expect(plan, step)
@@ -200,13 +199,13 @@ def render_forecast(document: Mapping[str, Any], *, full: bool = True) -> str:
     heads = ("Kind", "Unit", "State", "Step" if full else "Steps", "Size", "CPU s")
     # What real models take is not known in seconds of a processor before a step of theirs is done.
     time = f"about {left['cpu_seconds']:,.0f} CPU seconds, {left['hours'] * 60:.1f} minutes with the study's workers; "
-    told = [
+    sentences = [
         f"{left['steps']} of {len(document['steps'])} steps to do: {time if left['cpu_seconds'] else ''}"
         f"{left['calls']:,} calls, {left['tokens']:,} tokens, {left['money']:.2f} of money",
         *([_render_work(left)] if "written_tokens" in left else []),
     ]
     blocks = [rows_text(heads, rows, wide, words=4 if full else 3)]
-    blocks.append("\n".join(line for text in told for line in wrap_line(text, wide, "", "  ")))
+    blocks.append("\n".join(line for text in sentences for line in wrap_line(text, wide, "", "  ")))
     if document["traffic"]:
         columns = ("Speaker", "Model", "Where", "Tokens", "Calls", "M tokens in", "M tokens out", "Money")
         rows = [

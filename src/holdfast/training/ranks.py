@@ -42,12 +42,11 @@ def find_ranks() -> Ranks | None:
     return Ranks(rank=state.process_index, world=state.num_processes, device=torch.device(state.device))
 
 
-def join_ranks(meeting: Path) -> Ranks | None:
+def join_ranks(meeting: Path) -> None:
     """Meets the other processes at a file that none has made yet; who they are is in RANK and WORLD_SIZE."""
     from accelerate import PartialState
 
     PartialState(cpu=not torch.cuda.is_available(), init_method=f"file://{meeting}", timeout=_TIMEOUT)
-    return find_ranks()
 
 
 def leave_ranks() -> None:

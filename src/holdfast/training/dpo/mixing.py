@@ -81,7 +81,7 @@ class Balance(BalanceSection):
 
 def other_seed(seed: int) -> int:
     """The seed of the second objective's order, so that the stage's own order is that of a stage without one."""
-    return int(np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)[0] >> 1)  # torch takes 63 bits
+    return int(np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)[0] >> 1)  # an epoch is added to it
 
 
 def mixed_steps(

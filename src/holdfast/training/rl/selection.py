@@ -111,8 +111,7 @@ def select(groups: Sequence[Rewarded], settings: RewardSettings) -> Selection:
     for rollout in groups:
         _check_rollout(rollout, needs_sampled=settings.method == "grpo" and settings.importance)
     units = [unit for prompt in prompts if (unit := _choose(prompt, settings.method)) is not None]
-    _check_units(units, groups, len(prompts))
-    _check_fills(units, settings)
+    _check_units(units, groups, len(prompts), settings)
     favoured = []
     for unit in units:
         rewards = [reward_or(rollout, 0.0) for rollout in unit.taught]
@@ -221,35 +220,34 @@ def _choose(prompt: Sequence[Rewarded], method: str) -> Unit | None:
     return Unit(case_id=taught[0].case_id, taught=tuple(taught), against=tuple(against), tokens=tokens)
 
 
-def _check_units(units: Sequence[Unit], rollouts: Sequence[Rewarded], prompts: int) -> None:
-    labels = {unit.taught[0].facts["gameable"] for unit in units}
+def _check_units(units: Sequence[Unit], rollouts: Sequence[Rewarded], prompts: int, settings: RewardSettings) -> None:
+    """Raises StepError for units that teach nothing, or that do not fill a step."""
     if rollouts and all(rollout.reward is None for rollout in rollouts):
         why = f"none of {len(rollouts)} rollouts has a reward ({rollouts[0].missing or 'no reason given'})"
         raise StepError(f"training on rewards: {why}; look at the judge")
     if not units:
         why = f"all rewards are equal within each of {prompts} prompts, so there is nothing to learn"
         raise StepError(f"training on rewards: {why}; sample more rollouts of each, or take another reward")
+    labels = {unit.taught[0].facts["gameable"] for unit in units}
     if len(labels) < 2:
         missing = "gameable" if 0 in labels else "other (not gameable)"
         why = f"of the {len(units)} prompts whose rewards differ none is of a user who is {missing}"
         raise StepError(f"training on rewards: {why}; sample more prompts of both labels")
-
-
-def _check_fills(units: Sequence[Unit], settings: RewardSettings) -> None:
-    name, share, tokens = _UNITS[settings.method], settings.tokens_per_step, sum(unit.tokens for unit in units)
+    share, tokens = settings.tokens_per_step, sum(unit.tokens for unit in units)
     largest, per_step = max(units, key=lambda unit: unit.tokens), units_per_step(settings)
+    selected = f"{len(units)} {_UNITS[settings.method]}"
     if share is None and len(units) < per_step:
         raise StepError(
-            f"training on rewards: {len(units)} {name} were selected, but a step takes {per_step}; sample more prompts"
-            " or lower prompts_per_step"
+            f"training on rewards: {selected} were selected, but a step takes {per_step}; sample more prompts or lower"
+            " prompts_per_step"
         )
     if share is not None and tokens < share:
         raise StepError(
-            f"training on rewards: {len(units)} {name} of {tokens} tokens were selected, but a step takes"
-            f" tokens_per_step {share}; sample more prompts or lower it"
+            f"training on rewards: {selected} of {tokens} tokens were selected, but a step takes tokens_per_step"
+            f" {share}; sample more prompts or lower it"
         )
     if share is not None and largest.tokens > share:
-        why = f"one of the {name} has {largest.tokens} tokens, above tokens_per_step {share}"
+        why = f"one of the {_UNITS[settings.method]} has {largest.tokens} tokens, above tokens_per_step {share}"
         raise StepError(f"case {largest.case_id}: {why}; raise it")
 
 
