@@ -49,10 +49,9 @@ class Planner:
         self.study, self.fresh = study, fresh
         self.suite = suite_of(study.suite)
         self.steps: dict[str, Step] = {}
-        # By checkpoint, the rollout steps on test cases that share cases between splits, by split seed.
-        self._tested: dict[str, dict[int, str]] = {}
-        # By checkpoint, the rollout step on probes, which are the same in every split.
-        self._probed: dict[str, str] = {}
+        # By checkpoint and part, the rollout steps that are asked for again: those on test cases, by split seed, and
+        # the one on probes, which are the same in every split.
+        self._met: dict[tuple[str, str], dict[int | None, str]] = {}
 
     def add(self, name: str, inputs: Sequence[str], settings: Settings, *, size: int) -> str:
         # In which order inputs are named changes nothing of the work.
@@ -231,12 +230,10 @@ class Planner:
 
     def rollout(self, base: str, made: Made, part: str, split_seed: int, seed: int) -> str:
         """Episodes of one checkpoint of a base on one part of a split."""
-        if part == "probe" and made.checkpoint.id in self._probed:
-            return self._probed[made.checkpoint.id]
-        tested = self._tested.setdefault(made.checkpoint.id, {})
-        first = part == "test" and seed != ONCE_MORE
-        if first and split_seed in tested:
-            return tested[split_seed]
+        met = self._met.setdefault((made.checkpoint.id, part), {})
+        key = 0 if part == "probe" else split_seed if part == "test" and seed != ONCE_MORE else None
+        if key in met:
+            return met[key]
         shared = self.suite.shared
         seed = self.reseed(seed)
         if shared and part != "test":
@@ -268,12 +265,10 @@ class Planner:
             ),
             count=count,
             # One after the other: a case that is held out in two splits is met once.
-            after=list(tested.values())[-1:] if shared and part == "test" else (),
+            after=list(met.values())[-1:] if shared and part == "test" else (),
         )
-        if first:
-            tested[split_seed] = rolled
-        if part == "probe":
-            self._probed[made.checkpoint.id] = rolled
+        if key is not None:
+            met[key] = rolled
         return rolled
 
     def episodes(
