@@ -179,7 +179,7 @@ class Workers:
 
     def close(self) -> None:
         """End every worker."""
-        for process, connection in [*self._idle, *((process, line) for line, (process, _) in self._busy.items())]:
+        for process, connection in [*self._idle, *((process, pipe) for pipe, (process, _) in self._busy.items())]:
             connection.close()
             process.terminate()
             process.join()
