@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -28,7 +28,7 @@ from holdfast.training.trees.parts import Part
 from holdfast.training.trees.trees import count_tokens, partition
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Work:
     """What passes computed: ``tokens`` of trees for ``plain`` tokens of single sequences, ``scored`` of the latter.
 
@@ -46,7 +46,7 @@ class Work:
     rows: int = 0
 
     def __add__(self, other: Work) -> Work:
-        return Work(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(Work)})
+        return Work(*(own + others for own, others in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,14 +181,11 @@ def descend_together(policy: Policy, parts: Sequence[Part], budget: int, ranks: 
         set_random_states(states[number])
         owed = gradient[group.places]
         torch.autograd.backward(score(policy, group.packed), owed if number < len(mine) else torch.zeros_like(owed))
-    # The work of all processes; what the sequences are is known to each.
-    work = measure_work((), [group.packed for group in mine])
-    computed = ("tokens", "causal", "below", "masked", "rows")
-    counts = torch.tensor([getattr(work, name) for name in computed], device=policy.device)
+    # The trees of all processes; what the sequences are is known to each.
+    counts = torch.tensor(astuple(measure_work((), [group.packed for group in mine])), device=policy.device)
     dist.all_reduce(counts)
-    whole = measure_work([item for part in parts for item in part.sequences], [])
-    whole = replace(whole, **dict(zip(computed, counts.tolist(), strict=True)))
-    return Descent(loss=loss.item(), metrics=metrics, work=whole)
+    work = Work(*counts.tolist()) + measure_work([item for part in parts for item in part.sequences], ())
+    return Descent(loss=loss.item(), metrics=metrics, work=work)
 
 
 @torch.no_grad()
