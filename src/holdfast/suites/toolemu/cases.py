@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.records import JSON, Case, Message, ToolSpec
-from holdfast.records.errors import StudyError, refuse
+from holdfast.records.errors import StudyError
 from holdfast.records.inputs import read_bytes
 from holdfast.rollout.worlds.schemas import TYPES, show
 from holdfast.study.study import MOST_BYTES
