@@ -162,20 +162,20 @@ def render_plan(needs: Sequence[Need], rules: GateSection, *, power: float, pilo
         for count in ROLLOUTS
         if (rows := [row for one in needs if one.metric in rules.blocking for row in one.rows if row.rollouts == count])
     ]
-    told = []
+    remarks = []
     if worst:
-        told.append(f"All blocking checks together need at least {min(worst):,} {drawn}, at the cheapest column.")
+        remarks.append(f"All blocking checks together need at least {min(worst):,} {drawn}, at the cheapest column.")
     if rules.cluster == FAMILY:
-        told.append("A family has as many cases as in the pilot; each family counts alike.")
+        remarks.append("A family has as many cases as in the pilot; each family counts alike.")
     if families_too:
-        told.append(
+        remarks.append(
             f"The pilot has {FEWEST_FAMILIES} families or more, so that a gate asks for the bounds over families as"
             " well, which no number of cases in the same families can make good; --cluster family plans them."
         )
     if any(need.rows for need in needs) and rules.bound != "t":
-        told.append("A t bound needs fewer, and passes falsely too often where drops are rare and severe.")
-    told += [f"{', '.join(metrics)}: {note}" for note, metrics in notes.items()]
-    return "\n".join([*lines, "", *wrap_lines(told, wide, "", "  ")])
+        remarks.append("A t bound needs fewer, and passes falsely too often where drops are rare and severe.")
+    remarks += [f"{', '.join(metrics)}: {note}" for note, metrics in notes.items()]
+    return "\n".join([*lines, "", *wrap_lines(remarks, wide, "", "  ")])
 
 
 def _cell(cases: int | None) -> str:
