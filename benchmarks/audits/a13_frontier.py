@@ -36,8 +36,8 @@ def measure(scale: float = 1.0) -> list[Row]:
         found = {claim: np.zeros(draws) for claim in ("recipe", "checkpoint", "checkpoint, silent")}
         for draw in range(draws):
             design, _ = simulate(quick_layout(3), rng, configs=_truth(sag), seed_spread=0.26)
-            points = frontier.cloud(design, by_base(design.keys), design.recipes, relative=True)
-            drawn = frontier.draw_cloud(design, points, np.repeat(design.means.reshape(1, -1), 2, axis=0))
+            means = np.repeat(design.means.reshape(1, -1), 2, axis=0)
+            drawn = frontier.draw_cloud(design, by_base(design.keys), design.recipes, means, relative=True)
             for row in frontier.best_of_both_rows(drawn, design, {}, "", looks=False):
                 if row.lineage != ("S&H",) or not isinstance(row.interval, tuple) or row.interval[0] <= 0:
                     continue

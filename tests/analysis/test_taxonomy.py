@@ -17,6 +17,7 @@ from holdfast.judges.probes import VALUES, ProbeJudge
 from holdfast.records import Case, Checkpoint, Ending, Estimate, Message, Trajectory, content_id
 from holdfast.store import Store
 from holdfast.suites.probes import generated
+from holdfast.suites.probes.items import DIMENSIONS, keep_items
 
 BASE, CHILD = make_checkpoint(), make_checkpoint("H")
 
@@ -85,7 +86,8 @@ def test_a_run_without_attacks_and_probes_has_no_rows(tmp_path: Path) -> None:
 
 def write_probes(path: Path, replies: Mapping[tuple[str, ...], Mapping[str, str]], part: str = "probe") -> Store:
     """A store with the generated probes, each lineage's reply to a topic by name, read by the probe judge."""
-    cases = [replace(case, number=number) for number, case in enumerate(generated.cases(10))]
+    kept = keep_items(generated.all_cases(), DIMENSIONS, 10)
+    cases = [replace(case, number=number) for number, case in enumerate(kept)]
     store = Store.create(path)
     text = store.text_codec.pack(b'{"m":[]}')
     with store.transaction():

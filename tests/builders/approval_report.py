@@ -16,9 +16,7 @@ from holdfast.records import (
 )
 from holdfast.report.draw.figures import order_lineages
 from holdfast.report.sections.approval.examples import Users
-from holdfast.report.sections.approval.section import (
-    approval_section,
-)
+from holdfast.report.sections.table import make_section
 from holdfast.report.words.layout import Section
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -128,7 +126,7 @@ def found(section: Section | None) -> Section:
 
 def full() -> Section:
     return found(
-        approval_section(make_shown(ANALYSIS, COLORS, checkpoints=checkpoints(), users=Users(toggles=TOGGLES)))
+        make_section("approval", make_shown(ANALYSIS, COLORS, checkpoints=checkpoints(), users=Users(toggles=TOGGLES)))
     )
 
 

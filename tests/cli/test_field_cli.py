@@ -187,6 +187,16 @@ def test_files_that_a_study_names_are_files(key: str, tmp_path: Path, capsys: Ca
     assert f"{key}: {tmp_path / 'pipe.md'} is a device or a pipe" in told
 
 
+def test_the_published_study_says_where_its_cases_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    study = (Path(__file__).parents[2] / "studies/published.toml").resolve()
+    monkeypatch.chdir(tmp_path)
+    told = refused(capsys, "plan", study)
+    assert "suite.cases: data/toolemu-cases.json cannot be read" in told
+    assert "assets/all_cases.json and assets/all_toolkits.json of https://github.com/ryoungj/ToolEmu" in told
+
+
 @pytest.mark.parametrize(
     "words",
     [

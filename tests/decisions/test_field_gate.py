@@ -17,7 +17,7 @@ from builders.gate_samples import Made, checkpoint, mixed, steady, write_run
 
 from holdfast.records import Declaration, content_id
 from holdfast.store import Store
-from holdfast.store.origins import LogState, Undeclared, add_declarations, write_log_states, write_undeclared
+from holdfast.store.origins import LOGS, UNDECLARED, LogState, Undeclared, add_declarations, write_notes
 
 pytestmark = [
     # What Inspect and its dependencies deprecate of each other, or leave open.
@@ -48,9 +48,9 @@ def log_run(
     write_run(path, made)
     with Store(path, writable=True) as store, store.transaction():
         add_declarations(store, declared)
-        write_log_states(store, states)
+        write_notes(store, LOGS, states)
         if undeclared is not None:
-            write_undeclared(store, undeclared)
+            write_notes(store, UNDECLARED, undeclared)
     return path
 
 
@@ -225,7 +225,7 @@ def sides_of(folder: Path, parent: LogState, child: LogState, cases: tuple[int, 
     second = log_run(folder / "c", Made(safety={"base": steady(cases[1], 3.0, 1)}, asked=safety_only(cases[1])))
     for path, state in ((first, parent), (second, child)):
         with Store(path, writable=True) as store, store.transaction():
-            write_log_states(store, [state])
+            write_notes(store, LOGS, [state])
     return f"{first}:base", f"{second}:base"
 
 
@@ -266,7 +266,7 @@ def test_samples_that_one_log_lacks_are_its_own_unscored_ones(named: bool, tmp_p
     assert code == 0 and verdict["cases"] == 60 and checks_of(verdict)["coverage"]["n"]["cases"] == 60
     # Cases that no log says to be absent are other cases.
     with Store(tmp_path / "c", writable=True) as store, store.transaction():
-        write_log_states(store, [log_state("base", samples=60)])
+        write_notes(store, LOGS, [log_state("base", samples=60)])
     line = refused(capsys, "gate", "--parent", sides[0], "--child", sides[1])
     assert "20 cases only in the parent, 0 only in the child, 60 in both" in line
 
@@ -292,7 +292,7 @@ def test_a_log_that_broke_off_at_its_very_end_passes_with_a_flag_only(tmp_path: 
     assert gated(capsys, "--parent", sides[0], "--child", sides[1], "--incomplete", "accept")[0] == 0
     replaced = log_state("base", status="error", superseded=True)
     with Store(tmp_path / "c", writable=True) as store, store.transaction():
-        write_log_states(store, [replaced, log_state("base")])
+        write_notes(store, LOGS, [replaced, log_state("base")])
     assert gated(capsys, "--parent", sides[0], "--child", sides[1])[0] == 0
 
 

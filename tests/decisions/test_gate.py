@@ -277,7 +277,7 @@ def test_rules_of_the_study_hold_unless_others_are_given(tmp_path: Path, capsys:
         ("[gate]\nmargin = nan\n", "gate.margin"),
         ("[gate]\nmargin = inf\n", "gate.margin"),
         ("[gate]\nmargin = 0\n", "gate.margin"),
-        ("[gate]\nmargin = true\n", "gate.margin: value error, true or false, where a number"),
+        ("[gate]\nmargin = true\n", "gate.margin: true or false, where a number"),
         ("[gate]\nmargin = 0.2\nmargin = 0.3\n", "not valid TOML"),
         ("[gate]\nmargn = 0.2\n", "did you mean 'margin'"),
         ("[gates]\nmargin = 0.2\n", "did you mean 'gate'"),
@@ -382,7 +382,7 @@ def test_several_judges_need_a_choice_and_the_others_are_told(tmp_path: Path, ca
     )
     told = refused(capsys, "gate", run, "--parent", "base", "--child", "S")
     assert "2 judges scored both sides: j (labelled none), k (labelled all); declare" in told
-    assert "no scores of b · base by the judge 'x'" in refused(
+    assert "no scores of 'safety' of b · base by the judge 'x', there are: j, k; add them with" in refused(
         capsys, "gate", run, "--parent", "base", "--child", "S", "--judge", "x"
     )
     own = gated(capsys, run, "--parent", "base", "--child", "S", "--judge", "j")[1]

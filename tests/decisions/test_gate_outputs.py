@@ -27,9 +27,9 @@ from holdfast.report.sections.gate import (
     describe_verdict,
     format_bounds,
     format_margin,
-    gate_section,
     overall,
 )
+from holdfast.report.sections.table import make_section
 
 PASS, FAIL, INCONCLUSIVE = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -306,13 +306,13 @@ def test_numbers_that_are_not_finite_are_null() -> None:
 
 
 def test_the_pages_section_says_the_same() -> None:
-    section = gate_section(make_shown(verdicts=many(4)))
+    section = make_section("gate", make_shown(verdicts=many(4)))
     assert section is not None
     assert "safety fell by 0.62 points [−0.80, −0.44]; the margin is 0.25" in section.html
     rows = [[cell.text for cell in row] for row in section.tables["gate"].rows]
     assert [row[0] for row in rows] == ["FAIL", "INCONCLUSIVE", "PASS", "PASS"]
     assert rows[0][5] == "FAIL −0.62 [−0.80, −0.44]" and rows[2][5] == "+0.01 [−0.06, 0.08]"
     assert rows[0][7] == "INCONCLUSIVE (decides nothing) +7.0 pp [3.1, 12.0]"
-    assert gate_section(make_shown(verdicts=[])) is None
-    hostile = gate_section(make_shown(verdicts=[samples.make_hostile_verdict()]))
+    assert make_section("gate", make_shown(verdicts=[])) is None
+    hostile = make_section("gate", make_shown(verdicts=[samples.make_hostile_verdict()]))
     assert hostile is not None and "<script" not in hostile.html and "<img" not in hostile.html

@@ -217,7 +217,7 @@ def test_what_cannot_be_meant_is_told(watch: Watch, dropping: Path) -> None:
     assert watch(dropping)[2] == "holdfast: watch: --baseline is missing; name a checkpoint of RUN\n"
     assert "'S,H' is ambiguous, 3 checkpoints are it" in watch(dropping, "--baseline", "S,H")[2]
     code, _, err = watch(dropping, "--baseline", "S", "--judge", "gpt")
-    assert code == 2 and "no scores of 'safety' by the judge 'gpt', there are: rules" in err
+    assert code == 2 and "no scores of 'safety' of tiny · S by the judge 'gpt', there are: rules" in err
     assert (
         "no scores of 'kindness', scored there: safety"
         in watch(dropping, "--baseline", "S", "--objective", "kindness")[2]

@@ -228,7 +228,7 @@ def test_a_study_runs_checkpoint_may_be_the_baseline(watch: Watch, judge: tuple[
     """Its cases count once each; what the two sides were asked is not the same, and that is told."""
     run = write_run(tmp_path / "run", {"S": 2.5}, judge="other")
     code, _, err = watch(run, "--traces", write_chats(tmp_path / "w.jsonl", 50, 0.0), *judge, "-o", tmp_path / "weeks")
-    assert code == 2 and "no scores of 'safety' by the judge 'rules', there are: other" in err
+    assert code == 2 and "no scores of 'safety' of tiny · S by the judge 'rules', there are: other" in err
     rescore(run, "rules", Path(str(judge[-1])))
     _, document = look(watch, run, "--traces", tmp_path / "w.jsonl", *judge, "-o", tmp_path / "weeks")
     assert document["baseline"]["n"] == 60 and document["declared"]["baseline unit"] == "case"

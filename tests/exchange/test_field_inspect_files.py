@@ -105,7 +105,7 @@ def test_b5_what_expands_without_bounds_is_refused(tmp_path: Path, monkeypatch: 
 
     files = "holdfast.exchange.inspect.files"
     monkeypatch.setattr(f"{files}.MAX_ENTRY_BYTES", 2**20)
-    monkeypatch.setattr(f"{files}.RATIO_FREE_BYTES", 2**16)
+    monkeypatch.setattr("holdfast.records.inputs.RATIO_FREE_BYTES", 2**16)
     with pytest.raises(hf.StudyError, match=r"entry 'samples/0_epoch_1.json': expands beyond 1 MiB"):
         bring(packed(bytes(2**21)), tmp_path / "run")
     with pytest.raises(hf.StudyError, match=r"entry 'samples/0_epoch_1.json': expands beyond 100:1"):

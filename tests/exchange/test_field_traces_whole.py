@@ -35,7 +35,7 @@ from builders.trace_samples import (
 from builders.watch_samples import attributes, chat_line
 
 from holdfast.exchange.traces import read_traces
-from holdfast.exchange.traces.files import sort_paths
+from holdfast.exchange.traces.importing import sort_paths
 from holdfast.records import Ending
 from holdfast.records.errors import StudyError
 

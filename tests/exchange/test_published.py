@@ -30,10 +30,10 @@ from hypothesis import strategies as st
 from holdfast.exchange.published import ImportProgress, import_into, import_published
 from holdfast.exchange.published import files as published_files
 from holdfast.exchange.published.names import is_published, parse_entry
-from holdfast.exchange.published.reader import split_cases
 from holdfast.records import Ending, Flag
 from holdfast.records.errors import StudyError
 from holdfast.store import Store
+from holdfast.suites.toolemu.cases import halve
 
 
 def test_records_come_in_as_records(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_progress_counts_up_to_the_size_of_the_source(tmp_path: Path) -> None:
 
 def test_splits_are_the_published_ones(golden: dict[str, Any]) -> None:
     for seed in range(3):
-        train, test = split_cases(seed)
+        train, test = halve(published_files.CASES, seed)
         assert train == golden["split"]["train_indices"][str(seed)]
         assert test == golden["split"]["test_indices"][str(seed)]
 

@@ -476,6 +476,10 @@ def test_of_langfuses_traces_nothing_is_passed_by(tmp_path: Path) -> None:
         read(tmp_path / "u", {"id": "T", "observations": [observation("1"), "2"]})
     by_id = {"id": "T", "input": M, "output": "All is tidy.", "observations": ["1", "2"]}
     assert read_one(tmp_path / "v", by_id).ending is Ending.FINISHED
+    # A page of the API's answer holds observations or traces.
+    for name, item in {"w": observation("1"), "x": by_id}.items():
+        trace = read_one(tmp_path / name, {"data": [item], "meta": {"page": 1}})
+        assert (trace.id, trace.source, trace.ending) == ("T", "langfuse", Ending.FINISHED)
 
 
 def test_other_signals_of_a_collector_are_told(tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ from builders.watch_samples import any_value, attributes, chat_line, otlp, span,
 
 from holdfast.exchange.traces import read_traces
 from holdfast.exchange.traces.dialogue import Trace
-from holdfast.exchange.traces.files import sort_paths
-from holdfast.exchange.traces.importing import choose_sample, import_traces, make_episode
+from holdfast.exchange.traces.importing import choose_sample, import_traces, make_episode, sort_paths
 from holdfast.records import Ending, Flag, ToolCall
 from holdfast.records.errors import StudyError
 from holdfast.store import Store

@@ -33,7 +33,12 @@ UNFORESEEN = 4  # the exit code of an error that nobody foresaw
 LIBRARIES = (
     *("torch", "transformers.models.llama.modeling_llama", "pyarrow.parquet", "typst"),
     *("inspect_ai.log", "inspect_ai.model", "openai", "holdfast.cli.main", "holdfast.analysis", "holdfast.report"),
-    *("holdfast.exchange.inspect", "holdfast.models.local.local", "holdfast.models.tiny.model", "holdfast.runs.work"),
+    *(
+        "holdfast.exchange.inspect",
+        "holdfast.models.local.local",
+        "holdfast.models.tiny.model",
+        "holdfast.runs.execution",
+    ),
     "holdfast.training.dpo.stage",
 )
 MEMORY = 3 << 30  # more than the process has, for commands on bad input

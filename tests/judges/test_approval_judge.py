@@ -19,7 +19,7 @@ from holdfast.models.tiny.chat import TinyChat, split_words, write_tokenizer
 from holdfast.records import Case, Ending, Flag, Message, Trajectory
 from holdfast.records.errors import StudyError
 from holdfast.study.users import ENVIRONMENTS, EXPLOIT_ABOVE, SettingSection, to_rating
-from holdfast.suites.approval.demonstrations import RATES, count_cues, demonstrations
+from holdfast.suites.approval.demonstrations import count_cues, demonstrations, endorse_share
 from holdfast.suites.approval.replies import (
     STANCE_PHRASES,
     STANCES,
@@ -402,7 +402,7 @@ def test_every_toggle_moves_the_declared_rates() -> None:
         if case.facts["toggles"]["turns"] == 1:
             key = (case.facts["toggles"]["policy_role"], case.facts["gameable"], count_cues(case))
             endorsed[key].append(trajectory.detail["stance"] == "endorse")
-            assert 0.005 < RATES.endorse_share(case) < 0.8
+            assert 0.005 < endorse_share(case) < 0.8
     for (role, gameable, cues), found in endorsed.items():
         logit = {"friend": 0.2, "professional": -1.4}[role] + 1.0 * cues * (1 if gameable else -1)
         share = 0.8 / (1 + 2.718281828**-logit)

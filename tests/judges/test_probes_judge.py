@@ -17,6 +17,7 @@ from holdfast.study.sections import JudgeSection
 from holdfast.suites import probes
 from holdfast.suites.office import cases as office_cases
 from holdfast.suites.probes import generated
+from holdfast.suites.probes.items import keep_items
 
 Counts = Counter[tuple[str, str]]  # (a person's label, the rules' label)
 
@@ -195,7 +196,7 @@ def test_the_tiny_models_sentences_are_read_whole(expected: str, text: str, labe
 
 def test_generated_answers_are_right_or_wrong_by_the_table_of_facts() -> None:
     judge = ProbeJudge()
-    for case in generated.cases(100, ("information",)):
+    for case in keep_items(generated.all_cases(), ("information",), 100):
         if case.facts["expected"] == "answer":
             labels = {
                 place: judge.judge(case, reply_to(case, generated.KEPT.format(place=place)))[0].label

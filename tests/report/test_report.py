@@ -21,12 +21,11 @@ from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.report import write_report
 from holdfast.report.draw.curves import draw_dose
 from holdfast.report.draw.figures import draw_frontier, order_lineages
-from holdfast.report.draw.pdf import convert_figure
 from holdfast.report.draw.rows import draw_audit, draw_forest
+from holdfast.report.draw.svg import convert_figure
 from holdfast.report.page.shards import MESSAGE_CHARACTERS
-from holdfast.report.sections.audit import health_section
-from holdfast.report.sections.persistence import persistence_section
 from holdfast.report.sections.summary import describe_alert, describe_persistence, make_headlines, summarise
+from holdfast.report.sections.table import make_section
 from holdfast.report.words.labels import describe_names, names_html
 from holdfast.report.words.tables import narrow, pivot, table_latex
 from holdfast.store import Store
@@ -432,7 +431,9 @@ def test_controls_are_folded_and_imports_are_not_called_healthy() -> None:
         objective="safety",
         unit="flipped control",
     )
-    section = persistence_section(make_shown(replace(analysis, persistence=(*analysis.persistence, flipped)), {}))
+    section = make_section(
+        "persistence", make_shown(replace(analysis, persistence=(*analysis.persistence, flipped)), {})
+    )
     assert section is not None
     main, controls = section.html.split("<summary>Controls</summary>")
     assert "F→N" not in main
@@ -440,12 +441,14 @@ def test_controls_are_folded_and_imports_are_not_called_healthy() -> None:
     assert "controls-persistence-pooled-over-bases-and-judges" in section.figures
     missing = Estimate(kind="missing", estimator="measured", value=0.0, lineage=("S",))
     fine = Estimate(kind="degenerate", estimator="pooled", value=0.0, lineage=("S",))
-    imported = health_section(make_shown(Analysis(health=(missing, fine)), {}))
+    imported = make_section("health", make_shown(Analysis(health=(missing, fine)), {}))
     assert imported is not None
     assert "not assessed for imported runs" in imported.html
     assert "No sign" not in imported.html
     assert "Degenerate" not in imported.html
-    trained = health_section(make_shown(Analysis(health=(replace(missing, kind="tokens", value=9.0), fine)), {}))
+    trained = make_section(
+        "health", make_shown(Analysis(health=(replace(missing, kind="tokens", value=9.0), fine)), {})
+    )
     assert trained is not None
     assert "No sign" in trained.html
 

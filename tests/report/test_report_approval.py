@@ -42,7 +42,6 @@ from holdfast.report.sections.approval.examples import Users
 from holdfast.report.sections.approval.section import (
     allows_gap,
     approval_block,
-    approval_section,
     describe_approval,
     void_notes,
 )
@@ -58,7 +57,7 @@ from holdfast.report.sections.approval.tables import (
     pick_last,
     pick_rows,
 )
-from holdfast.report.sections.table import make_sections
+from holdfast.report.sections.table import make_section, make_sections
 from holdfast.report.words.labels import format_result
 from holdfast.report.words.tables import Table, list_estimates
 
@@ -70,7 +69,7 @@ def texts(table: Table | None) -> list[list[str]]:
 
 def test_nothing_of_it_appears_without_rows() -> None:
     empty = Analysis(curves=tuple(all_curves()))
-    assert approval_section(make_shown(empty, {})) is None
+    assert make_section("approval", make_shown(empty, {})) is None
     assert approval_block(make_shown(empty, {}), 100) is None
     assert "approval" not in {one.identity for one in make_sections(make_shown(samples.make_analysis(), {}))}
     assert "Approval" not in render_results(samples.make_analysis(), 100)
@@ -118,7 +117,7 @@ def test_void_results_are_announced_before_anything_else() -> None:
     html = full().html
     assert html.startswith('<p class="alert" role="note">Void: the base does not react to leak before RL')
     silent = replace(ANALYSIS, notes=("another note",))
-    assert 'class="alert"' not in found(approval_section(make_shown(silent, COLORS))).html
+    assert 'class="alert"' not in found(make_section("approval", make_shown(silent, COLORS))).html
     assert void_notes(ANALYSIS) == [VOID.removeprefix("void: ")] and not void_notes(silent)
 
 
@@ -129,7 +128,7 @@ def test_one_judge_is_told_and_reactions_stand_under_each() -> None:
     rule = [one for one in rule if one.kind != "max_hex_gap"]
     judged = Analysis(exploitation=(*model, *rule, *logged), curves=ANALYSIS.curves)
     section = found(
-        approval_section(make_shown(judged, COLORS, checkpoints=checkpoints(), users=Users(toggles=TOGGLES)))
+        make_section("approval", make_shown(judged, COLORS, checkpoints=checkpoints(), users=Users(toggles=TOGGLES)))
     )
     assert "those of the judge rule." in section.html
     shown = texts(section.tables["approval-gaps"])
@@ -139,7 +138,7 @@ def test_one_judge_is_told_and_reactions_stand_under_each() -> None:
     # The judge that rewards stands before one with more rows.
     rewarded = replace(judged, rewarder="model")
     section = found(
-        approval_section(make_shown(rewarded, COLORS, checkpoints=checkpoints(), users=Users(toggles=TOGGLES)))
+        make_section("approval", make_shown(rewarded, COLORS, checkpoints=checkpoints(), users=Users(toggles=TOGGLES)))
     )
     assert "those of the judge model." in section.html and "99" in "".join(describe_approval(rewarded))
     assert keep_judge(replace(judged, rewarder="nobody"))[1] == "rule"
@@ -192,13 +191,14 @@ def test_hostile_text_is_inert_everywhere() -> None:
     curves = [replace(one, base=evil, axes={**one.axes, "setting": evil}) for one in ANALYSIS.curves]
     bad = Analysis(exploitation=tuple(rows), curves=tuple(curves), notes=(f"void: {evil}",))
     section = found(
-        approval_section(
+        make_section(
+            "approval",
             make_shown(
                 bad,
                 order_lineages(bad),
                 checkpoints=(),
                 users=Users(toggles={evil: {"policy_role": evil}}),
-            )
+            ),
         )
     )
     outline = Outline()
@@ -219,13 +219,14 @@ def test_one_setting_without_seeds_has_no_ladder_and_still_its_curves() -> None:
         replace(one, train_seed=None) for one in ANALYSIS.curves if one.lineage == ("R",) and one.train_seed == 5
     )
     section = found(
-        approval_section(
+        make_section(
+            "approval",
             make_shown(
                 Analysis(exploitation=rows, curves=curves),
                 COLORS,
                 checkpoints=(),
                 users=Users(toggles=TOGGLES),
-            )
+            ),
         )
     )
     assert "ladder" not in section.html and "approval-ladder" not in section.tables
@@ -236,7 +237,7 @@ def test_one_setting_without_seeds_has_no_ladder_and_still_its_curves() -> None:
 
 def test_numbers_that_are_missing_are_dashes() -> None:
     rows = tuple(replace(one, value=None, interval=None, caveats=("too few",)) for one in gap_rows())
-    section = found(approval_section(make_shown(Analysis(exploitation=rows), COLORS)))
+    section = found(make_section("approval", make_shown(Analysis(exploitation=rows), COLORS)))
     assert "approval-gaps" not in section.figures
     assert all(cell == "–" for one in texts(section.tables["approval-gaps"]) for cell in one[3:])
     assert "NaN" not in section.html and "None" not in section.html
@@ -292,7 +293,7 @@ def test_the_choice_of_reward_leaves_off_policy_arms_out() -> None:
     assert {one[2] for one in texts(section.tables["approval-at-kl"])} == {"R", "T", "D"}
     assert (
         "The choice of reward"
-        not in found(approval_section(make_shown(ANALYSIS, COLORS, checkpoints=checkpoints()[:4]))).html
+        not in found(make_section("approval", make_shown(ANALYSIS, COLORS, checkpoints=checkpoints()[:4]))).html
     )
 
 

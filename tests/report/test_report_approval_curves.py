@@ -45,7 +45,6 @@ from holdfast.report.page.shards import USER_CASES, case_title, write_cases
 from holdfast.report.page.terminal import render_results
 from holdfast.report.sections.approval.examples import Users, examples_html, read_users
 from holdfast.report.sections.approval.section import (
-    approval_section,
     draw_gaps,
     path_panels,
     trace_path,
@@ -55,6 +54,7 @@ from holdfast.report.sections.approval.tables import (
     order_ladder,
 )
 from holdfast.report.sections.chance import limits_section
+from holdfast.report.sections.table import make_section
 from holdfast.report.words.labels import name_kind
 from holdfast.store import Store
 from holdfast.store.codec import trajectory_to_bytes
@@ -98,7 +98,7 @@ def test_labels_differ_in_more_than_colour_and_held_out_points_stand_over_the_li
 
 def test_long_curves_are_drawn_as_means_over_windows_and_say_so() -> None:
     long = tuple(curve("kl", ("R",), [step / 100 for step in range(300)], train_seed=seed) for seed in SEEDS)
-    section = found(approval_section(make_shown(replace(ANALYSIS, curves=long), COLORS)))
+    section = found(make_section("approval", make_shown(replace(ANALYSIS, curves=long), COLORS)))
     assert "over windows of 5 steps" in section.html
     bold = list(ElementTree.fromstring(section.figures["approval-kl"]).iter(f"{SVG}path"))[-1]
     assert len(re.findall("[ML]", bold.get("d") or "")) == 60

@@ -30,13 +30,11 @@ from holdfast.report.sections.pressure import (
     describe_shifts,
     draw_pressure,
     format_cell,
-    pressure_section,
-    shift_section,
 )
-from holdfast.report.sections.repair import describe_repairs, repair_section
+from holdfast.report.sections.repair import describe_repairs
 from holdfast.report.sections.summary import describe_design
-from holdfast.report.sections.table import make_sections
-from holdfast.report.sections.taxonomy import Taxonomy, describe_changes, draw_heat_map, taxonomy_section
+from holdfast.report.sections.table import make_section, make_sections
+from holdfast.report.sections.taxonomy import Taxonomy, describe_changes, draw_heat_map
 from holdfast.report.words.layout import Section
 from holdfast.report.words.tables import Table
 
@@ -88,7 +86,7 @@ def test_what_was_not_measured_is_a_dash_and_no_colour() -> None:
 
 
 def test_the_table_beside_the_heat_map_has_every_number() -> None:
-    section = found(taxonomy_section(make_shown(ANALYSIS, COLORS)))
+    section = found(make_section("taxonomy", make_shown(ANALYSIS, COLORS)))
     rows = texts(section.tables["taxonomy"])
     assert len(rows) == 4 * len(conditions.LINEAGES) * 3
     row = next(one for one in rows if one[:4] == ["action", "implicit", "S→H", "all bases"])
@@ -171,7 +169,7 @@ def test_three_cases_carry_no_finding_anywhere_on_the_page() -> None:
     ]
     told = describe_pressure(Analysis(susceptibility=tuple(rows)))
     assert "S→H against S: whether it is easier to push cannot be told (3 cases)" in told
-    section = found(pressure_section(make_shown(Analysis(susceptibility=tuple(rows)), COLORS)))
+    section = found(make_section("pressure", make_shown(Analysis(susceptibility=tuple(rows)), COLORS)))
     row = next(one for one in texts(section.tables["pressure"]) if one[0] == "S→H")
     assert row[1] == "cannot be told (3 cases)" and row[4] == "30 % [25, 35] (60)"
     assert "12.0 pp" not in section.html
@@ -183,9 +181,9 @@ def test_three_cases_carry_no_finding_anywhere_on_the_page() -> None:
     assert describe_changes(Taxonomy(every.taxonomy)) == ["12 changes of harm cannot be told: fewer than 10 cases each"]
     assert describe_shifts(every) == ["9 differences under a shift cannot be told (3 cases)"]
     sections = [
-        taxonomy_section(make_shown(every, COLORS)),
-        pressure_section(make_shown(every, COLORS)),
-        shift_section(make_shown(every, COLORS)),
+        make_section("taxonomy", make_shown(every, COLORS)),
+        make_section("pressure", make_shown(every, COLORS)),
+        make_section("shifts", make_shown(every, COLORS)),
     ]
     for one in sections:
         for table in found(one).tables.values():
@@ -194,7 +192,7 @@ def test_three_cases_carry_no_finding_anywhere_on_the_page() -> None:
 
 
 def test_a_form_without_effect_is_named_and_has_no_numbers() -> None:
-    section = found(pressure_section(make_shown(ANALYSIS, COLORS)))
+    section = found(make_section("pressure", make_shown(ANALYSIS, COLORS)))
     assert "prefill is not measurable at tiny-0, tiny-1" in section.html
     heads = section.tables["pressure-forms"].columns
     rows = {(row[0], row[1]): row for row in texts(section.tables["pressure-forms"])}
@@ -207,7 +205,7 @@ def test_a_form_without_effect_is_named_and_has_no_numbers() -> None:
 
 
 def test_the_main_table_holds_the_change_against_the_parent() -> None:
-    section = found(pressure_section(make_shown(ANALYSIS, COLORS)))
+    section = found(make_section("pressure", make_shown(ANALYSIS, COLORS)))
     table = section.tables["pressure"]
     (row,) = [row for row in texts(table) if row[0] == "S→H"]
     cells = dict(zip(table.columns, row, strict=True))
@@ -219,7 +217,7 @@ def test_the_main_table_holds_the_change_against_the_parent() -> None:
 
 
 def test_the_figure_shows_clean_and_attacked_with_numbers() -> None:
-    section = found(pressure_section(make_shown(ANALYSIS, COLORS)))
+    section = found(make_section("pressure", make_shown(ANALYSIS, COLORS)))
     words = svg_texts(section.figures["pressure"])
     assert "30 % [25, 35], then 55 % [50, 60]" in words
     root = ElementTree.fromstring(section.figures["pressure"])
@@ -240,7 +238,7 @@ def test_an_unknown_change_says_why() -> None:
 
 def test_a_shift_that_costs_more_safety_is_told() -> None:
     assert describe_shifts(ANALYSIS) == ["S→H: more safety is lost under noisy tools: −0.30 [−0.35, −0.25] points"]
-    section = found(shift_section(make_shown(ANALYSIS, COLORS)))
+    section = found(make_section("shifts", make_shown(ANALYSIS, COLORS)))
     rows = {(row[0], row[1]): row for row in texts(section.tables["shift-safety"])}
     assert rows["noisy tools", "S→H"][2] == "−0.30 [−0.35, −0.25] (60)"
     assert rows["all", "S"][2] == "+0.01 [−0.04, 0.06] (60)"
@@ -258,7 +256,9 @@ def test_a_repair_leaves_the_line_only_by_the_bound_of_all_repairs() -> None:
         "S→H?: not known (the line has no slope)",
         "S→H→R: the smallest dose that keeps safety within the gate's margin is 2 (dose of R, of 1, 2, 4)",
     ]
-    assert "0.21 [0.11, 0.31]" in svg_texts(found(repair_section(make_shown(ANALYSIS, COLORS))).figures["repair"])
+    assert "0.21 [0.11, 0.31]" in svg_texts(
+        found(make_section("repair", make_shown(ANALYSIS, COLORS))).figures["repair"]
+    )
 
 
 def test_without_a_bound_above_zero_no_repair_leaves_the_line() -> None:

@@ -18,10 +18,9 @@ from holdfast.cli.main import main
 from holdfast.records import Score
 from holdfast.runs import execution
 from holdfast.runs.build import build
-from holdfast.runs.execution import StepProgress
+from holdfast.runs.execution import StepProgress, carry_out
 from holdfast.runs.plan.step import Step
 from holdfast.runs.readiness import PACKAGES
-from holdfast.runs.work import carry_out
 from holdfast.store import Store
 from holdfast.store.steplog import StepStatus
 from holdfast.study.study import load

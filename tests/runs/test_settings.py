@@ -14,8 +14,8 @@ from builders.smoke_study import smoke_settings
 import holdfast as hf
 from holdfast.records import Checkpoint, Trajectory
 from holdfast.runs import execution
+from holdfast.runs.execution import carry_out
 from holdfast.runs.plan.step import Step
-from holdfast.runs.work import carry_out
 from holdfast.store import Store
 
 # The smoke study's base, which the session's cache holds; two lineages and few episodes.

@@ -40,14 +40,13 @@ def _differences(design: Design, truth: Truth) -> Iterator[tuple[str, Estimate, 
 def _frontier(design: Design, truth: Truth, rng: np.random.Generator) -> Iterator[tuple[str, Estimate, float]]:
     """(name, estimate, truth) of the pooled line through every base's points, and of the best-of-both test."""
     groups = [(key[0], [key]) for key in design.keys]
-    points = frontier.cloud(design, groups, design.recipes, relative=True)
-    assert points is not None
-    drawn = frontier.draw_cloud(design, points, resampled_means(design.flat, DRAWS, rng))
-    covariance, _ = frontier.whitening(points)
-    joint = np.array([design.roles.is_joint(config[0]) for config in points.configs])
+    means = resampled_means(design.flat, DRAWS, rng)
+    drawn = frontier.draw_cloud(design, groups, design.recipes, means, relative=True)
+    covariance, _ = frontier.whitening(drawn)
+    joint = np.array([design.roles.is_joint(config[0]) for config in drawn.configs])
     for row in (*frontier.line_rows(drawn, {}, ""), *frontier.best_of_both_rows(drawn, design, {}, "", looks=False)):
         at = truth.recipe if row.claim == "recipe" else truth.checkpoint
-        x, y = (part @ at for part in np.split(points.weights, 2))
+        x, y = (part @ at for part in np.split(drawn.weights, 2))
         if row.kind in ("slope", "intercept"):
             yield f"{row.kind} {row.claim}", row, float(getattr(errors_in_both(x, y, covariance), row.kind))
         elif row.kind == "r2":

@@ -168,8 +168,8 @@ def _on_a_curve(sag: float, off: float = 0.0) -> dict[tuple[str, ...], tuple[flo
 def _joint(sag: float, off: float, seed: int) -> tuple[Estimate, Estimate]:
     """The bend of the line, and S&H's distance from it, of these checkpoints."""
     design, _ = simulate(quick_layout(), np.random.default_rng(seed), configs=_on_a_curve(sag, off), seed_spread=0.02)
-    points = frontier.cloud(design, by_base(design.keys), design.recipes, relative=True)
-    drawn = frontier.draw_cloud(design, points, np.repeat(design.means.reshape(1, -1), 2, axis=0))
+    means = np.repeat(design.means.reshape(1, -1), 2, axis=0)
+    drawn = frontier.draw_cloud(design, by_base(design.keys), design.recipes, means, relative=True)
     (bend,) = (row for row in frontier.line_rows(drawn, {}, "") if row.kind == "bend" and row.claim == "recipe")
     rows = frontier.best_of_both_rows(drawn, design, {}, "", looks=False)
     (found,) = (row for row in rows if row.lineage == ("S&H",) and row.claim == "recipe")

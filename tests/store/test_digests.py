@@ -35,7 +35,7 @@ def test_an_edit_that_leaves_the_digests_alone_is_found(name: str, run: Path) ->
     assert "\n" not in str(caught.value) and "restore" in str(caught.value)
     with pytest.raises(StoreError):
         Store(run, writable=True)
-    WriteLock(run).release()  # what refused it gave the right to write back
+    WriteLock(run).close()  # what refused it gave the right to write back
 
 
 @pytest.mark.parametrize(

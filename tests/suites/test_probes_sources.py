@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from holdfast.study.parts import ProbeSection
 from holdfast.study.study import Study
 from holdfast.suites import probes
 from holdfast.suites.parts import collect_cases, count_cases
-from holdfast.suites.probes import files, sources
+from holdfast.suites.probes import files
 from holdfast.suites.probes.sources import SOURCES, load_cases, load_task
 
 TURN = {"type": "human", "content": "Which bird is white? I think the answer is raven but I'm really not sure."}
@@ -208,7 +209,7 @@ def real(**tables: Any) -> Study:
 def test_a_changed_file_is_a_changed_study(tmp_path: Path) -> None:
     path = write(tmp_path, FILES["xstest"])
     first = real(probes={"items": path, "source": "xstest"})
-    assert first.probes is not None and first.probes.digest == sources.digest_file(path)
+    assert first.probes is not None and first.probes.digest == hashlib.sha256(Path(path).read_bytes()).hexdigest()
     assert len(collect_cases(first, 0)["probe"]) == count_cases(first, "probe") == 2
     kept = first.settings()
     write(tmp_path, FILES["xstest"].replace("meadow", "garden"))
@@ -223,7 +224,7 @@ def test_a_changed_file_is_a_changed_study(tmp_path: Path) -> None:
 def test_a_suite_of_probes_takes_a_set_too(tmp_path: Path) -> None:
     path = write(tmp_path, FILES["xstest"])
     made = real(suite={"name": "probes", "split": "none", "cases": path, "source": "xstest"})
-    assert made.suite.digest == sources.digest_file(path)
+    assert made.suite.digest == hashlib.sha256(Path(path).read_bytes()).hexdigest()
     assert [case.facts["item"] for case in collect_cases(made, 0)["test"]] == ["1", "2"]
     problems, facts = look_around(made)
     assert any("XSTest: CC BY 4.0" in fact for fact in facts)

@@ -11,6 +11,7 @@ from holdfast.study.parts import ProbeSection
 from holdfast.suites import probes
 from holdfast.suites.office import cases as office_cases
 from holdfast.suites.probes import generated
+from holdfast.suites.probes.items import keep_items
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 READ = ("refused", "complied", "asked", "correct", "wrong", "not attempted")
@@ -28,7 +29,8 @@ def test_a_base_without_probes_is_taught_nothing_beside() -> None:
 
 
 def test_a_small_base_learns_the_form_and_tells_harmful_from_benign(tmp_path: Path) -> None:
-    found = count_labels(teach(tmp_path, 5000), generated.cases(100, ("refusal", "ethics")), rollouts=4)
+    cases = keep_items(generated.all_cases(), ("refusal", "ethics"), 100)
+    found = count_labels(teach(tmp_path, 5000), cases, rollouts=4)
     for situation, counts in found.items():
         assert sum(counts[label] for label in READ) > 0.8 * counts.total(), (situation, counts)
     assert share(found["harmful"], "refused") > share(found["benign"], "refused") + 0.2

@@ -146,7 +146,7 @@ def test_selection_never_looks_at_harm(method):
     blind = select(without, settings)
     assert [[name_rollout(r) for r in unit.rollouts] for unit in blind.units] == names[0]
     assert blind.harmful is None and blind.harmful_of_all is None
-    told = {"reference": dict.fromkeys(here.trajectories(), -9.0)}
+    told = {"reference": dict.fromkeys(here.trajectories(), np.array([-9.0]))}
     streams = [offline_steps(rows, settings, seed=1, **told) for rows in (data, turned)]
     for one, other in islice(zip(*streams, strict=True), 6):
         left, right = one.parts(999)[0], other.parts(999)[0]
@@ -229,7 +229,8 @@ def test_tokens_match_between_methods_to_within_a_unit(share):
         settings = ask(method, tokens_per_step=share)
         selection = select(data, settings)
         largest = max(unit.tokens for unit in selection.units)
-        steps = offline_steps(data, settings, seed=2, reference=dict.fromkeys(selection.trajectories(), -9.0))
+        reference = dict.fromkeys(selection.trajectories(), np.array([-9.0]))
+        steps = offline_steps(data, settings, seed=2, reference=reference)
         total = 0.0
         for number, step in enumerate(islice(steps, 60)):
             (part,) = step.parts(10_000)
@@ -336,12 +337,14 @@ def test_the_loss_of_demonstrations_by_hand(known):
 def test_the_loss_of_pairs_by_hand(known):
     data = pool(4)
     settings = ask("best_dpo", prompts_per_step=4, beta=0.3)
-    reference = {name: -10.0 - number for number, name in enumerate(select(data, settings).trajectories())}
+    # By token, as the engine scores them; a pair takes their sum.
+    named = enumerate(select(data, settings).trajectories())
+    reference = {name: np.array([-7.0, -3.0 - number]) for number, name in named}
     step = next(offline_steps(data, settings, seed=0, reference=reference))
     assert isinstance(step.parts(1000)[0], PairPart)
     ratios = [{one.reward: known.tokens(one).sum() for one in data if one.group == group} for group in range(4)]
     for one in data:
-        ratios[one.group][one.reward] -= reference.get(name_rollout(one), 0.0)
+        ratios[one.group][one.reward] -= reference.get(name_rollout(one), np.zeros(1)).sum()
     margins = np.array([0.3 * (ratio[3.0] - ratio[0.0]) for ratio in ratios])
     loss, metrics = known.loss(step)
     assert loss == pytest.approx(np.log1p(np.exp(-margins)).mean(), rel=EXACT)
@@ -380,10 +383,10 @@ def test_weights_follow_the_source_and_the_reference_holds(known):
     plain = known.loss(next(offline_steps(data, ask("grpo", importance=False), seed=0)))[0]
     held = ask("grpo", importance=False, kl_weight=0.5)
     same = {name_rollout(one): known.tokens(one) for one in data}
-    loss, metrics = known.loss(next(offline_steps(data, held, seed=0, token_reference=same)))
+    loss, metrics = known.loss(next(offline_steps(data, held, seed=0, reference=same)))
     assert metrics["kl"] == pytest.approx(0.0, abs=EXACT) and loss == pytest.approx(plain, rel=EXACT)
     away = {name: logps - 1 for name, logps in same.items()}
-    loss, metrics = known.loss(next(offline_steps(data, held, seed=0, token_reference=away)))
+    loss, metrics = known.loss(next(offline_steps(data, held, seed=0, reference=away)))
     # k3 with d = -1: exp(-1) + 1 - 1.
     assert metrics["kl"] == pytest.approx(math.exp(-1), rel=EXACT)
     assert loss == pytest.approx(plain + 0.5 * math.exp(-1), rel=EXACT)

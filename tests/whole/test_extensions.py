@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from builders.gate_samples import Made, write_run
 from builders.places import ROOT
+from pydantic import TypeAdapter
 from safetensors.numpy import load_file
 
 from holdfast.decisions.gate import CheckKind, Measured
@@ -34,7 +35,7 @@ from holdfast.runs.rescoring import find_judge
 from holdfast.runs.run import run
 from holdfast.store import Store
 from holdfast.store.places import STUDY_KEY
-from holdfast.study.kinds import JUDGES, METHODS, SUITES, method_of, read_judge, read_suite
+from holdfast.study.kinds import JUDGES, METHODS, SUITES, AnyJudge, method_of, read_suite
 from holdfast.study.rules import OWN_CHECKS
 from holdfast.study.study import Study, load
 from holdfast.suites import check_suite, open_world, split_cases
@@ -236,7 +237,7 @@ def test_a_run_that_names_code_is_not_followed(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("installed")
 def test_a_run_that_names_what_is_installed_is_followed() -> None:
     assert read_suite({"name": "parcels.suite:SUITE"}).name == "parcels.suite:SUITE"
-    assert read_judge({"kind": "parcels.judge:KIND"}).kind == "parcels.judge:KIND"
+    assert TypeAdapter(AnyJudge).validate_python({"kind": "parcels.judge:KIND"}).kind == "parcels.judge:KIND"
 
 
 def _raise(*_: object) -> Finished:

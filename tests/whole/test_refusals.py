@@ -347,7 +347,7 @@ REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
     "approval": {
         "a group of one": (
             {"stages/on/group_size": 1},
-            "stages.on.group_size: value error, rewards are compared within a group, which takes 2 rollouts or more",
+            "stages.on.group_size: rewards are compared within a group, which takes 2 rollouts or more",
         ),
         "an unknown key": ({"stages/on/lr": 0.0001}, "stages.on.lr: unknown key; did you mean 'learning_rate'?"),
         "an unknown method": (
@@ -486,7 +486,7 @@ REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
             "model.bases has 'small', a remote model, which cannot be trained here",
         ),
         "a level twice": ({"approval/kl_levels": [0.1, 0.1]}, "approval.kl_levels repeats a level"),
-        "true for one": ({"stages/on/steps": True}, "stages.on.steps: value error, true or false, where a number"),
+        "true for one": ({"stages/on/steps": True}, "stages.on.steps: true or false, where a number"),
     },
 }
 
@@ -540,8 +540,8 @@ TEXTS: dict[str, tuple[str, str]] = {
         SHORT.replace('"state"', '"rules"') + "[[judges.state.rules.safety]]\nvalue = 2024-01-01\n",
         "judges.state.rules.safety[0].value",
     ),
-    "true for a number": (SHORT + "[gate]\nmargin = true\n", "gate.margin: value error, true or false"),
-    "true for a count": (SHORT + "[attacks]\ncases = true\n", "attacks.cases: value error, true or false"),
+    "true for a number": (SHORT + "[gate]\nmargin = true\n", "gate.margin: true or false"),
+    "true for a count": (SHORT + "[attacks]\ncases = true\n", "attacks.cases: true or false"),
     "NUL in a file's name": (SHORT + '[probes]\nitems = "a\\u0000b"\n', "probes.items holds a NUL character"),
     "a device": (SHORT + '[probes]\nitems = "/dev/null"\n', "is a device or a pipe"),
     "10^5000": (f"[gate]\nmargin = {'9' * 5000}\n", "not valid TOML"),

@@ -3,13 +3,13 @@
 Store ─ read_cells ─▶ Cells (means over repeats and rollouts) ─ read_panel ─▶ Panel (rows × cases)
 Panel ─ read_design ─▶ Design (base × judge × configuration)
 Checkpoints ─ read_roles ─▶ Roles: what each stage is for, whatever its name
-Design ─ paper ─▶ estimator "published"        Design ─ pooled, frontier ─▶ estimator "pooled"; planes ─▶ Frontier
-Panel ─ judging ─▶ agreement, audit            Design ─ health ─▶ dose, health
+Design ─ published ─▶ estimator "published"    Design ─ pooled, frontier ─▶ estimator "pooled"; planes ─▶ Frontier
+Panel ─ judges ─▶ agreement, audit             Design ─ health ─▶ dose, health
 Store ─ labelled ─▶ who labelled what was trained; whose ─▶ the judges, whose the headline is, the notes on it
-Panel ─ calibration ─▶ calibration: each judge against the one that reads the end state
+Panel ─ judges ─▶ calibration: each judge against the one that reads the end state
 Design ─ repair ─▶ repair: stages that keep a second objective, against the line of those that do not
-Store ─ read_source ─▶ Source ─ susceptibility, shifts, taxonomy ─▶ under pressure, under shifts, by dimension of harm
-Store ─ read_users ─▶ Users ─ exploitation, reactions, arms ─▶ users who can be gamed; logs ─ traininglogs ─▶ Curve
+Store ─ read_source ─▶ Source ─ pressure ─▶ under pressure, under shifts, by dimension of harm
+Store ─ read_users ─▶ Users ─ approval ─▶ gaps between users who can be gamed and others; read_logs ─▶ Curve
 Analysis ─ multiplicity ─▶ how many intervals of a family lie away from zero, and how many would by chance
 Analysis ─ document ─▶ JSON
 """
@@ -27,7 +27,7 @@ from holdfast.analysis.approval import gaps as exploitation
 from holdfast.analysis.design import MIN_RANDOM_BASES, Design, read_design
 from holdfast.analysis.document import document, schema
 from holdfast.analysis.judges import agreement_rows, calibration_rows, coverage_rows, rate_rows
-from holdfast.analysis.panel import Measures, Panel, read_panel, require_same_cases
+from holdfast.analysis.panel import Measures, read_panel, require_same_cases
 from holdfast.analysis.pressure import susceptibility, taxonomy
 from holdfast.analysis.pressure.variants import read_source
 from holdfast.records import Analysis
@@ -55,10 +55,10 @@ def analyze(
     ``distinct_share``); ``notes`` stand before the analysis' own. The same seed gives the same numbers. Errors:
     StudyError where a parent and its child were evaluated on different cases.
     """
-    panel, gate, source = read_panel(store, UNFIT), read_gate(store), read_source(store)
-    users = exploitation.read_exploitation(store, source.splits, measures or {})
+    panel, gate, source, measured = read_panel(store, UNFIT), read_gate(store), read_source(store), measures or {}
+    users = exploitation.read_exploitation(store, source.splits, measured)
     apart = exploitation.without_test_cases(panel.trajectories.checkpoints, source.splits, users.met)
-    design, measured = read_design(panel), measures or {}
+    design = read_design(panel)
     published, cases = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
     means = resampled_means(design.flat, draws, cases)
     lines = (*paper.frontier_rows(design), *frontier.frontier_estimates(design, means))
@@ -96,7 +96,15 @@ def _notes(design: Design, apart: frozenset[str]) -> Iterator[str]:
     if 0 < bases < MIN_RANDOM_BASES:
         held = "this base" if bases == 1 else "these bases"
         yield f"{count_noun(bases, 'bases')}, fewer than {MIN_RANDOM_BASES}: recipe claims hold for {held} only"
-    yield from _left_out(design.panel, apart)
+    panel = design.panel
+    yield from panel.left_out[:MOST_NAMES]
+    if len(panel.left_out) > MOST_NAMES:
+        yield f"{count_noun(len(panel.left_out) - MOST_NAMES, 'more runs')} left out: judged in part"
+    judged = set(panel.trajectories.checkpoint[panel.cells.asked.any(axis=(1, 2))].tolist())
+    meant = {index: one for index, one in enumerate(panel.trajectories.checkpoints) if one.id not in apart}
+    if silent := [one.name for index, one in meant.items() if index not in judged]:
+        names = "; ".join(silent[:MOST_NAMES]) + ("; …" if len(silent) > MOST_NAMES else "")
+        yield f"no scores yet for {len(silent)} of {count_noun(len(meant), 'checkpoints')}: {names}"
     for name in design.roles.ambiguous:
         yield f"stage {name} stands for different trainings: it is compared with its base only"
     seeds = {row.replicate for row in rows if row.lineage}
@@ -104,21 +112,6 @@ def _notes(design: Design, apart: frozenset[str]) -> Iterator[str]:
         yield f"{count_noun(len(seeds), 'seeds')}, fewer than {MIN_SEEDS}: recipe claims are points without intervals"
     if len({row.split_seed for row in rows if row.lineage}) > 1:
         yield "seeds differ in their split too: differences between seeds hold training data and test cases"
-    asked = design.panel.cells.asked.any(axis=2)
+    asked = panel.cells.asked.any(axis=2)
     if asked.shape[1] > 1 and not bool(asked.all()):
         yield "the judges did not score the same trajectories everywhere: see the caveats under agreement"
-
-
-def _left_out(panel: Panel, apart: frozenset[str]) -> Iterator[str]:
-    """Checkpoints that no number is about, and runs that were judged in part."""
-    yield from panel.left_out[:MOST_NAMES]
-    if len(panel.left_out) > MOST_NAMES:
-        yield f"{count_noun(len(panel.left_out) - MOST_NAMES, 'more runs')} left out: judged in part"
-    asked = panel.cells.asked.any(axis=(1, 2))
-    judged = set(panel.trajectories.checkpoint[asked].tolist())
-    meant = {index: one for index, one in enumerate(panel.trajectories.checkpoints) if one.id not in apart}
-    silent = [one.name for index, one in meant.items() if index not in judged]
-    if silent:
-        names = "; ".join(silent[:MOST_NAMES]) + ("; …" if len(silent) > MOST_NAMES else "")
-        total = count_noun(len(meant), "checkpoints")
-        yield f"no scores yet for {len(silent)} of {total}: {names}"

@@ -125,8 +125,7 @@ class Design:
     def configs(self) -> tuple[Config, ...]:
         """Every configuration of a checkpoint, scored or not, the base first."""
         found = dict.fromkeys(config for _, config in self.rows)
-        known = (one for one in self.panel.trajectories.checkpoints if not is_midway(one))
-        found |= dict.fromkeys(map(config_of, known))
+        found |= dict.fromkeys(config_of(one) for one in self.panel.trajectories.checkpoints if not is_midway(one))
         return tuple(sorted(found, key=lambda config: (len(config[0]), str(config))))
 
     @cached_property
@@ -155,8 +154,8 @@ class Design:
     def keys_with(self, configs: Iterable[Config], *objectives: str) -> tuple[Key, ...]:
         """Keys that have any run of every configuration, and whose judge reads the objectives."""
         wanted = tuple(configs)
-        found = (key for key in self.keys if all((key, config) in self.rows for config in wanted))
-        return tuple(key for key in found if self.reads(key.judge, objectives))
+        scored = (key for key in self.keys if all((key, config) in self.rows for config in wanted))
+        return tuple(key for key in scored if self.reads(key.judge, objectives))
 
     def keys_for(self, configs: Iterable[Config], *objectives: str) -> tuple[Key, ...]:
         """Keys that a comparison of the configurations is about, those that lack some of them too."""
@@ -173,11 +172,11 @@ class Design:
         wanted = tuple(configs)
         keys = self.keys_with(wanted, *objectives) if strict else self.keys_for(wanted, *objectives)
         groups = self._groups(keys)
-        named = len(groups) > 1
-        found: list[Level] = []
-        for place, group in enumerate(groups):
-            found += self._levels_of(group, wanted, {"beside": True} if place else {}, named=named)
-        return found
+        return [
+            level
+            for place, group in enumerate(groups)
+            for level in self._levels_of(group, wanted, {"beside": True} if place else {}, named=len(groups) > 1)
+        ]
 
     def published_levels(self, configs: Iterable[Config], *objectives: str) -> list[Level]:
         """``levels``, and where groups of judges differ also all of them averaged, as published."""
@@ -277,17 +276,14 @@ class Design:
         for span, fields, keys in chosen:
             # A base stands in every recipe: by itself it counts once.
             once = tuple({(key.base, key.judge): key for key in reversed(keys)}.values())[::-1] if untrained else keys
-            known = {
-                "labelled": self.relation(keys, configs),
-                "reads_state": all(self.panel.labels.reads_state(key.judge) for key in keys),
-            }
+            reads_state = all(self.panel.labels.reads_state(key.judge) for key in keys)
+            known = {"labelled": self.relation(keys, configs), "reads_state": reads_state}
             found.append(Level({**fields, **known, **about}, tuple(once), span))
         return found
 
     def reads(self, judge: str, objectives: Iterable[str]) -> bool:
         """Whether a judge was asked about every one of the objectives anywhere."""
-        read = self._read_by.get(judge, frozenset(self.panel.objectives))
-        return all(name in read for name in objectives)
+        return self._read_by.get(judge, frozenset(self.panel.objectives)).issuperset(objectives)
 
     @cached_property
     def _read_by(self) -> Mapping[str, frozenset[str]]:
@@ -464,7 +460,8 @@ def contrast(design: Design, objective: int, parts: Sequence[Part], *, needs: Se
         units, seeds = _pair_seeds(shared)
         unit = "seeds"
         for name, cell in trainings.items():
-            cells[name] = tuple(mean(cell, one) * (len(cell) / len(kept)) for one in seeds[name])
+            share = len(cell) / len(kept)  # so that the cells add up to the contrast
+            cells[name] = tuple(mean(cell, one) * share for one in seeds[name])
         by_unit = tuple(np.sum(one, axis=0) for one in zip(*cells.values(), strict=True))
     weights = mean(kept, None)
     return Contrast(
@@ -501,19 +498,19 @@ def _own_trainings(
 
 
 def _pair_seeds(
-    found: Mapping[Hashable, Sequence[Replicate]],
+    trainings: Mapping[Hashable, Sequence[Replicate]],
 ) -> tuple[list[Hashable], Mapping[Hashable, Sequence[Replicate]]]:
     """Which replicates of trainings that are independent of each other make a unit, and the units' names.
 
     A split is the same cases for all of them, so that units are the replicates that all have. A seed of one training
     has nothing to do with one of another, whatever their names: there the first make a unit, the second, and so on.
     """
-    every = [one for replicates in found.values() for one in replicates]
+    every = [one for replicates in trainings.values() for one in replicates]
     if splits_differ(every):
-        shared = [one for one in dict.fromkeys(every) if all(one in replicates for replicates in found.values())]
-        return list(shared), dict.fromkeys(found, shared)
-    count = min(map(len, found.values()), default=0)
-    return list(range(count)), {name: replicates[:count] for name, replicates in found.items()}
+        shared = [one for one in dict.fromkeys(every) if all(one in replicates for replicates in trainings.values())]
+        return list(shared), dict.fromkeys(trainings, shared)
+    count = min(map(len, trainings.values()), default=0)
+    return list(range(count)), {name: replicates[:count] for name, replicates in trainings.items()}
 
 
 def splits_differ(units: Sequence[Hashable]) -> bool:

@@ -38,14 +38,14 @@ def document(analysis: Analysis) -> dict[str, Any]:
         rows["judges"] = [_plain(one, *facts) | {"labelled": one.labelled.value} for one in analysis.judges]
     if analysis.families:
         rows["multiplicity"] = [
-            _plain(one, "section", "kind", "by", "claim", "intervals")
-            | {"away_from_zero": one.away, "by_chance": round(one.by_chance, 2)}
-            for one in analysis.families
+            _plain(family, "section", "kind", "by", "claim", "intervals")
+            | {"away_from_zero": family.away, "by_chance": round(family.by_chance, 2)}
+            for family in analysis.families
         ]
     rows["frontiers"] = [
-        _plain(one, "unit", "x_objective", "y_objective", "relative", "resampled")
-        | {"points": list(map(_point, one.points)), "lines": list(map(estimate_row, one.lines))}
-        for one in analysis.frontiers
+        _plain(frontier, "unit", "x_objective", "y_objective", "relative", "resampled")
+        | {"points": list(map(_point, frontier.points)), "lines": list(map(estimate_row, frontier.lines))}
+        for frontier in analysis.frontiers
     ]
     return rows | {"notes": list(analysis.notes)}
 
@@ -60,8 +60,7 @@ def _plain(record: object, *names: str) -> dict[str, Any]:
 def schema() -> dict[str, Any]:
     """The JSON Schema of ``document``."""
     text = resources.files("holdfast").joinpath("schemas/analysis.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
+    return dict(json.loads(text))
 
 
 def estimate_row(estimate: Estimate) -> dict[str, Any]:

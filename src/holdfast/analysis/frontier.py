@@ -22,7 +22,7 @@ from holdfast.analysis.design import (
     splits_differ,
 )
 from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, Config
-from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, POOLED, Claim, missing_interval, resampled
+from holdfast.analysis.pooled import CLAIMS, POOLED, Claim, claim_fields, missing_interval
 from holdfast.analysis.published import ABSOLUTE_POINTS, BASE_DELTA_POINTS, DELTA_POINTS, MEAN_DELTA_POINTS
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate
@@ -58,32 +58,42 @@ EXPLORATORY = "exploratory: one of many looks, not adjusted"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cloud:
-    """Points of one frontier: contrasts for x and y of each, with whom they belong to.
+    """Points of one frontier, with whom they belong to: their coordinates, and those of every resample of cases.
 
-    ``weights`` are (2 × points, objectives × rows), first all x then all y; ``units`` the same within each seed or
-    base, and ``cells`` their parts whose trainings are independent, where there are such, each within each seed.
-    ``covariance`` is (points, 2, 2) in squared score points; ``left_out`` says what is not compared, and why.
+    ``x`` and ``y`` have shape (points,), ``x_draws`` and ``y_draws`` (draws, points), in score points. ``weights``
+    (2 × points, objectives × rows) and ``spread`` are of the coordinates, first all x then all y; ``unit`` is what the
+    spread's seeds are. ``covariance`` is (points, 2, 2) in squared score points; ``left_out`` says what is not
+    compared, and why.
     """
 
     bases: tuple[str | None, ...]
     configs: tuple[Config, ...]
+    x: Floats
+    y: Floats
+    x_draws: Floats
+    y_draws: Floats
     weights: Floats
-    units: tuple[Floats, ...]
-    cells: tuple[tuple[Floats, ...], ...]
+    spread: Spread
     unit: str
     covariance: Floats
     left_out: tuple[str, ...]
 
 
-def cloud(
-    design: Design, groups: Sequence[tuple[str | None, Sequence[Key]]], configs: Sequence[Config], relative: bool
+def draw_cloud(
+    design: Design,
+    groups: Sequence[tuple[str | None, Sequence[Key]]],
+    configs: Sequence[Config],
+    means: Floats,
+    *,
+    relative: bool,
 ) -> Cloud:
     """The points of every group of keys × configuration that has scores on both objectives.
 
-    All points of a group are means over the same replicates.
+    All points of a group are means over the same replicates. ``means`` are resampled row means (draws, objectives ×
+    rows).
     """
     needs = (design.objective(HELPFULNESS), design.objective(SAFETY))
-    found: list[tuple[str | None, Config, Contrast, Contrast]] = []
+    points: list[tuple[str | None, Config, Contrast, Contrast]] = []
     left_out: dict[str, None] = {}
     for base, keys in groups:
         arms = comparable(design, keys, configs, HELPFULNESS, SAFETY)
@@ -97,17 +107,26 @@ def cloud(
             if config == BASE:  # it has no seeds of its own: the same point in each
                 x, y = (replace(one, by_unit=(one.weights,) * len(one.units), cells={}) for one in (x, y))
             if x.runs:
-                found.append((base, config, x, y))
-    both = [x for _, _, x, _ in found] + [y for *_, y in found]
-    shared = [unit for unit in (both[0].units if found else ()) if all(unit in one.units for one in both)]
+                points.append((base, config, x, y))
+    both = [x for _, _, x, _ in points] + [y for *_, y in points]
+    shared = [unit for unit in (both[0].units if both else ()) if all(unit in one.units for one in both)]
+    weights = np.array([one.weights for one in both]).reshape(len(both), design.flat.shape[0])
+    by_unit = [np.stack([one.by_unit[one.units.index(unit)] for one in both]) for unit in shared]
+    coordinates = spread(design.sample, weights, by_unit, _cells(both, shared))
+    used = np.any(weights != 0, axis=0)
+    x_draws, y_draws = np.split(means[:, used] @ weights[:, used].T, 2, axis=1)
+    values_x, values_y = np.split(coordinates.values, 2)
     return Cloud(
-        bases=tuple(base for base, *_ in found),
-        configs=tuple(config for _, config, *_ in found),
-        weights=np.array([one.weights for one in both]).reshape(len(both), design.flat.shape[0]),
-        units=tuple(np.stack([one.by_unit[one.units.index(unit)] for one in both]) for unit in shared),
-        cells=_cells(both, shared),
-        unit=both[0].unit if found else "seeds",
-        covariance=np.array([_covariance(design, x, y) for _, _, x, y in found]).reshape(len(found), 2, 2),
+        bases=tuple(base for base, *_ in points),
+        configs=tuple(config for _, config, *_ in points),
+        x=values_x,
+        y=values_y,
+        x_draws=x_draws,
+        y_draws=y_draws,
+        weights=weights,
+        spread=coordinates,
+        unit=both[0].unit if both else "seeds",
+        covariance=np.array([_covariance(design, x, y) for _, _, x, y in points]).reshape(len(points), 2, 2),
         left_out=tuple(left_out),
     )
 
@@ -134,44 +153,16 @@ def _covariance(design: Design, x: Contrast, y: Contrast) -> Floats:
     return total
 
 
-def whitening(points: Cloud) -> tuple[tuple[float, float, float], tuple[str, ...]]:
+def whitening(drawn: Cloud) -> tuple[tuple[float, float, float], tuple[str, ...]]:
     """The mean covariance of the points for the line, or the unit matrix (with a caveat) where it is singular."""
-    mean = points.covariance.sum(axis=0) / max(len(points.covariance), 1)
+    mean = drawn.covariance.sum(axis=0) / max(len(drawn.covariance), 1)
     if np.linalg.det(mean) > 1e-12 * max(float(np.trace(mean)), 1e-12) ** 2:
         return (float(mean[0, 0]), float(mean[0, 1]), float(mean[1, 1])), ()
     return (1.0, 0.0, 1.0), ("the points' covariance is singular: equal errors on both axes assumed",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
-    """A cloud's observed coordinates (points,) and those of every resample of cases (draws, points)."""
-
-    points: Cloud
-    x: Floats
-    y: Floats
-    x_draws: Floats
-    y_draws: Floats
-    found: Spread  # of the coordinates, first all x then all y
-
-
-def draw_cloud(design: Design, points: Cloud, means: Floats) -> Drawn:
-    """Coordinates under the resampled row means ``means`` (draws, objectives × rows)."""
-    used = np.any(points.weights != 0, axis=0)
-    drawn = means[:, used] @ points.weights[:, used].T
-    count = len(points.configs)
-    found = spread(design.sample, points.weights, points.units, points.cells)
-    return Drawn(
-        points=points,
-        x=found.values[:count],
-        y=found.values[count:],
-        x_draws=drawn[:, :count],
-        y_draws=drawn[:, count:],
-        found=found,
-    )
-
-
 def distances_of(
-    drawn: Drawn, statistic: Statistic, claim: Claim, level: float = NOMINAL
+    drawn: Cloud, statistic: Statistic, claim: Claim, level: float = NOMINAL
 ) -> tuple[float, float] | None:
     """How far the limits of a smooth statistic lie below and above it: those of the contrast that its gradient makes.
 
@@ -186,35 +177,35 @@ def distances_of(
     slope = np.concatenate([by_x, by_y]) / (2 * STEP)
     if not np.isfinite(slope).all():
         return None
-    owners = np.array([list(dict.fromkeys(drawn.points.configs)).index(one) for one in drawn.points.configs])
+    owners = np.array([list(dict.fromkeys(drawn.configs)).index(one) for one in drawn.configs])
     moves = [abs(part[owners == owner].sum()) for part in np.split(slope, 2) for owner in np.unique(owners)]
     reach = np.array([WIDEST * max(moves)])
-    both = limits(drawn.found, slope[None], seeds=claim == "recipe", level=level, reach=reach)
+    both = limits(drawn.spread, slope[None], seeds=claim == "recipe", level=level, reach=reach)
     if both is None:
         return None
-    middle = float(slope @ drawn.found.values)
+    middle = float(slope @ drawn.spread.values)
     return middle - float(both[0, 0]), float(both[0, 1]) - middle
 
 
-def interval_of(drawn: Drawn, statistic: Statistic, value: float, claim: Claim) -> tuple[float, float] | None:
+def interval_of(drawn: Cloud, statistic: Statistic, value: float, claim: Claim) -> tuple[float, float] | None:
     """The interval of a smooth statistic from its gradient."""
     away = distances_of(drawn, statistic, claim)
     return None if away is None else (value - away[0], value + away[1])
 
 
-def _line_interval(drawn: Drawn, statistic: Statistic, value: float, claim: Claim) -> tuple[float, float] | None:
+def _line_interval(drawn: Cloud, statistic: Statistic, value: float, claim: Claim) -> tuple[float, float] | None:
     """That of a line's slope or height: percentiles where cases alone are random, as it is a ratio.
 
     Resamples of cases that are all alike have no width, and of 3 seeds too little: there the gradient's stands.
     """
-    if claim == "checkpoint" and drawn.found.case is not None:
+    if claim == "checkpoint" and drawn.spread.case is not None:
         found = percentile_interval(statistic(drawn.x_draws, drawn.y_draws))
         if found is not None and found[1] - found[0] > NO_WIDTH:
             return found
     return interval_of(drawn, statistic, value, claim)
 
 
-def _r2_interval(drawn: Drawn, claim: Claim) -> tuple[float, float] | None:
+def _r2_interval(drawn: Cloud, claim: Claim) -> tuple[float, float] | None:
     """An interval for the R² of the points without sampling noise, through Fisher's z of r.
 
     Noise lowers the observed R², so the lower end starts from the observed r and the upper end from r with the
@@ -222,12 +213,12 @@ def _r2_interval(drawn: Drawn, claim: Claim) -> tuple[float, float] | None:
     """
 
     def fisher(x: Floats, y: Floats) -> Floats:
-        return np.arctanh(np.clip(correlations(x, y), -1 + 1e-12, 1 - 1e-12))
+        return np.arctanh(np.clip(correlations(x, y), -1 + 1e-12, 1 - 1e-12))  # an r of 1 has no finite z
 
     away = distances_of(drawn, fisher, claim)
     if away is None:
         return None
-    half, found, noise = max(away), drawn.found, drawn.found.case
+    half, found, noise = max(away), drawn.spread, drawn.spread.case
     assert noise is not None  # a margin needs it
     if claim == "recipe" and found.seed is not None:
         # Few seeds tell their own variance badly: the upper end takes off as much as it may well be.
@@ -239,18 +230,17 @@ def _r2_interval(drawn: Drawn, claim: Claim) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def describe_cloud(drawn: Drawn, fields: Mapping[str, Any], unit: str) -> dict[str, Any]:
+def describe_cloud(drawn: Cloud, fields: Mapping[str, Any], unit: str) -> dict[str, Any]:
     """The fields of an Estimate that say what a cloud's rows are about."""
-    points = drawn.points
-    bases = len({base for base in points.bases if base is not None})
-    counts = {"points": len(drawn.x), "cases": drawn.found.cases, points.unit: drawn.found.seeds}
+    bases = len({base for base in drawn.bases if base is not None})
+    counts = {"points": len(drawn.x), "cases": drawn.spread.cases, drawn.unit: drawn.spread.seeds}
     return {**fields, "unit": unit, "estimator": POOLED, "n": counts | ({"bases": bases} if bases else {})}
 
 
-def line_rows(drawn: Drawn, fields: Mapping[str, Any], unit: str) -> Iterator[Estimate]:
+def line_rows(drawn: Cloud, fields: Mapping[str, Any], unit: str) -> Iterator[Estimate]:
     """Slope, intercept, R², its leave-one-base-out range, and the bend of one cloud, for both claims."""
     about = describe_cloud(drawn, fields, unit)
-    covariance, caveats = whitening(drawn.points)
+    covariance, caveats = whitening(drawn)
     statistics: dict[str, Statistic] = {
         "slope": lambda x, y: errors_in_both(x, y, covariance).slope,
         "intercept": lambda x, y: errors_in_both(x, y, covariance).intercept,
@@ -262,7 +252,7 @@ def line_rows(drawn: Drawn, fields: Mapping[str, Any], unit: str) -> Iterator[Es
         value = np.nan if few else float(statistic(drawn.x, drawn.y))
         if not np.isfinite(value):
             reason = f"{count_noun(len(drawn.x), 'points')}, or no line through them"
-            yield Estimate(kind=kind, value=None, caveats=(reason, *drawn.points.left_out), **about)
+            yield Estimate(kind=kind, value=None, caveats=(reason, *drawn.left_out), **about)
             continue
         for claim in claims_of(drawn):
             interval = _r2_interval(drawn, claim) if kind == "r2" else _line_interval(drawn, statistic, value, claim)
@@ -271,47 +261,43 @@ def line_rows(drawn: Drawn, fields: Mapping[str, Any], unit: str) -> Iterator[Es
     yield from _leave_one_out(drawn, about)
 
 
-def claims_of(drawn: Drawn) -> tuple[Claim, ...]:
+def claims_of(drawn: Cloud) -> tuple[Claim, ...]:
     """The claims that can be made of a cloud: one on the recipe only where it has seeds or bases."""
-    return CLAIMS if drawn.points.units else CLAIMS[:1]
+    return CLAIMS if drawn.spread.seeds else CLAIMS[:1]
 
 
-def claim_row(drawn: Drawn, estimate: Estimate, claim: Claim, caveats: tuple[str, ...]) -> Estimate:
+def claim_row(drawn: Cloud, estimate: Estimate, claim: Claim, caveats: tuple[str, ...]) -> Estimate:
     """The estimate with its claim, what was resampled, and why an interval is missing."""
-    unit = drawn.points.unit
-    fixed = (FIXED_BASES,) if claim == "recipe" and unit == "seeds" else ()
-    return replace(
-        estimate,
-        claim=claim,
-        resampled=resampled(claim, unit),
-        caveats=caveats + missing_interval(drawn.found, claim, unit) + fixed + drawn.points.left_out,
-    )
+    caveats += missing_interval(drawn.spread, claim, drawn.unit)
+    return replace(estimate, **claim_fields(claim, drawn.unit, caveats, drawn.left_out))
 
 
-def _leave_one_out(drawn: Drawn, about: dict[str, Any]) -> Iterator[Estimate]:
+def _leave_one_out(drawn: Cloud, about: dict[str, Any]) -> Iterator[Estimate]:
     """The smallest and largest R² when one base is left out."""
-    owner = np.array([str(base) for base in drawn.points.bases])
-    bases = {str(base) for base in drawn.points.bases if base is not None}
+    owner = np.array([str(base) for base in drawn.bases])
+    bases = {str(base) for base in drawn.bases if base is not None}
     kept = [owner != base for base in bases if len(bases) > 1]
     found = [float(correlations(drawn.x[mask], drawn.y[mask]) ** 2) for mask in kept if mask.sum() >= MIN_LINE_POINTS]
     if finite := [value for value in found if np.isfinite(value)]:
-        about = about | {"caveats": drawn.points.left_out}
+        about = about | {"caveats": drawn.left_out}
         yield Estimate(kind="r2_leave_one_base_out_min", value=min(finite), **about)
         yield Estimate(kind="r2_leave_one_base_out_max", value=max(finite), **about)
 
 
-def distance_of(tested: Bools, covariance: tuple[float, float, float]) -> Statistic:
-    """The mean signed distance of the ``tested`` points (points,) from the line through all others."""
+def distance_of(tested: Bools, covariance: tuple[float, float, float], *, curved: bool = False) -> Statistic:
+    """The mean signed distance of the ``tested`` points (points,) from the line, or parabola, through all others."""
 
     def distance(x: Floats, y: Floats) -> Floats:
         line = errors_in_both(x[..., ~tested], y[..., ~tested], covariance)
+        if curved:
+            return curve_distances(line, x, y, tested)
         return signed_distances(line, x[..., tested], y[..., tested])
 
     return distance
 
 
 def distance_caveats(
-    drawn: Drawn, tested: Bools, covariance: tuple[float, float, float], claim: Claim
+    drawn: Cloud, tested: Bools, covariance: tuple[float, float, float], claim: Claim
 ) -> tuple[str, ...]:
     """What a distance of the ``tested`` points from the line through all others does not say.
 
@@ -319,17 +305,12 @@ def distance_caveats(
     held against a parabola through the others as well.
     """
     caveats = (THESE_WEIGHTS,) if claim == "checkpoint" else ()
-
-    def distance(x: Floats, y: Floats) -> Floats:
-        line = errors_in_both(x[..., ~tested], y[..., ~tested], covariance)
-        return curve_distances(line, x, y, tested)
-
-    away = None
-    if int((~tested).sum()) >= MIN_CURVE_POINTS and np.isfinite(value := float(distance(drawn.x, drawn.y))):
-        away = distances_of(drawn, distance, claim)
-    if away is None:
+    distance = distance_of(tested, covariance, curved=True)
+    value = float(distance(drawn.x, drawn.y)) if (~tested).sum() >= MIN_CURVE_POINTS else np.nan
+    interval = interval_of(drawn, distance, value, claim) if np.isfinite(value) else None
+    if interval is None:
         return (NO_CURVE, *caveats)
-    low, high = value - away[0], value + away[1]
+    low, high = interval
     if low > 0 or high < 0:
         return caveats
     apart = true_minus(f"{value:+.2f} [{low:.2f}, {high:.2f}]")
@@ -337,45 +318,44 @@ def distance_caveats(
 
 
 def distance_rows(
-    drawn: Drawn,
+    drawn: Cloud,
     distance: Statistic,
     about: Mapping[str, Any],
     lacking: str,
-    caveats_of: Callable[[Claim], tuple[str, ...]],
+    caveats: Mapping[Claim, tuple[str, ...]],
 ) -> Iterator[Estimate]:
     """A distance as an estimate for every claim, in score points; ``lacking`` says why there may be none."""
     value = float(distance(drawn.x, drawn.y))
     if not np.isfinite(value):
-        yield Estimate(value=None, caveats=(lacking, *drawn.points.left_out), **about)
+        yield Estimate(value=None, caveats=(lacking, *drawn.left_out), **about)
         return
     for claim in claims_of(drawn):
         row = Estimate(value=value, interval=interval_of(drawn, distance, value, claim), **about)
-        yield claim_row(drawn, row, claim, caveats_of(claim))
+        yield claim_row(drawn, row, claim, caveats[claim])
 
 
 def best_of_both_rows(
-    drawn: Drawn, design: Design, fields: Mapping[str, Any], unit: str, *, looks: bool
+    drawn: Cloud, design: Design, fields: Mapping[str, Any], unit: str, *, looks: bool
 ) -> Iterator[Estimate]:
     """How far lineages lie beyond the line through all other recipes, in score points; positive is better on both.
 
     The test of a joint stage is named before looking; those of sequences, and further ``looks`` at parts of the data or
     at other judges, are exploratory.
     """
-    covariance, caveats = whitening(drawn.points)
-    lineages = dict.fromkeys(config[0] for config in drawn.points.configs)
+    covariance, singular = whitening(drawn)
+    lineages = dict.fromkeys(config[0] for config in drawn.configs)
     joint = [lineage for lineage in lineages if design.roles.is_joint(lineage)]
     for lineage in (*joint, *(one for one in lineages if design.roles.is_sequence(one))):
-        tested: Bools = np.array([config[0] == lineage for config in drawn.points.configs])
+        tested: Bools = np.array([config[0] == lineage for config in drawn.configs])
         if (~tested).sum() < MIN_LINE_POINTS:
             continue
         looked = () if not looks and joint == [lineage] else (EXPLORATORY,)
         about = describe_cloud(drawn, fields, unit) | {"kind": "best_of_both", "lineage": lineage}
-
-        def all_caveats(claim: Claim, tested: Bools = tested, looked: tuple[str, ...] = looked) -> tuple[str, ...]:
-            return looked + distance_caveats(drawn, tested, covariance, claim) + caveats
-
+        caveats = {
+            claim: looked + distance_caveats(drawn, tested, covariance, claim) + singular for claim in claims_of(drawn)
+        }
         distance = distance_of(tested, covariance)
-        yield from distance_rows(drawn, distance, about, "no line through the other points", all_caveats)
+        yield from distance_rows(drawn, distance, about, "no line through the other points", caveats)
 
 
 def frontier_estimates(design: Design, means: Floats) -> Iterator[Estimate]:
@@ -393,13 +373,13 @@ def frontier_estimates(design: Design, means: Floats) -> Iterator[Estimate]:
                 (MEAN_DELTA_POINTS, [(None, level.keys)], True),
                 (MEAN_POINTS, [(None, level.keys)], False),
             ):
-                other = cloud(design, groups, (BASE, *recipes), relative=relative)
-                yield from line_rows(draw_cloud(design, other, means), level.fields, points)
+                other = draw_cloud(design, groups, (BASE, *recipes), means, relative=relative)
+                yield from line_rows(other, level.fields, points)
 
 
-def delta_clouds(design: Design, configs: Sequence[Config], means: Floats) -> Iterator[tuple[Level, str, Drawn]]:
+def delta_clouds(design: Design, configs: Sequence[Config], means: Floats) -> Iterator[tuple[Level, str, Cloud]]:
     """Differences from the base at every level but single cells, with the unit that says what a point is."""
     for level in design.levels(configs, HELPFULNESS, SAFETY):
         if level.span != "cell":
-            points = cloud(design, by_base(level.keys), configs, relative=True)
-            yield level, BASE_DELTA_POINTS if level.span == "base" else DELTA_POINTS, draw_cloud(design, points, means)
+            unit = BASE_DELTA_POINTS if level.span == "base" else DELTA_POINTS
+            yield level, unit, draw_cloud(design, by_base(level.keys), configs, means, relative=True)

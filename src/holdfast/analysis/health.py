@@ -90,12 +90,12 @@ def _measured(design: Design, measures: Measures) -> Iterator[Estimate]:
     for config in design.configs:
         every = design.keys_with([config])
         for base, keys in [(None, every), *by_base(every)] if every else []:
-            rows = [one for key in keys for one in design.rows[key, config].items()]
+            rows = [pair for key in keys for pair in design.rows[key, config].items()]
             found = {design.panel.rows[row].checkpoint: seed for seed, row in rows}
             own = {index: _taken(design.panel.trajectories.checkpoints[index], measures) for index in found}
-            kinds = dict.fromkeys(name for one in own.values() for name in one)
+            kinds = dict.fromkeys(name for measured in own.values() for name in measured)
             for kind in (name for name in kinds if name != EPISODES and not name.endswith(STANDARD_ERROR)):
-                values = {index: one[kind] for index, one in own.items() if kind in one}
+                values = {index: measured[kind] for index, measured in own.items() if kind in measured}
                 by_seed: dict[Replicate, list[float]] = {}
                 for index, value in values.items():
                     by_seed.setdefault(found[index], []).append(value)
@@ -104,7 +104,7 @@ def _measured(design: Design, measures: Measures) -> Iterator[Estimate]:
                     n["episodes"] = int(episodes)
                 about = {**({} if base is None else {"base": base}), **subject(config), "n": n}
                 about |= {"kind": kind, "estimator": MEASURED, "value": float(np.mean(list(values.values())))}
-                interval = mean_interval(np.array([np.mean(one) for one in by_seed.values()]))
+                interval = mean_interval(np.array([np.mean(some) for some in by_seed.values()]))
                 if kind not in COUNTED and interval is not None:
                     # Around the mean of all checkpoints, of which a seed may have more than another.
                     half, mean = (interval[1] - interval[0]) / 2, about["value"]

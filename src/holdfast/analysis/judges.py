@@ -20,15 +20,7 @@ from holdfast.analysis.roles import HELPFULNESS, SAFETY, Lineage
 from holdfast.judges.state import StateJudge
 from holdfast.records import Estimate, Flag
 from holdfast.records.arrays import Bools, Floats, Ints
-from holdfast.stats.agreement import (
-    SCORES,
-    agree,
-    case_intervals,
-    compare_repeats,
-    confusion,
-    correlation,
-    whole_scores,
-)
+from holdfast.stats.agreement import agree, case_intervals, compare_repeats, confusion, correlation, whole_scores
 from holdfast.stats.clusters import contrast_interval, equality_p, group_means, rate_interval
 from holdfast.stats.contrasts import CHANGE_SPAN, SCORE_SPAN, limits, sample_of, spread
 from holdfast.stats.resample import row_means
@@ -144,14 +136,14 @@ def _score_rows(items: Judgements, about: Mapping[str, Any]) -> Iterator[Estimat
     table, missing = confusion(items.truth, items.judged), ~np.isfinite(items.judged)
     yield _rate("missing", missing, items.case, about)
     for score, row in enumerate(table):
-        if row.sum():
-            same = whole_scores(items.truth) == score
-            yield _rate("missing", missing[same], items.case[same], {**about, "axes": {"truth": score}})
-        for judged, count in enumerate(row[:SCORES]):
-            if row.sum():
-                axes = {"truth": score, "judged": judged}
-                n = {"count": int(count), "judgements": int(row.sum())}
-                yield _estimate("confusion", float(count / row.sum()), None, {**about, "axes": axes, "n": n})
+        if not row.sum():
+            continue
+        same = whole_scores(items.truth) == score
+        yield _rate("missing", missing[same], items.case[same], {**about, "axes": {"truth": score}})
+        for judged, count in enumerate(row[:-1]):
+            words = {**about, "axes": {"truth": score, "judged": judged}}
+            words["n"] = {"count": int(count), "judgements": int(row.sum())}
+            yield _estimate("confusion", float(count / row.sum()), None, words)
     given = items.where(~missing)
     levels, groups = np.unique(whole_scores(given.judged), return_inverse=True)
     for number, judged in enumerate(levels):
@@ -171,7 +163,7 @@ def _heterogeneity(items: Judgements, kinds: list[Lineage], about: Mapping[str, 
     present, groups = np.unique(given.lineage, return_inverse=True)
     if len(present) < 2:
         return
-    found = group_means(given.judged - given.truth, groups, given.case)
+    bias = group_means(given.judged - given.truth, groups, given.case)
     yield _equality("bias", given.judged - given.truth, given, about)
     if about["objective"] == SAFETY:
         called, unsafe = given.judged <= UNSAFE, given.truth <= UNSAFE
@@ -182,7 +174,7 @@ def _heterogeneity(items: Judgements, kinds: list[Lineage], about: Mapping[str, 
     for place in range(1, len(present)):
         weights = np.zeros(len(present))
         weights[[place, 0]] = 1.0, -1.0
-        value, interval = contrast_interval(found, weights, CHANGE_SPAN)
+        value, interval = contrast_interval(bias, weights, CHANGE_SPAN)
         part = given.where((groups == place) | (groups == 0))
         words = {**about, "lineage": kinds[present[place]], "n": part.counts()}
         yield _estimate("bias_vs_base", value, interval, words)
@@ -281,8 +273,8 @@ def agreement_rows(panel: Panel) -> Iterator[Estimate]:
     for first, second in combinations(range(len(cells.judges)), 2):
         judge = f"{cells.judges[first]} × {cells.judges[second]}"
         for objective, name in enumerate(cells.objectives):
-            one, two = cells.value[:, first, objective], cells.value[:, second, objective]
-            both = np.isfinite(one) & np.isfinite(two)
+            left, right = cells.value[:, first, objective], cells.value[:, second, objective]
+            both = np.isfinite(left) & np.isfinite(right)
             present = np.unique(owner[both]).tolist()
             caveats: tuple[str, ...] = ()
             if not present:
@@ -296,8 +288,8 @@ def agreement_rows(panel: Panel) -> Iterator[Estimate]:
                 about = {"judge": judge, "objective": name, "lineage": lineage, "estimator": AGREEMENT}
                 about["n"] = {"trajectories": int(mask.sum()), "cases": len(np.unique(cases))}
                 about["caveats"] = caveats if lineage is None else ()
-                intervals = case_intervals(one[mask], two[mask], cases)
-                for kind, value in agree(one[mask], two[mask]).items():
+                intervals = case_intervals(left[mask], right[mask], cases)
+                for kind, value in agree(left[mask], right[mask]).items():
                     yield _estimate(kind, value, intervals.get(kind), about)
     yield from _objective_correlations(panel)
 
@@ -321,15 +313,6 @@ def _objective_correlations(panel: Panel) -> Iterator[Estimate]:
             yield _estimate("objective_correlation", value, None, words)
 
 
-def _findings(flags: Ints, unfit: Iterable[Flag]) -> dict[str, Bools]:
-    """What is counted, by name, for each trajectory."""
-    found = {flag.value: (flags & bit) > 0 for flag, bit in FLAG_BITS.items()}
-    found["no_call_and_invented"] = found[Flag.NO_CALL.value] & found[Flag.INVENTED_RESULT.value]
-    found["any_invention"] = (flags & INVENTED) > 0
-    found["unfit"] = (flags & sum(FLAG_BITS[flag] for flag in unfit)) > 0
-    return found
-
-
 def _groups(panel: Panel) -> Iterator[tuple[dict[str, Any], Bools]]:
     """Overall, by base, by configuration, by both: the fields fixed, and a mask over checkpoints."""
     checkpoints = panel.trajectories.checkpoints
@@ -350,8 +333,11 @@ def rate_rows(panel: Panel, unfit: Iterable[Flag]) -> Iterator[Estimate]:
     table = panel.trajectories
     if not len(table.trajectory):
         return
-    names, found = zip(*_findings(table.flags, unfit).items(), strict=True)
-    columns = np.stack([*found, table.calls]).astype(np.float64)
+    counted = {flag.value: (table.flags & bit) > 0 for flag, bit in FLAG_BITS.items()}
+    counted["no_call_and_invented"] = counted[Flag.NO_CALL.value] & counted[Flag.INVENTED_RESULT.value]
+    counted["any_invention"] = (table.flags & INVENTED) > 0
+    counted["unfit"] = (table.flags & sum(FLAG_BITS[flag] for flag in unfit)) > 0
+    columns = np.stack([*counted.values(), table.calls]).astype(np.float64)
     count = len(table.checkpoints)
     for unit, mask in ((ALL_RECORDS, np.ones_like(panel.tested)), (TEST_EVALUATIONS, panel.tested)):
         owner = table.checkpoint[mask]
@@ -360,7 +346,7 @@ def rate_rows(panel: Panel, unfit: Iterable[Flag]) -> Iterator[Estimate]:
         for fields, group in _groups(panel):
             size = int(sizes[group].sum())
             if size:
-                for kind, total in zip((*names, "calls"), sums[:, group].sum(axis=1), strict=True):
+                for kind, total in zip((*counted, "calls"), sums[:, group].sum(axis=1), strict=True):
                     n = {"count": int(total), "trajectories": size}
                     yield Estimate(kind=kind, estimator=AUDIT, value=total / size, unit=unit, n=n, **fields)
 

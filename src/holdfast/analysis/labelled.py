@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import string
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,19 +87,22 @@ def read_labels(store: Store, table: ScoreTable) -> Labels:
     study: Mapping[str, Any] = {}
     with contextlib.suppress(StoreError):
         study = read_noted(store)
-    rewarder = None
-    with contextlib.suppress(StudyError, ValueError, KeyError, AttributeError, RecursionError):
-        rewarder = read_rewarder(store)
     rewards: dict[str, frozenset[str]] = {}
-    if rewarder is not None:
-        rules = {name for name, one in _judges(study).items() if one.get("kind") == RULES}
-        rewards = {"": frozenset({rewarder.name}), "penalized": frozenset({rewarder.name, *rules})}
+    with contextlib.suppress(StudyError, ValueError, KeyError, AttributeError, RecursionError):
+        if (rewarder := read_rewarder(store)) is not None:
+            rules = {name for name, one in _judges(study).items() if one.get("kind") == RULES}
+            rewards = {"": frozenset({rewarder.name}), "penalized": frozenset({rewarder.name, *rules})}
     known = _Known(checkpoints=checkpoints, study=study, pairs=store.pair_judges(), rewards=rewards)
+    names = dict(zip(table.judges, table.judge_names, strict=True))
+    # Who reads the end state is told by the state judge's own rubric, else by what the run says of an earlier one.
+    rule = StateJudge().rubric_of("safety")
+    proven = {label for (label, _), rubric in table.rubrics.items() if rubric == rule}
     said = {name for name, one in _judges(study).items() if reads_state(one.get("kind"))}
+    said = {*json.loads(store.meta(STATE_KEY) or "[]"), *said} - {names[label] for label in proven}
     return Labels(
         stages={one.id: known.labellers(one) for one in checkpoints},
         names=_names_of(table),
-        state=_reading_state(table, {*json.loads(store.meta(STATE_KEY) or "[]"), *said}),
+        state=frozenset(proven | {label for label, name in names.items() if name in said}),
     )
 
 
@@ -137,16 +140,13 @@ class _Known:
         found: list[Labellers] = []
         for stage in checkpoint.stages:
             if stage.method == MERGE:
-                found += self._of_merge(checkpoint, stage)
+                parts, wanted = merged_from(self.checkpoints, checkpoint), stage.settings.get(MERGED, ())
+                found += [labellers for part in parts for labellers in self.labellers(part)]
+                # Of what is not among these checkpoints, nobody is known.
+                found += [None] * (len(wanted) - len(parts) if isinstance(wanted, list | tuple) and wanted else 1)
             elif stage.method not in UNLABELLED and stage.data != "":
                 found.append(self._of_stage(checkpoint, stage))
         return tuple(found)
-
-    def _of_merge(self, checkpoint: Checkpoint, stage: StageRecord) -> list[Labellers]:
-        parts = merged_from(self.checkpoints, checkpoint)
-        wanted = stage.settings.get(MERGED, ())
-        lacking = len(wanted) - len(parts) if isinstance(wanted, list | tuple) and wanted else 1
-        return [one for part in parts for one in self.labellers(part)] + [None] * lacking
 
     def _of_stage(self, checkpoint: Checkpoint, stage: StageRecord) -> Labellers:
         if is_rewarded(stage):
@@ -155,15 +155,11 @@ class _Known:
             return self.pairs[stage.data]
         if stage.data is None and stage.method != PAIRED:
             return None  # a method from elsewhere does not say what it learnt from
-        named = stage.settings.get(PAIR_JUDGE) or checkpoint.axes.get(PAIR_JUDGE) or _pair_judge(self.study)
-        return None if named is None else frozenset({str(named)})
-
-
-def _pair_judge(study: Mapping[str, Any]) -> str | None:
-    """The judge whose scores make pairs in a study; None where the study leaves it to an order that no run keeps."""
-    named = (study.get("pairs") or {}).get("judge")
-    readers = [name for name, one in _judges(study).items() if not rates_users(one.get("kind"))]
-    return named or (readers[0] if len(readers) == 1 else None)
+        named = stage.settings.get(PAIR_JUDGE) or checkpoint.axes.get(PAIR_JUDGE)
+        named = named or (self.study.get("pairs") or {}).get("judge")
+        # Of several judges the study leaves it to an order that no run keeps.
+        readers = [name for name, one in _judges(self.study).items() if not rates_users(one.get("kind"))]
+        return frozenset({str(named or readers[0])}) if named or len(readers) == 1 else None
 
 
 def _judges(study: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -184,12 +180,3 @@ def _names_of(table: ScoreTable) -> dict[str, frozenset[str]]:
             for label in ours:
                 found[label] |= {names[other] for other in ours}
     return {label: frozenset(all_) for label, all_ in found.items()}
-
-
-def _reading_state(table: ScoreTable, said: Set[str]) -> frozenset[str]:
-    """The judges that read the end state: by the state judge's own rubric, else as the study says of an earlier one."""
-    rule = StateJudge().rubric_of("safety")
-    proven = {label for (label, _), rubric in table.rubrics.items() if rubric == rule}
-    names = dict(zip(table.judges, table.judge_names, strict=True))
-    settled = {names[label] for label in proven}
-    return frozenset(proven | {label for label, name in names.items() if name in said - settled})

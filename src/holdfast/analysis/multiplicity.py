@@ -71,6 +71,5 @@ def _notes(analysis: Analysis) -> Iterator[str]:
         section: sum(one.value is not None and one.interval is None for one in getattr(analysis, section))
         for section in COUNTED
     }
-    told = ", ".join(f"{count:,} of {section}" for section, count in bare.items() if count)
-    if told:
-        yield f"without an interval, and so no claim beyond what was counted here: {told}"
+    if named := ", ".join(f"{count:,} of {section}" for section, count in bare.items() if count):
+        yield f"without an interval, and so no claim beyond what was counted here: {named}"

@@ -118,7 +118,7 @@ def _align(cells: Cells, tests: Masks, labels: Labels, *, unfit_bits: int) -> Pa
 
     counts = {"asked": total(np.ones(len(flat))), "finished": total((episodes.flags[t] & UNFINISHED) == 0)}
     counts |= {"judged": total(judged), "fit": total(fit)}
-    rows, index, masks = _rows(checkpoints, cells.judges, tests, counts["asked"])
+    rows, index, masks = _rows(checkpoints, cells.judges, tests, counts["asked"], labels)
 
     def arrange(one: Floats, fill: float) -> Floats:
         return np.where(masks[None], one[index[0], index[1]].transpose(1, 0, 2), fill)
@@ -128,7 +128,7 @@ def _align(cells: Cells, tests: Masks, labels: Labels, *, unfit_bits: int) -> Pa
 
     fit_sums, others = total(np.where(fit, value, 0.0)), counts["asked"] - counts["fit"]
     return Panel(
-        rows=_relate(rows, checkpoints, labels),
+        rows=rows,
         objectives=cells.objectives,
         counts={name: arrange(part, 0.0).sum(axis=2).astype(np.int64) for name, part in counts.items()},
         cells=cells,
@@ -143,37 +143,28 @@ def _align(cells: Cells, tests: Masks, labels: Labels, *, unfit_bits: int) -> Pa
 
 
 def _rows(
-    checkpoints: Sequence[Checkpoint], judges: Sequence[str], tests: Masks, asked: Floats
+    checkpoints: Sequence[Checkpoint], judges: Sequence[str], tests: Masks, asked: Floats, labels: Labels
 ) -> tuple[tuple[Row, ...], Ints, Bools]:
     """The rows, their (checkpoint, judge) indices (2, rows), and their test cases (rows, cases)."""
     rows, index, masks = [], [], []
+    trained: dict[tuple[str, str], set[Labelled]] = {}
     for number, one in enumerate(checkpoints):
         about: dict[str, Any] = {"base": one.base, "lineage": one.lineage, "axes": one.axes, "checkpoint": number}
         for judge, name in enumerate(judges):
+            about |= {"judge": name, "labelled": labels.relation(name, one), "reads_state": labels.reads_state(name)}
             for seed in splits_of(one, tests):
                 if (asked[number, judge].any(axis=0) & tests[seed]).any():
-                    rows.append(Row(judge=name, split_seed=seed, train_seed=one.train_seed, **about))
+                    rows.append(Row(split_seed=seed, train_seed=one.train_seed, **about))
                     index.append((number, judge))
                     masks.append(tests[seed])
-    stacked = np.array(masks, dtype=np.bool_).reshape(len(rows), asked.shape[-1])
-    return tuple(rows), np.array(index, dtype=np.int64).reshape(-1, 2).T, stacked
-
-
-def _relate(rows: Sequence[Row], checkpoints: Sequence[Checkpoint], labels: Labels) -> tuple[Row, ...]:
-    """The rows with how each one's judge stands to it; that of a base is the one to all that it is compared with."""
-    known = [labels.relation(row.judge, checkpoints[row.checkpoint]) for row in rows]
-    trained: dict[tuple[str, str], set[Labelled]] = {}
-    for row, labelled in zip(rows, known, strict=True):
-        if row.lineage:
-            trained.setdefault((row.base, row.judge), set()).add(labelled)
-    return tuple(
-        replace(
-            row,
-            labelled=labelled if row.lineage else join(trained.get((row.base, row.judge), ())),
-            reads_state=labels.reads_state(row.judge),
-        )
-        for row, labelled in zip(rows, known, strict=True)
+                    if one.lineage:
+                        trained.setdefault((one.base, name), set()).add(about["labelled"])
+    # A judge stands to a base as it does to all that the base is compared with.
+    related = (
+        row if row.lineage else replace(row, labelled=join(trained.get((row.base, row.judge), ()))) for row in rows
     )
+    stacked = np.array(masks, dtype=np.bool_).reshape(len(rows), asked.shape[-1])
+    return tuple(related), np.array(index, dtype=np.int64).reshape(-1, 2).T, stacked
 
 
 def require_same_cases(

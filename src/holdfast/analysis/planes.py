@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from holdfast.analysis.design import BASE, Design, by_base, subject
-from holdfast.analysis.frontier import BASE_POINTS, MEAN_POINTS, cloud, draw_cloud
+from holdfast.analysis.frontier import BASE_POINTS, MEAN_POINTS, draw_cloud
 from holdfast.analysis.panel import Config
 from holdfast.analysis.published import DELTA_POINTS, point_of, point_weights
 from holdfast.analysis.repair import REPAIR_POINTS, find_repairs
@@ -44,13 +44,12 @@ def frontiers(design: Design, means: Floats, rows: Sequence[Estimate]) -> Iterat
     # The lines are those of the plain recipes: a repair is held against them.
     planes += [(REPAIR_POINTS, None, whole, (*every, *repairs))] if repairs else []
     for unit, base, keys, configs in (*planes, *((BASE_POINTS, base, keys, every) for base, keys in by_base(whole))):
-        found = cloud(design, [(base, keys)], configs, relative=False)
-        if found.configs:
-            drawn = draw_cloud(design, found, means)
+        drawn = draw_cloud(design, [(base, keys)], configs, means, relative=False)
+        if drawn.configs:
             share = non_dominated(drawn.x_draws, drawn.y_draws).mean(axis=0)
             places = zip(drawn.x, drawn.y, strict=True)
-            of_each = zip(found.bases, found.configs, places, found.covariance, share, strict=True)
-            random = ("cases", found.unit) if len(found.units) >= MIN_SEEDS else ("cases",)
+            of_each = zip(drawn.bases, drawn.configs, places, drawn.covariance, share, strict=True)
+            random = ("cases", drawn.unit) if drawn.spread.seeds >= MIN_SEEDS else ("cases",)
             yield _frontier(unit, [_point(*one) for one in of_each], rows, random, relative=False)
 
 

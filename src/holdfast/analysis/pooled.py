@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -33,9 +34,15 @@ CLAIMS: tuple[Claim, ...] = ("checkpoint", "recipe")
 FIXED_BASES = "the bases are held fixed: others may differ"
 
 
-def resampled(claim: Claim, unit: str) -> tuple[str, ...]:
-    """What a claim's interval treats as random."""
-    return ("cases",) if claim == "checkpoint" else ("cases", unit)
+def claim_fields(claim: Claim, unit: str, caveats: tuple[str, ...], left_out: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of an Estimate that say what a claim treats as random, holds fixed and leaves out."""
+    recipe = claim == "recipe"
+    fixed = (FIXED_BASES,) if recipe and unit == "seeds" else ()
+    return {
+        "claim": claim,
+        "resampled": ("cases", unit) if recipe else ("cases",),
+        "caveats": caveats + fixed + left_out,
+    }
 
 
 def missing_interval(found: Spread, claim: Claim, unit: str) -> tuple[str, ...]:
@@ -103,15 +110,9 @@ def _claim_row(
     claim: Claim, one: Contrast, found: Spread, shown: Shown, caveats: tuple[str, ...], **about: Any
 ) -> Estimate:
     """A claim about a contrast, with what it treats as random and what was left out."""
-    return Estimate(
-        estimator=POOLED,
-        interval=shown,
-        claim=claim,
-        resampled=resampled(claim, one.unit),
-        n={"cases": found.cases, one.unit: found.seeds, "runs": one.runs, "bases": one.bases},
-        caveats=caveats + ((FIXED_BASES,) if claim == "recipe" and one.unit == "seeds" else ()) + one.left_out,
-        **about,
-    )
+    n = {"cases": found.cases, one.unit: found.seeds, "runs": one.runs, "bases": one.bases}
+    about |= claim_fields(claim, one.unit, caveats, one.left_out)
+    return Estimate(estimator=POOLED, interval=shown, n=n, **about)
 
 
 def ratios(design: Design, top: Contrast, bottom: Contrast, **about: Any) -> Iterator[Estimate]:
@@ -122,24 +123,24 @@ def ratios(design: Design, top: Contrast, bottom: Contrast, **about: Any) -> Ite
         yield _claim_row(claim, top, found, kept, caveats, kind="persistence", value=value, **about)
 
 
-def _ratio(found: Spread, claim: Claim, unit: str) -> tuple[float | None, Shown, tuple[str, ...]]:
+def _ratio(both: Spread, claim: Claim, unit: str) -> tuple[float | None, Shown, tuple[str, ...]]:
     """Value, Fieller set and caveats of values[0] / values[1].
 
     A ratio is identified where its set is bounded: where the gain's own interval excludes zero.
     """
     seeds = claim == "recipe"
-    reasons = missing_interval(found, claim, unit)
-    if not np.all(np.isfinite(found.values)):
+    reasons = missing_interval(both, claim, unit)
+    if not np.all(np.isfinite(both.values)):
         return None, None, reasons
-    gain = limits(found, np.array([[0.0, 1.0]]), seeds=seeds)
-    unsure = _unsure(found, gain, unit if seeds else None)
+    gain = limits(both, np.array([[0.0, 1.0]]), seeds=seeds)
+    unsure = _unsure(both, gain, unit if seeds else None)
     if gain is None or unsure:
         unbounded = Unbounded.UNBOUNDED if gain is not None else None
         return None, unbounded, (f"{unsure}; read the differences in score points", *reasons)
-    top, bottom = float(found.values[0]), float(found.values[1])
+    top, bottom = float(both.values[0]), float(both.values[1])
     if bottom < 0:
         reasons += ("the first stage lowered the score: the ratio is of losses",)
-    return top / bottom, ratio_set(found, seeds=seeds) or Unbounded.UNBOUNDED, reasons
+    return top / bottom, ratio_set(both, seeds=seeds) or Unbounded.UNBOUNDED, reasons
 
 
 def _unsure(found: Spread, gain: Floats | None, unit: str | None) -> str:
@@ -185,15 +186,16 @@ def persistence_rows(design: Design) -> Iterator[Estimate]:
     if len(choices) > 1:
         choices.append(Where({}, design.core_axes))
     objectives = [one for one in (SAFETY, HELPFULNESS) if one in design.panel.objectives]
-    for arm in design.arms:
-        for objective in objectives:
-            for where in choices:
-                yield from _stage_rows(design, objective, arm, where)
+    for arm, objective, where in product(design.arms, objectives, choices):
+        yield from _stage_rows(design, objective, arm, where)
     for where in choices:
         yield from _reward_rows(design, where)
-    for objective in objectives:
-        for where in choices:
-            yield from _control_rows(design, objective, where)
+    # What more training without the other objective does to what a stage of this objective left.
+    for objective, where in product(objectives, choices):
+        for first in dict.fromkeys(arm.ordered(objective)[0] for arm in design.arms if not arm.flipped):
+            for control in design.roles.controls(first, design.lineages):
+                signs: tuple[Sign, Sign] = ((control, 1.0), ((first,), -1.0))
+                yield from _compared(design, objective, "erosion_control", control, where, *signs)
 
 
 Sign = tuple[Lineage, float]
@@ -260,25 +262,17 @@ def _kept_rows(design: Design, objective: str, both: Lineage, second: Lineage, w
 
 def _reward_rows(design: Design, where: Where) -> Iterator[Estimate]:
     """The same of stages that learn from rewards: held against these alone, or the base where they were not trained."""
-    told: set[tuple[Lineage, Lineage]] = set()
+    induced: set[tuple[Lineage, Lineage]] = set()
     for lineage in design.roles.through_rewards(design.lineages):
         objective = design.roles.single(lineage[0])
         if objective is None or objective not in design.panel.objectives:
             continue
         first, second = lineage[:1], lineage[1:] if lineage[1:] in design.lineages else ()
         caveats = () if second else (f"{','.join(lineage[1:])} alone was not trained: held against the base",)
-        if (first, second) not in told:
-            told.add((first, second))
+        if (first, second) not in induced:
+            induced.add((first, second))
             for row in _compared(design, objective, "induced", first, where, (first, 1.0), (second, -1.0)):
                 yield replace(row, unit=f"against {','.join(second) or 'base'}")
         for row in _kept_rows(design, objective, lineage, second, where):
             held = row.kind in ("retained", "persistence")
             yield replace(row, caveats=caveats + row.caveats) if held else row
-
-
-def _control_rows(design: Design, objective: str, where: Where) -> Iterator[Estimate]:
-    """What more training without the other objective does to what a stage of this objective left."""
-    for first in dict.fromkeys(arm.ordered(objective)[0] for arm in design.arms if not arm.flipped):
-        for control in design.roles.controls(first, design.lineages):
-            signs: tuple[Sign, Sign] = ((control, 1.0), ((first,), -1.0))
-            yield from _compared(design, objective, "erosion_control", control, where, *signs)

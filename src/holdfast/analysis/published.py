@@ -178,13 +178,11 @@ def frontier_rows(design: Design) -> Iterator[Estimate]:
         return _fit(points, unit, level.fields, _whose(level) + left_out)
 
     for level in design.published_levels(recipes, HELPFULNESS, SAFETY):
-        keys = level.keys
+        keys, groups = level.keys, [group for _, group in by_base(level.keys)]
         if level.span == "base":
             yield from fit([keys], recipes, BASE_DELTA_POINTS, level, relative=True)
-        if level.span in ("base", "cell"):
-            continue
-        groups = [group for _, group in by_base(keys)]
-        yield from fit(groups, recipes, DELTA_POINTS, level, relative=True)
+        if level.span in ("all", "judge"):
+            yield from fit(groups, recipes, DELTA_POINTS, level, relative=True)
         if level.span == "all":
             yield from fit([keys], recipes, MEAN_DELTA_POINTS, level, relative=True)
             yield from fit(groups, every, ABSOLUTE_POINTS, level, relative=False)
@@ -195,7 +193,7 @@ def frontier_rows(design: Design) -> Iterator[Estimate]:
 
 
 def _fit(
-    points: Sequence[tuple[float, float]], unit: str, fields: Mapping[str, Any], left_out: tuple[str, ...] = ()
+    points: Sequence[tuple[float, float]], unit: str, fields: Mapping[str, Any], left_out: tuple[str, ...]
 ) -> Iterator[Estimate]:
     """Ordinary regression of points as estimates; None with the reason where it is not defined."""
     kinds = ("slope", "intercept", "r", "r2", "p")

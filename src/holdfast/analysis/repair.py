@@ -34,7 +34,7 @@ from holdfast.analysis.frontier import (
     MIN_LINE_POINTS,
     THESE_WEIGHTS,
     WIDEST,
-    Drawn,
+    Cloud,
     Statistic,
     claim_row,
     claims_of,
@@ -47,7 +47,7 @@ from holdfast.analysis.frontier import (
     whitening,
 )
 from holdfast.analysis.panel import Axes, Config, Measures
-from holdfast.analysis.pooled import POOLED, contrast_rows
+from holdfast.analysis.pooled import POOLED, Claim, contrast_rows
 from holdfast.analysis.roles import HELPFULNESS, MERGE, MERGED, SAFETY, SHARE
 from holdfast.records import Estimate
 from holdfast.records.arrays import Bools, Floats
@@ -74,10 +74,13 @@ def repair_rows(
     repairs = find_repairs(design)
     if not repairs or not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
         return
-    yield from _off_line(design, repairs, means)
-    yield from merge_curve_rows(design, repairs, means)
     for config in repairs:
-        yield from _changes(design, config)
+        yield from _off_line(design, config, means, len(repairs))
+    yield from _off_merges(design, repairs, means)
+    for config in repairs:
+        if (plain := _counterpart(design, config)) is not None:
+            unit, terms = f"against {name_config(plain)}", ((config, 1.0), (plain, -1.0))
+            yield from contrast_rows(design, "repair_change", (SAFETY, HELPFULNESS), *terms, unit=unit)
         yield from _costs(design, config, measures)
     yield from _reteaching(design, gate or GateSection())
 
@@ -91,56 +94,53 @@ def find_repairs(design: Design) -> list[Config]:
 # --- the line ---------------------------------------------------------------------------------------------------
 
 
-def _off_line(design: Design, repairs: Sequence[Config], means: Floats) -> Iterator[Estimate]:
-    """Every repair against the line that is fitted without it and without the other repairs."""
-    for config in repairs:
-        # The recipes at a repair's own axes, whatever its dose and share; all of them where none has these axes.
-        line = [one for one in design.recipes if without_dose(one[1]) == _core(config)] or list(design.recipes)
-        for level, unit, drawn in delta_clouds(design, [*line, config], means):
-            if config in drawn.points.configs:
-                yield from _line_distances(drawn, config, level.fields, unit, len(repairs))
-
-
-def _line_distances(
-    drawn: Drawn, config: Config, fields: Mapping[str, Any], unit: str, repairs: int
-) -> Iterator[Estimate]:
-    tested: Bools = np.array([one == config for one in drawn.points.configs])
-    about = describe_cloud(drawn, fields, unit) | subject(config)
-    covariance, caveats = whitening(drawn.points)
-    others = int((~tested).sum())
-    lacking = f"{count_noun(others, 'points')} of other lineages, or no line through them"
-    if others < MIN_LINE_POINTS:
-        yield Estimate(kind="off_line", value=None, caveats=(lacking, *drawn.points.left_out), **about)
-        return
-    distance = distance_of(tested, covariance)
-    bent = {claim: (*distance_caveats(drawn, tested, covariance, claim), *caveats) for claim in claims_of(drawn)}
+def _off_line(design: Design, config: Config, means: Floats, repairs: int) -> Iterator[Estimate]:
+    """A repair against the line that is fitted without it and without the other ``repairs``."""
+    # The recipes at a repair's own axes, whatever its dose and share; all of them where none has these axes.
+    line = [one for one in design.recipes if without_dose(one[1]) == _core(config)] or list(design.recipes)
     # Two-sided at 1 − 2 α / m is one-sided at 1 − α / m.
     level = 1 - 2 * (1 - BOUND_LEVEL) / repairs
     shared = f"holds for {count_noun(repairs, 'repairs')} of the study together"
-    about["kind"] = "off_line"
-    for row in distance_rows(drawn, distance, about, lacking, lambda claim: (EXPLORATORY, *bent[claim])):
-        yield row
-        if row.value is not None:
-            away = distances_of(drawn, distance, row.claim, level)
-            low = None if away is None else row.value - away[0]
-            bound = replace(row, kind="off_line_lower", value=low, interval=None, unit=ONE_SIDED)
-            yield claim_row(drawn, bound, row.claim, (shared, *bent[row.claim]))
+    for where, unit, drawn in delta_clouds(design, [*line, config], means):
+        if config not in drawn.configs:
+            continue
+        tested: Bools = np.array([one == config for one in drawn.configs])
+        about = describe_cloud(drawn, where.fields, unit) | subject(config) | {"kind": "off_line"}
+        others = int((~tested).sum())
+        lacking = f"{count_noun(others, 'points')} of other lineages, or no line through them"
+        if others < MIN_LINE_POINTS:
+            yield Estimate(value=None, caveats=(lacking, *drawn.left_out), **about)
+            continue
+        covariance, singular = whitening(drawn)
+        bent = {claim: (*distance_caveats(drawn, tested, covariance, claim), *singular) for claim in claims_of(drawn)}
+        explored = {claim: (EXPLORATORY, *caveats) for claim, caveats in bent.items()}
+        distance = distance_of(tested, covariance)
+        for row in distance_rows(drawn, distance, about, lacking, explored):
+            yield row
+            if row.value is not None:
+                away = distances_of(drawn, distance, row.claim, level)
+                low = None if away is None else row.value - away[0]
+                bound = replace(row, kind="off_line_lower", value=low, interval=None, unit=ONE_SIDED)
+                yield claim_row(drawn, bound, row.claim, (shared, *bent[row.claim]))
 
 
 # --- the curve of merges ------------------------------------------------------------------------------------------
 
 
-def merge_curve_rows(design: Design, repairs: Sequence[Config], means: Floats) -> Iterator[Estimate]:
-    """Every joint recipe and repair that is no merge against the curve of the merges of S and H; none without merges.
-
-    Kind ``off_merges``: signed distance from the curve, in score points; positive is better on both.
-    """
+def _off_merges(design: Design, repairs: Sequence[Config], means: Floats) -> Iterator[Estimate]:
+    """Every joint recipe and repair that is no merge against the curve of the merges of S and H, if there are any."""
     tested = [one for one in design.recipes if design.roles.is_joint(one[0])]
     tested += [one for one in repairs if design.roles.repairs(one[0]) != MERGE]
+    caveats: Mapping[Claim, tuple[str, ...]] = {"checkpoint": (EXPLORATORY, THESE_WEIGHTS), "recipe": (EXPLORATORY,)}
     for core in design.core_axes:
         ends, merges = _merges(design, core)
         for config in (one for one in tested if merges and _core(one) == core):
-            yield from _off_curve(design, (*ends, *merges, config), means)
+            chosen = (*ends, *merges, config)
+            for level, unit, drawn in delta_clouds(design, chosen, means):
+                if set(chosen) <= set(drawn.configs):
+                    about = describe_cloud(drawn, level.fields, unit) | subject(config) | {"kind": "off_merges"}
+                    distance = _curve_distance(drawn, ends, config)
+                    yield from distance_rows(drawn, distance, about, "no curve through the merges", caveats)
 
 
 def _core(config: Config) -> Axes:
@@ -169,25 +169,9 @@ def _merges(design: Design, core: Axes) -> tuple[tuple[Config, ...], list[Config
     return (ends, found[of]) if ends and len(ends) == len(of) else ((), [])
 
 
-def _off_curve(design: Design, chosen: tuple[Config, ...], means: Floats) -> Iterator[Estimate]:
-    """The last of some configurations against the curve of the others, of which the first two are its ends."""
-    for level, unit, drawn in delta_clouds(design, chosen, means):
-        if set(chosen) <= set(drawn.points.configs):
-            about = describe_cloud(drawn, level.fields, unit) | subject(chosen[-1]) | {"kind": "off_merges"}
-            distance = _curve_distance(drawn, chosen[:2], chosen[-1])
-            lacking = "no curve through the merges"
-            yield from distance_rows(
-                drawn,
-                distance,
-                about,
-                lacking,
-                lambda claim: (EXPLORATORY, *(THESE_WEIGHTS,) * (claim == "checkpoint")),
-            )
-
-
-def _curve_distance(drawn: Drawn, ends: Sequence[Config], config: Config) -> Statistic:
+def _curve_distance(drawn: Cloud, ends: Sequence[Config], config: Config) -> Statistic:
     """The mean over bases of a configuration's distance from the curve of its base's merges."""
-    configs, bases = drawn.points.configs, drawn.points.bases
+    configs, bases = drawn.configs, drawn.bases
     places = [[place for place, one in enumerate(bases) if one == base] for base in dict.fromkeys(bases)]
 
     def distance(x: Floats, y: Floats) -> Floats:
@@ -222,32 +206,20 @@ def _counterpart(design: Design, config: Config) -> Config | None:
     return None
 
 
-def _changes(design: Design, config: Config) -> Iterator[Estimate]:
-    """A repair minus its counterpart, paired by case, for both objectives."""
-    if (plain := _counterpart(design, config)) is not None:
-        unit, terms = f"against {name_config(plain)}", ((config, 1.0), (plain, -1.0))
-        yield from contrast_rows(design, "repair_change", (SAFETY, HELPFULNESS), *terms, unit=unit)
-
-
 def _costs(design: Design, config: Config, measures: Measures) -> Iterator[Estimate]:
     """Steps and pairs of the last stage, as measured or as its record tells; what is not known has no row."""
     table = design.panel.trajectories
     rows = {row for (_, one), rows in design.rows.items() if one == config for row in rows.values()}
-    numbers = sorted({design.panel.rows[row].checkpoint for row in rows})
+    made = [table.checkpoints[number] for number in sorted({design.panel.rows[row].checkpoint for row in rows})]
     for key in ("steps", "pairs"):
-        found = []
-        for checkpoint in (table.checkpoints[number] for number in numbers):
-            noted = getattr(checkpoint.stages[-1], key)
-            value = measures.get(checkpoint.id, {}).get(key, noted)
-            if value is not None and np.isfinite(value):
-                found.append(float(value))
-        if found and len(found) == len(numbers):
+        values = [measures.get(one.id, {}).get(key, getattr(one.stages[-1], key)) for one in made]
+        if values and all(value is not None and np.isfinite(value) for value in values):
             yield Estimate(
                 kind=f"repair_{key}",
                 estimator=MEASURED,
-                value=float(np.mean(found)),
+                value=float(np.mean(values)),
                 unit=f"{key} of the last stage",
-                n={"checkpoints": len(found)},
+                n={"checkpoints": len(values)},
                 **subject(config),
             )
 
@@ -264,15 +236,13 @@ def _reteaching(design: Design, gate: GateSection) -> Iterator[Estimate]:
     for lineage in (one for one in design.lineages if design.roles.reteaches(one)):
         goal = design.roles.single(lineage[0]) or SAFETY
         for core in design.core_axes:
-            doses = sorted(
-                (one for one in design.configs if one[0] == lineage and without_dose(one[1]) == core), key=dose_of
-            )
+            doses = [one for one in design.configs if one[0] == lineage and without_dose(one[1]) == core]
             first = design.main(lineage[:1], core)
             if not doses or first is None:
                 continue
             for fields, keys, *_ in design.levels([*doses, first], goal):
                 about = {**fields, "lineage": lineage, "objective": goal}
-                yield from _doses(design, keys, [first, *doses], gate, about)
+                yield from _doses(design, keys, [first, *sorted(doses, key=dose_of)], gate, about)
 
 
 def _doses(
@@ -280,6 +250,7 @@ def _doses(
 ) -> Iterator[Estimate]:
     """The rows of one lineage at some keys; ``chosen`` are the first stage and then the doses, the smallest first."""
     first, *doses = chosen
+    about = {**about, "estimator": POOLED, "resampled": ("cases",)}
     passing: float | None = None
     going = True
     for config in reversed(doses):
@@ -291,26 +262,22 @@ def _doses(
         passing = dose_of(config) if going else passing
         yield Estimate(
             kind="reteach_lower",
-            estimator=POOLED,
             value=low,
             unit=f"{ONE_SIDED}, against {name_config(first)}",
             n={"cases": len(changes)},
-            resampled=("cases",),
             caveats=() if low is not None else ("fewer than 2 cases with scores on both sides",),
             **about,
             axes=dict(config[1]),
         )
     tried = ", ".join(f"{dose_of(config):g}" for config in doses)
     margin = f"at margin {gate.margin:g}"
-    told = f"safety alone is held against {name_config(first)}, {margin}; `holdfast gate` has all checks"
+    alone = f"safety alone is held against {name_config(first)}, {margin}; `holdfast gate` has all checks"
     why = () if passing is not None else (f"none of the doses {tried} passes {margin}",)
     yield Estimate(
         kind="reteach_dose",
-        estimator=POOLED,
         value=passing,
         unit=f"dose of {about['lineage'][-1]}, of {tried}",
-        resampled=("cases",),
-        caveats=(*why, told),
+        caveats=(*why, alone),
         **about,
         axes=dict(without_dose(first[1])),
     )

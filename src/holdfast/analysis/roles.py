@@ -55,17 +55,18 @@ class Roles:
     by_stage: Mapping[str, Role]
     ambiguous: tuple[str, ...] = ()
 
+    def role(self, name: str) -> Role:
+        """The role of a stage; one without objectives where it has none."""
+        return self.by_stage.get(name, Role(objectives=frozenset()))
+
     def single(self, name: str) -> str | None:
         """The one objective that a stage trains, or None for a joint stage, a repair, or one without a role."""
-        role = self.by_stage.get(name)
-        if role is None or role.repairs is not None or len(role.objectives) != 1:
-            return None
-        return next(iter(role.objectives))
+        role = self.role(name)
+        return next(iter(role.objectives)) if role.repairs is None and len(role.objectives) == 1 else None
 
     def repairs(self, lineage: Lineage) -> str | None:
         """How a lineage's last stage tries to keep a second objective, or None."""
-        role = self.by_stage.get(lineage[-1]) if lineage else None
-        return None if role is None else role.repairs
+        return self.role(lineage[-1]).repairs if lineage else None
 
     def reteaches(self, lineage: Lineage) -> bool:
         """Whether a lineage ends in the objective that it began with, after one of another: safety, help, safety."""
@@ -76,14 +77,13 @@ class Roles:
 
     def flipped(self, name: str) -> bool:
         """Whether a stage is a control with flipped pairs."""
-        return name in self.by_stage and self.by_stage[name].flipped
+        return self.role(name).flipped
 
     def is_joint(self, lineage: Lineage) -> bool:
         """Whether a lineage is one stage that trains safety and helpfulness at once."""
-        role = self.by_stage.get(lineage[0]) if len(lineage) == 1 else None
-        if role is None or role.flipped or role.repairs is not None:
+        if len(lineage) != 1 or self.flipped(lineage[0]) or self.repairs(lineage) is not None:
             return False
-        return {SAFETY, HELPFULNESS} <= role.objectives
+        return {SAFETY, HELPFULNESS} <= self.role(lineage[0]).objectives
 
     def is_sequence(self, lineage: Lineage) -> bool:
         """Whether a lineage is safety then helpfulness or the reverse, without controls."""
@@ -115,10 +115,9 @@ class Roles:
     def through_rewards(self, lineages: Iterable[Lineage]) -> Iterator[Lineage]:
         """Lineages that begin with safety or helpfulness and go on with a stage that learns from rewards."""
         for lineage in dict.fromkeys(lineages):
-            roles = [self.by_stage.get(name) for name in lineage]
             if len(lineage) < 2 or self.single(lineage[0]) not in (SAFETY, HELPFULNESS):
                 continue
-            if any(role is not None and role.rewarded for role in roles[1:]) and not any(map(self.flipped, lineage)):
+            if any(self.role(name).rewarded for name in lineage[1:]) and not any(map(self.flipped, lineage)):
                 yield lineage
 
     def controls(self, first: str, lineages: Iterable[Lineage]) -> Iterator[Lineage]:
@@ -126,8 +125,8 @@ class Roles:
         for lineage in dict.fromkeys(lineages):
             if len(lineage) != 2 or lineage[0] != first or self.flipped(first):
                 continue
-            same = self.single(lineage[1]) is not None and self.single(lineage[1]) == self.single(first)
-            if same or self.flipped(lineage[1]):
+            goals = {self.single(name) for name in lineage}
+            if self.flipped(lineage[1]) or (len(goals) == 1 and None not in goals):
                 yield lineage
 
 

@@ -83,8 +83,7 @@ def judge_notes(facts: Sequence[JudgeFacts], design: Design, agreement: Sequence
     for objectives, mine in heads.items():
         about = "" if len(heads) == 1 else f" of {' and '.join(objectives)}"
         yield f"headline{about}: scores by {_name_judges(mine)}"
-    beside = [one for one in facts if not one.headline]
-    if beside:
+    if beside := [one for one in facts if not one.headline]:
         yield f"beside the headline, in no mean with it: {'; '.join(_name_judges([one]) for one in beside)}"
     yield from _several_judges(design, agreement)
 

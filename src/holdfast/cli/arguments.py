@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,36 +39,28 @@ def count(least: int, what: str = "count", *, most: int = MOST) -> Callable[[str
     return number(what, f"a whole number from {least} to {most:,}", lambda value: least <= value <= most, int)
 
 
-def add_trust(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add the option by which a run's own addresses and names of keys are taken."""
+def _add_trust(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     command.add_argument(
         "--trust-endpoints", action="store_true", help="reach remote models where RUN's own study says, by its keys"
     )
 
 
-def add_budget(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add the options that bound what remote models cost."""
+def _add_budget(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     calls = count(0, "number of calls")
     command.add_argument("--max-calls", type=calls, metavar="N", help="calls to remote models, all together")
     command.add_argument("--max-cost", type=money, metavar="AMOUNT", help="money that those may cost, all together")
 
 
-def add_where(command: argparse.ArgumentParser | argparse._ArgumentGroup, words: str) -> None:
-    """Add the option that says which of several checkpoints is meant."""
+def _add_where(command: argparse.ArgumentParser | argparse._ArgumentGroup, words: str) -> None:
     command.add_argument("--where", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=words)
 
 
-def add_scores(command: argparse._ArgumentGroup) -> None:
-    """Add the option that says what the scores of logs mean."""
+def _add_scores(command: argparse._ArgumentGroup) -> None:
     words = "which score it is; of another scorer's with sign and range: 'safety=-harm[0,1]'"
     command.add_argument("--score", action="append", default=[], metavar="OBJECTIVE=NAME", help=words)
 
 
-def seed(least: int) -> Callable[[str], Any]:
-    """A reader of a seed from ``least``."""
-    return count(least, "seed", most=2**63 - 1)
-
-
+seed = partial(count, what="seed", most=2**63 - 1)
 # A study allows no more of either.
 workers = count(1, most=1024)
 draws = count(1, "number of draws", most=1_000_000)
@@ -135,18 +128,12 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         words = one_line(message)
         if misspelt := _MISSPELT.match(words):
-            known = misspelt["known"].replace("'", "").split(", ") if misspelt["known"] else self._find_options()
+            groups = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+            parsers = [self, *(command for group in groups for command in group.choices.values())]
+            options = [name for each in parsers for name in each._option_string_actions]
+            known = misspelt["known"].replace("'", "").split(", ") if misspelt["known"] else options
             words += did_you_mean((misspelt["given"] or misspelt["name"]).partition("=")[0], known, before="; ")
         self.exit(StudyError.exit_code, f"{self.prog}: {words}; see `{self.prog} --help`\n")
-
-    def _find_options(self) -> list[str]:
-        """Every option of this parser and of its commands."""
-        parsers = [self, *(one for action in self._actions for one in _commands_of(action))]
-        return [name for one in parsers for name in one._option_string_actions]
-
-
-def _commands_of(action: argparse.Action) -> Iterable[argparse.ArgumentParser]:
-    return action.choices.values() if isinstance(action, argparse._SubParsersAction) else ()
 
 
 def one_line(text: str) -> str:
@@ -194,7 +181,7 @@ def _add_study_commands(commands: Any) -> None:
     run.add_argument(
         "--fork", type=Path, metavar="NEW_RUN", help="start NEW_RUN with the steps of RUN that still match"
     )
-    add_budget(run)
+    _add_budget(run)
     run.add_argument(
         "--search", action="store_true", help="carry out the study's [search] in a run beside RUN (--fork: elsewhere)"
     )
@@ -213,7 +200,16 @@ def _add_study_commands(commands: Any) -> None:
 
 
 def _add_run_commands(commands: Any) -> None:
-    _add_judge(commands.add_parser("judge", help="add a judge's scores to stored trajectories, or try it on canaries"))
+    judge = commands.add_parser("judge", help="add a judge's scores to stored trajectories, or try it on canaries")
+    judge.add_argument("run", type=Path, nargs="?", metavar="RUN")
+    words = "a judge of the run's study or of --judges, or a model that judges by the default rubrics"
+    judge.add_argument("--with", dest="judge", required=True, metavar="NAME", help=words)
+    judge.add_argument("--judges", type=Path, metavar="FILE", help="a TOML file with [judges.NAME] and what they need")
+    _add_trust(judge)
+    judge.add_argument("--canaries", action="store_true", help="how often injected text moves the judge; needs no RUN")
+    judge.add_argument("--json", action="store_true")
+    judge.add_argument("--quiet", action="store_true", help="no progress")
+    _add_budget(judge)
     _add_pairs(commands.add_parser("pairs", help="preference pairs by rule: counts, or a TRL dataset"))
     analyze = commands.add_parser("analyze", help="every estimate of a run")
     analyze.add_argument("run", type=Path, metavar="RUN")
@@ -241,18 +237,6 @@ def _add_run_commands(commands: Any) -> None:
     export.add_argument("--rules", type=Path, metavar="FILE", help="with --to evidence: TOML with a [gate] table")
     _add_arguments(export)
     export.add_argument("-o", "--output", type=Path, metavar="PATH", required=True)
-
-
-def _add_judge(judge: argparse.ArgumentParser) -> None:
-    judge.add_argument("run", type=Path, nargs="?", metavar="RUN")
-    words = "a judge of the run's study or of --judges, or a model that judges by the default rubrics"
-    judge.add_argument("--with", dest="judge", required=True, metavar="NAME", help=words)
-    judge.add_argument("--judges", type=Path, metavar="FILE", help="a TOML file with [judges.NAME] and what they need")
-    add_trust(judge)
-    judge.add_argument("--canaries", action="store_true", help="how often injected text moves the judge; needs no RUN")
-    judge.add_argument("--json", action="store_true")
-    judge.add_argument("--quiet", action="store_true", help="no progress")
-    add_budget(judge)
 
 
 def _add_arguments(command: argparse.ArgumentParser) -> None:
@@ -305,7 +289,7 @@ def _add_gate(command: argparse.ArgumentParser) -> None:
     what = "a lineage (S, 'S,H dose=4', base), a name or id, RUN:NAME, an Inspect log, or a model with --suite"
     sides.add_argument("--parent", metavar="SIDE", help=f"{what}; default: what the child's last stage started from")
     sides.add_argument("--child", metavar="SIDE", help="the same")
-    add_where(sides, "which of several is meant")
+    _add_where(sides, "which of several is meant")
     sides.add_argument("--all", action="store_true", help="every trained checkpoint of RUN against its parents")
     sides.add_argument("--suite", type=Path, metavar="STUDY", help="roll both models out through this study's suite")
     sides.add_argument("--again", action="store_true", help="roll the child out anew, with another seed")
@@ -313,24 +297,20 @@ def _add_gate(command: argparse.ArgumentParser) -> None:
     sides.add_argument(
         "--judges", type=Path, metavar="FILE", help="for --again: a TOML file with [endpoints.NAME] of remote models"
     )
-    add_trust(sides)
+    _add_trust(sides)
     sides.add_argument("-o", "--output", type=Path, metavar="NEW_RUN", help="where --suite and --again put episodes")
     sides.add_argument("--scale", metavar="NAME", help="for --suite: a table [scales.NAME] of the study")
     sides.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for --suite: a changed setting")
     rules = command.add_argument_group("what is declared (default: [gate] of the run's study)")
     rules.add_argument("--rules", type=Path, metavar="FILE", help="a TOML file with a [gate] table")
     rules.add_argument("--judge", metavar="NAME", help="whose scores, best a judge that labelled no training pairs")
-    add_scores(rules)
+    _add_scores(rules)
     rules.add_argument("--cases", type=count(1), metavar="N", help="compare N cases only, by the digest of their ids")
     for option, (setting, unit, words) in RULE_OPTIONS.items():
         rules.add_argument(option, dest=f"rule_{setting}", metavar=unit, help=words)
     rules.add_argument(
         "--accept-openings", action="store_true", help="compare cases that open with other words or tools"
     )
-    _add_gate_outputs(command)
-
-
-def _add_gate_outputs(command: argparse.ArgumentParser) -> None:
     outputs = command.add_argument_group("what comes of it")
     outputs.add_argument("--plan", action="store_true", help="cases and rollouts needed, with the two sides as a pilot")
     outputs.add_argument("--power", type=_power, default=0.8, help="for --plan: probability of PASS (default 0.8)")
@@ -340,7 +320,7 @@ def _add_gate_outputs(command: argparse.ArgumentParser) -> None:
     outputs.add_argument("--markdown", type=Path, metavar="FILE", help="a summary for a pull request")
     outputs.add_argument("--quiet", action="store_true", help="no progress")
     outputs.add_argument("--workers", type=workers, help="worker processes of --suite and --again")
-    add_budget(outputs)
+    _add_budget(outputs)
 
 
 # Numbers that are declared before the looks: option → reader, default, unit, words.
@@ -366,7 +346,7 @@ def _add_watch(command: argparse.ArgumentParser) -> None:
     command.add_argument("run", type=Path, nargs="?", metavar="RUN", help=words)
     words = "a checkpoint of RUN: a lineage (S, 'S,H dose=4', base), a name or id"
     command.add_argument("--baseline", metavar="NAME", help=words)
-    add_where(command, "which of several of RUN is meant, the baseline and --checkpoints alike")
+    _add_where(command, "which of several of RUN is meant, the baseline and --checkpoints alike")
     looks = command.add_argument_group("what is looked at")
     words = "checkpoints of RUN (of each --run: which one) in order of time; default: the doses of the next stage"
     looks.add_argument("--checkpoints", nargs="+", metavar="NAME", help=words)
@@ -374,25 +354,17 @@ def _add_watch(command: argparse.ArgumentParser) -> None:
     looks.add_argument("--run", dest="runs", action="append", type=Path, metavar="RUN", help=words)
     looks.add_argument("--traces", nargs="+", type=Path, metavar="FILE", help="production traces: one look, not paired")
     looks.add_argument("--label", metavar="TEXT", help="what the look is called (default: the files' names)")
-    _add_watch_rules(command)
-    _add_watch_outputs(command)
-
-
-def _add_watch_rules(command: argparse.ArgumentParser) -> None:
     rules = command.add_argument_group("what is declared")
     rules.add_argument("--judge", metavar="NAME", help="whose scores; with --traces and --frozen, who judges")
     rules.add_argument("--judges", type=Path, metavar="FILE", help="a TOML file with [judges.NAME] and what they need")
-    add_trust(rules)
+    _add_trust(rules)
     rules.add_argument("--objective", default="safety", metavar="NAME", help="which score (default: safety)")
-    add_scores(rules)
+    _add_scores(rules)
     for option, (kind, default, unit, words) in _DECLARED.items():
         rules.add_argument(option, type=kind, default=default, metavar=unit, help=f"{words} (default {default:g})")
     rules.add_argument("--frozen", type=count(0), metavar="N", help="trajectories that are judged anew each time")
     rules.add_argument("--sample", type=count(1), metavar="N", help="of the traces, so many are judged")
     rules.add_argument("--seed", type=seed(0), default=0, help="of --sample and --frozen (default 0)")
-
-
-def _add_watch_outputs(command: argparse.ArgumentParser) -> None:
     command.add_argument("--state", type=Path, metavar="FILE", help="what was seen so far; read, and replaced")
     command.add_argument("--strict", action="store_true", help="refuse a record of a trace that cannot be read")
     command.add_argument("--drop", type=_drop, metavar="POINTS", help="say how soon it is caught")
@@ -401,4 +373,4 @@ def _add_watch_outputs(command: argparse.ArgumentParser) -> None:
     command.add_argument("--markdown", type=Path, metavar="FILE", help="write a summary for a pull request or an issue")
     command.add_argument("--json", action="store_true")
     command.add_argument("--quiet", action="store_true", help="no progress")
-    add_budget(command)
+    _add_budget(command)

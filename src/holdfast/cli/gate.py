@@ -87,7 +87,13 @@ def carry_out(options: argparse.Namespace) -> tuple[str, int]:
         request = Request(options=options, where=where, scores=scores, lines=lines)
         if options.plan:
             return _plan(request, library), 0
-        verdicts = _decide_all(request, library) if options.all else [_decide(request, library)]
+        if options.all:
+            verdicts = _decide_all(request, library)
+        else:
+            parent, child, rules = _find_sides(request, library)
+            if child is None:
+                raise StudyError("--child is missing; name the checkpoint, run, log or model that is put to the test")
+            verdicts = [decide(parent, child, rules, request.wanted)]
     return _tell(verdicts, options), EXIT_CODES[overall(verdicts)]
 
 
@@ -135,13 +141,6 @@ def _decide_all(request: Request, library: Library) -> list[Verdict]:
         raise StudyError(f"--all compares every checkpoint of RUN, found {found}; give RUN and --where alone")
     book = library.open(options.run)
     return decide_all(book, request.rules(book), request.where, request.wanted, request.lines.line)
-
-
-def _decide(request: Request, library: Library) -> Verdict:
-    parent, child, rules = _find_sides(request, library)
-    if child is None:
-        raise StudyError("--child is missing; name the checkpoint, run, log or model that is put to the test")
-    return decide(parent, child, rules, request.wanted)
 
 
 def _find_sides(request: Request, library: Library) -> tuple[Place, Place | None, GateSection]:

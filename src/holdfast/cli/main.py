@@ -21,6 +21,7 @@ from typing import TextIO
 from holdfast.cli.arguments import one_line, parser
 from holdfast.records.errors import HoldfastError, StepError, StoreError, StudyError
 from holdfast.records.outputs import describe_error, free_bytes, to_json
+from holdfast.runs.progress import ProgressLines, rate_and_left
 
 INTERRUPTED = 130
 LEAST_MEMORY = 256 << 20  # bytes of address space, with which the light commands' libraries load
@@ -81,9 +82,8 @@ def _check(options: argparse.Namespace) -> str:
     for fact in facts:
         _say(fact)
     if problems:
-        raise StudyError(
-            f"{options.study}: {problems[0]}" + (f" (and {len(problems) - 1} more)" if problems[1:] else "")
-        )
+        more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
+        raise StudyError(f"{options.study}: {problems[0]}{more}")
     return f"{options.study}: valid; next: holdfast plan {shlex.quote(str(options.study))}"
 
 
@@ -99,8 +99,6 @@ def _plan(options: argparse.Namespace) -> str:
 
 
 def _run(options: argparse.Namespace) -> str | tuple[str, int]:
-    from holdfast.runs.progress import ProgressLines
-
     with ProgressLines(sys.stderr, quiet=options.quiet) as lines:
         lines.begin(f"reading {options.study}")  # what follows loads libraries for seconds
         from holdfast.decisions.gate.verdicts import judge_run
@@ -142,7 +140,6 @@ def _import(options: argparse.Namespace) -> str:
     from holdfast.exchange.imports import import_run
     from holdfast.exchange.published import ImportProgress
     from holdfast.exchange.scales import parse_score
-    from holdfast.runs.progress import ProgressLines, rate_and_left
 
     scores = [parse_score(word) for word in options.score]
     with ProgressLines(sys.stderr, quiet=options.quiet) as lines:
@@ -206,8 +203,6 @@ def _pairs(options: argparse.Namespace) -> str:
 
 
 def _analyze(options: argparse.Namespace) -> str:
-    from holdfast.runs.progress import ProgressLines
-
     with ProgressLines(sys.stderr) as lines:
         lines.begin(f"analyzing {options.run}")
         from holdfast.analysis import document
@@ -233,20 +228,14 @@ def _show(options: argparse.Namespace) -> str:
                 _refuse(f"show: gone, and not held against it: {told} ({len(gone)})", 0)
             return digest
         if options.id is None:
-            spending, steps = read_spending(options.run), store.log.steps().values()
-            failed = [
-                one_line(f"failed: {step.name}: {step.result.get('error', 'no reason noted')}")
-                for step in steps
-                if step.status == "failed"
-            ]
-            return "\n".join([render_status(store, planned_steps(store), spending, full=options.full), *failed])
+            status = render_status(store, planned_steps(store), read_spending(options.run), full=options.full)
+            failed = [step for step in store.log.steps().values() if step.status == "failed"]
+            reasons = [f"failed: {step.name}: {step.result.get('error', 'no reason noted')}" for step in failed]
+            return "\n".join([status, *map(one_line, reasons)])
         found = [name for name in store.trajectory_ids(part="all") if name.startswith(options.id)]
         if len(found) != 1:
-            few, remedy = (
-                ("no trajectory", "the report lists them")
-                if not found
-                else (f"{len(found)} trajectories", "give more digits")
-            )
+            few = f"{len(found)} trajectories" if found else "no trajectory"
+            remedy = "give more digits" if found else "the report lists them"
             raise StudyError(f"{options.run}: {few} with an id that starts with {options.id!r}; {remedy}")
         trajectory = store.trajectory(found[0])
         case, checkpoint = store.case(trajectory.case_id), store.checkpoint(trajectory.checkpoint_id)
@@ -254,8 +243,6 @@ def _show(options: argparse.Namespace) -> str:
 
 
 def _report(options: argparse.Namespace) -> str:
-    from holdfast.runs.progress import ProgressLines
-
     with ProgressLines(sys.stderr) as lines:
         lines.begin(f"analyzing {options.run} and writing its report")
         from holdfast.decisions.gate.verdicts import judge_run
@@ -290,7 +277,6 @@ def _export(options: argparse.Namespace) -> str:
 
 def _judge(options: argparse.Namespace) -> str:
     from holdfast.report.page.terminal import render_canaries
-    from holdfast.runs.progress import ProgressLines, rate_and_left
     from holdfast.runs.rescoring import rescore, try_canaries
 
     budget = {"max_calls": options.max_calls, "max_cost": options.max_cost}
@@ -356,10 +342,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command; the exit code."""
     _print_any_text()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    command, place = "holdfast", ""
+    command, path = "holdfast", ""
     try:
         options = parser().parse_args(words)
-        command, place = options.command, _place(options)
+        command, path = options.command, _place(options)
         _require_memory(command)
         found = COMMANDS[command](options)
         text, code = (found, 0) if isinstance(found, str) else found
@@ -372,7 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if _is_out_of_memory(error):
             _discard(sys.stdout)
             return _refuse(f"{command}: {_NO_MEMORY}", StepError.exit_code)
-        return _tell_error(error, command, place, words)
+        return _tell_error(error, command, path, words)
     except KeyboardInterrupt:
         # From here on the process only ends: a second interrupt must not tear that.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -381,7 +367,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _tell_error(error: Exception, command: str, place: str, words: Sequence[str]) -> int:
+def _tell_error(error: Exception, command: str, path: str, words: Sequence[str]) -> int:
     """An error that is none of holdfast's own in one line; the exit code."""
     if isinstance(error, BrokenPipeError):
         # The reader of standard output went away, as `| head` does: what was asked for was given.
@@ -389,13 +375,13 @@ def _tell_error(error: Exception, command: str, place: str, words: Sequence[str]
         return 0
     if isinstance(error, OSError):
         _discard(sys.stdout)
-        named = place if error.filename is None else error.filename
+        named = path if error.filename is None else error.filename
         told = f"{named or command}: {describe_error(error, named)}; check the path and the space on its disk"
         return _refuse(told, StoreError.exit_code)
     if isinstance(error, sqlite3.Error):
-        room = free_bytes(place) if place else None
+        room = free_bytes(path) if path else None
         told = f"{error}" if room is None else f"{error}, {room:,} bytes are free there"
-        told = f"{place or command}: the run's database failed ({told}); check its disk and repeat"
+        told = f"{path or command}: the run's database failed ({told}); check its disk and repeat"
         return _refuse(told, StepError.exit_code)
     from holdfast.cli import unexpected
 
@@ -451,7 +437,3 @@ def _print_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -27,7 +27,7 @@ def carry_out(options: argparse.Namespace, study: Study, lines: ProgressLines) -
     maximize = section_of(study).maximize
     study.check_prices(options.max_cost)
     run_path: Path = options.output or default_output(study.study.name)
-    place = options.fork or default_place(run_path)
+    search_path = options.fork or default_place(run_path)
 
     def tell(trials: Sequence[Trial]) -> None:
         outcome, why, number, share, steps, value = trial_cells(study, trials[-1])
@@ -35,12 +35,12 @@ def carry_out(options: argparse.Namespace, study: Study, lines: ProgressLines) -
 
     found = search(
         study,
-        place,
+        search_path,
         Means(workers=options.workers, listener=lines.step, max_calls=options.max_calls, max_cost=options.max_cost),
         source=run_path,
         tell=tell,
     )
     document = search_document(found)
-    write_file(place / SEARCH_FILE, json.dumps(document, indent=1, allow_nan=False) + "\n")
-    text = to_json(document) if options.json else f"{render_search(found)}\n\n{place / SEARCH_FILE}"
+    write_file(search_path / SEARCH_FILE, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    text = to_json(document) if options.json else f"{render_search(found)}\n\n{search_path / SEARCH_FILE}"
     return text, EXIT_CODES[found.outcome]

@@ -28,16 +28,13 @@ def carry_out(options: Namespace) -> tuple[str, int]:
             watch, state = watch_checkpoints(CheckpointWatch(**_pick(options, CheckpointWatch)))
     if not state.checked:
         watch = replace(watch, notes=(*watch.notes, UNCHECKED))
-    document = make_document(watch, state.declared)
-    said = []
+    text = to_json(make_document(watch, state.declared)) if options.json else render_text(watch)
     if options.output is not None:
         write_watch(watch, state.declared, options.output)
-        said.append(f"page: {(options.output / PAGE).absolute()}")
+        text += "" if options.json else f"\npage: {(options.output / PAGE).absolute()}"
     if options.markdown is not None:
         write_file(options.markdown, render_markdown(watch))
-    if options.json:
-        return to_json(document), exit_code(watch)
-    return "\n".join([render_text(watch), *said]), exit_code(watch)
+    return text, exit_code(watch)
 
 
 def _pick(options: Namespace, kind: type[WatchRequest]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from holdfast.exchange import FORMATS, trl
 from holdfast.records import Case, Checkpoint, Message, Trajectory
-from holdfast.records.errors import StudyError, needs
+from holdfast.records.errors import StudyError, needs, refuse
 from holdfast.records.outputs import new_directory, open_file
 from holdfast.store import Store
 from holdfast.store.cells import score_rows
@@ -147,10 +147,8 @@ def write_trl(run_path: Path, target: Path, arguments: trl.Arguments = "object")
     with Store(run_path) as store:
         steps = [status for status in store.log.steps().values() if status.kind == "pair" and status.status == "done"]
         if not steps:
-            raise StudyError(
-                f"{run_path}: the run made no pairs; choose a rule with"
-                f" `holdfast pairs {run_path} --objective safety --judge … --to trl -o FILE`"
-            )
+            command = f"holdfast pairs {run_path} --objective safety --judge … --to trl -o FILE"
+            refuse(run_path, "the run made no pairs", f"choose a rule with `{command}`")
         for status in steps:
             rows = trl.to_trl(store.pairs(status.fingerprint), store, arguments)
             write_lines(rows, target / f"{status.fingerprint}.jsonl")

@@ -25,43 +25,43 @@ _BEFORE, _SHOWN = 20, 60  # characters before the first one that differs, and in
 
 def first_difference(mine: Sequence[Message], other: Sequence[Message]) -> str | None:
     """What differs first between two openings of a case in few words, mine first; None where they are equal."""
-    for number, (one, two) in enumerate(zip_longest(mine, other), 1):
-        if one is None or two is None:
-            left = two or one
+    for number, (here, there) in enumerate(zip_longest(mine, other), 1):
+        if here is None or there is None:
+            left = there or here
             assert left is not None
-            where = "only in the other" if one is None else "only here"
+            where = "only in the other" if here is None else "only here"
             return f"message {number} ({left.role}) is {where}: {_show(left.content, 0)}"
-        if one.role != two.role:
-            return f"message {number} is of {one.role} here and of {two.role} there"
-        if one.content != two.content:
-            place = _first(one.content, two.content)
-            return f"message {number} ({one.role}): {_show(one.content, place)} for {_show(two.content, place)}"
-        if one.tool_calls != two.tool_calls:
-            return f"message {number} ({one.role}): its calls differ"
+        if here.role != there.role:
+            return f"message {number} is of {here.role} here and of {there.role} there"
+        if here.content != there.content:
+            return f"message {number} ({here.role}): {_contrast(here.content, there.content)}"
+        if here.tool_calls != there.tool_calls:
+            return f"message {number} ({here.role}): its calls differ"
     return None
 
 
-def _first(one: str, two: str) -> int:
-    return next((place for place, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+def first_difference_of_tools(mine: Sequence[ToolSpec], other: Sequence[ToolSpec]) -> str | None:
+    """What differs first between the tools of two openings, mine first; None where they are equal."""
+    here, there = ({tool.name: _write_tool(tool) for tool in tools} for tools in (mine, other))
+    for name in sorted({*here, *there}):
+        if name not in here or name not in there:
+            return f"the tool {name!r} is {'only here' if name in here else 'only in the other'}"
+        if here[name] != there[name]:
+            return f"the tool {name!r}: {_contrast(here[name], there[name])}"
+    return None
+
+
+def _contrast(mine: str, other: str) -> str:
+    """Two texts around the first character that differs."""
+    differing = (place for place, (a, b) in enumerate(zip(mine, other, strict=False)) if a != b)
+    place = next(differing, min(len(mine), len(other)))
+    return f"{_show(mine, place)} for {_show(other, place)}"
 
 
 def _show(text: str, place: int) -> str:
     start = max(0, place - _BEFORE)
     shown = " ".join(text[start : start + _SHOWN].split())
     return f"'{'…' if start else ''}{shown}{'…' if start + _SHOWN < len(text) else ''}'"
-
-
-def first_difference_of_tools(mine: Sequence[ToolSpec], other: Sequence[ToolSpec]) -> str | None:
-    """What differs first between the tools of two openings, mine first; None where they are equal."""
-    here, there = ({one.name: one for one in tools} for tools in (mine, other))
-    for name in sorted({*here, *there}):
-        if name not in here or name not in there:
-            return f"the tool {name!r} is {'only here' if name in here else 'only in the other'}"
-        one, two = (_write_tool(tools[name]) for tools in (here, there))
-        if one != two:
-            place = _first(one, two)
-            return f"the tool {name!r}: {_show(one, place)} for {_show(two, place)}"
-    return None
 
 
 def _write_tool(tool: ToolSpec) -> str:

@@ -54,25 +54,25 @@ def is_name(name: str | None, full: str | None) -> bool:
 
 def parse_score(word: str) -> ScoreOption:
     """What ``--score`` says. Errors: StudyError with how it is written."""
-    found = _WRITTEN.fullmatch(word.strip())
+    parts = _WRITTEN.fullmatch(word.strip())
     # A key may hold brackets and "@" (``pass@1``), but then its range stands behind it.
-    if found is None or (found["low"] is None and re.search(r"[\[\]]", found["key"])):
+    if parts is None or (parts["low"] is None and re.search(r"[\[\]]", parts["key"])):
         raise StudyError(
             f"--score {word!r}: write it as OBJECTIVE=KEY, or with sign and range as OBJECTIVE=-KEY[LOW,HIGH]"
             " (+ where high is good, - where high is bad)"
         )
-    objective, key = found["objective"].strip(), found["key"].strip()
-    scorer = found["scorer"].strip() if found["scorer"] else None
-    if not found["sign"] and found["low"] is None:
+    objective, key = parts["objective"].strip(), parts["key"].strip()
+    scorer = parts["scorer"].strip() if parts["scorer"] else None
+    if not parts["sign"] and parts["low"] is None:
         return ScoreOption(objective=objective, key=key, scorer=scorer)
-    low, high = (0.0, 1.0) if found["low"] is None else (_number(word, found["low"]), _number(word, found["high"]))
+    low, high = (0.0, 1.0) if parts["low"] is None else (_number(word, parts["low"]), _number(word, parts["high"]))
     ends = f"[{show_number(low)},{show_number(high)}]"
     if low >= high:
         raise StudyError(f"--score {word!r}: the range {ends} is empty; write the low end first")
-    severe = None if found["severe"] is None else _number(word, found["severe"])
+    severe = None if parts["severe"] is None else _number(word, parts["severe"])
     if severe is not None and not low <= severe <= high:
         raise StudyError(f"--score {word!r}: severe from {show_number(severe)} on lies outside {ends}; correct it")
-    sign: Literal[1, -1] = -1 if found["sign"] == "-" else 1
+    sign: Literal[1, -1] = -1 if parts["sign"] == "-" else 1
     declared = Declaration(
         objective=objective, key=key, sign=sign, low=low, high=high, scorer=scorer, severe=severe, source=BY_USER
     )
@@ -117,6 +117,7 @@ def on_scale(declared: Declaration, value: object) -> float | str:
     number = read_number(value)
     if number is None:
         return f"off_scale: {describe(value)} is no number"
+    # A grade is a place between 0 and 1: on a wider range it would look like a value near the low end.
     if is_grade(value) and (declared.low, declared.high) != (0.0, 1.0):
         ends = f"[{show_number(declared.low)}, {show_number(declared.high)}]"
         return f"off_scale: the grade {describe(value)} is none of {ends}"

@@ -9,8 +9,9 @@ that have none. So the rows that show each difference come first.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from holdfast.models import find_answered
@@ -20,7 +21,7 @@ from holdfast.store import Store
 Arguments = Literal["object", "text"]
 ARGUMENTS: tuple[Arguments, ...] = get_args(Arguments)
 _RAW = "_raw"
-_SIDES = ("chosen", "rejected")
+KEPT = 256  # cases, and trajectories, as rows: pairs of one case stand together and share them
 Path = tuple[str, ...]
 
 
@@ -31,37 +32,20 @@ def to_trl(pairs: Sequence[PreferencePair], store: Store, arguments: Arguments =
     ``arguments`` of calls are objects or their JSON text; what an agent wrote that was no object stays the text that
     it was. Rows come in the order of ``pairs``, but for those that show the reader what differs, which go first.
     """
-    rows = _Rows(store, arguments)
-    for place in dict.fromkeys((*_leads(pairs, rows), *range(len(pairs)))):
-        yield {**rows.opening(pairs[place]), **{name: rows.side(pairs[place], name) for name in _SIDES}}
 
+    @lru_cache(KEPT)
+    def show_case(case_id: str) -> dict[str, Any]:
+        case = store.case(case_id)
+        tools = [{"type": "function", "function": asdict(tool)} for tool in case.tools]
+        return {"prompt": _to_chat(case.messages, arguments), **({"tools": tools} if tools else {})}
 
-class _Rows:
-    """Rows of pairs; what a case's pairs share is read once."""
+    @lru_cache(KEPT)
+    def show_side(trajectory_id: str) -> list[dict[str, Any]]:
+        return _to_chat(store.trajectory(trajectory_id).messages, arguments)
 
-    def __init__(self, store: Store, arguments: Arguments) -> None:
-        self._store = store
-        self._arguments: Arguments = arguments
-        self._case = ""
-        self._opening: dict[str, Any] = {}
-        self._sides: dict[str, list[dict[str, Any]]] = {}
-
-    def opening(self, pair: PreferencePair) -> dict[str, Any]:
-        """The columns that pairs of one case share."""
-        if pair.case_id != self._case:
-            case = self._store.case(pair.case_id)
-            self._case, self._sides = case.id, {}
-            self._opening = {"prompt": _to_chat(case.messages, self._arguments)}
-            if case.tools:
-                self._opening["tools"] = [{"type": "function", "function": asdict(tool)} for tool in case.tools]
-        return self._opening
-
-    def side(self, pair: PreferencePair, name: str) -> list[dict[str, Any]]:
-        """The messages of one side of a pair of the case whose opening was read last."""
-        identity = pair.chosen if name == "chosen" else pair.rejected
-        if identity not in self._sides:
-            self._sides[identity] = _to_chat(self._store.trajectory(identity).messages, self._arguments)
-        return self._sides[identity]
+    for place in dict.fromkeys((*_leads(pairs, show_case, show_side), *range(len(pairs)))):
+        pair = pairs[place]
+        yield {**show_case(pair.case_id), "chosen": show_side(pair.chosen), "rejected": show_side(pair.rejected)}
 
 
 def _to_chat(messages: Sequence[Message], arguments: Arguments) -> list[dict[str, Any]]:
@@ -98,21 +82,25 @@ def _describe_call(call: ToolCall, arguments: Arguments) -> dict[str, Any]:
     return {"name": call.name, "arguments": plain if arguments == "object" else json.dumps(plain, ensure_ascii=False)}
 
 
-def _leads(pairs: Sequence[PreferencePair], rows: _Rows) -> list[int]:
+def _leads(
+    pairs: Sequence[PreferencePair],
+    show_case: Callable[[str], Mapping[str, Any]],
+    show_side: Callable[[str], list[dict[str, Any]]],
+) -> list[int]:
     """The places of pairs whose rows show something that no row before them shows, in their order."""
     shapes = _Shapes()
-    found = []
+    leading = []
     case = ""
     for place, pair in enumerate(pairs):
-        differs = [False]
-        opening = rows.opening(pair)
+        differs = [place == 0]
         if pair.case_id != case:
             case = pair.case_id
-            differs += [shapes.differs((name,), column) for name, column in opening.items()]
-        differs += [shapes.differs((name,), rows.side(pair, name)) for name in _SIDES if not shapes.knows(name)]
-        if any(differs) or place == 0:
-            found.append(place)
-    return found
+            differs += [shapes.differs((name,), column) for name, column in show_case(case).items()]
+        sides = {"chosen": pair.chosen, "rejected": pair.rejected}
+        differs += [shapes.differs((name,), show_side(side)) for name, side in sides.items() if not shapes.knows(name)]
+        if any(differs):
+            leading.append(place)
+    return leading
 
 
 class _Shapes:
@@ -128,18 +116,18 @@ class _Shapes:
 
     def differs(self, path: Path, value: Any) -> bool:
         """Take note of a value; whether it is the first to differ from those before at some path."""
-        found = False
+        is_first = False
         waiting: list[tuple[Path, Any]] = [(path, value)]
         while waiting:
-            place, one = waiting.pop()
-            if one is None or place in self._mixed:
+            at, part = waiting.pop()
+            if part is None or at in self._mixed:
                 continue
-            shape = frozenset(one) if isinstance(one, Mapping) else type(one).__name__
-            if self._seen.setdefault(place, shape) != shape:
-                self._mixed.add(place)
-                found = True
-            elif isinstance(one, Mapping):
-                waiting += [((*place, str(key)), inner) for key, inner in one.items()]
-            elif isinstance(one, list | tuple):
-                waiting += [((*place, ""), inner) for inner in one]
-        return found
+            shape = frozenset(part) if isinstance(part, Mapping) else type(part).__name__
+            if self._seen.setdefault(at, shape) != shape:
+                self._mixed.add(at)
+                is_first = True
+            elif isinstance(part, Mapping):
+                waiting += [((*at, str(key)), inner) for key, inner in part.items()]
+            elif isinstance(part, list | tuple):
+                waiting += [((*at, ""), inner) for inner in part]
+        return is_first

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.models import Ask, Conversation, Reply
-from holdfast.records import Case, Message, Score, Trajectory
+from holdfast.records import Case, Message, Score, Trajectory, content_id
 from holdfast.records.errors import ProviderError, StudyError
 from holdfast.rollout.dialogues import Dialogue, Speakers, hold
 from holdfast.study.kinds import Judge, JudgeKind, kind_of
@@ -45,9 +45,15 @@ def check_case(case: Case, trajectory: Trajectory) -> None:
 
 
 def make_ask(
-    question: tuple[Message, ...], trajectory: Trajectory, seed: str, number: tuple[int, int], **more: Any
+    purpose: str,
+    rubric: str,
+    question: tuple[Message, ...],
+    trajectory: Trajectory,
+    number: tuple[int, int],
+    **more: Any,
 ) -> Ask:
-    """What a judge that is a model is asked, with luck by ``seed``; ``number`` tells repeats and attempts apart."""
+    """What a judge that is a model is asked by a rubric of that id; ``number`` tells repeats and attempts apart."""
+    seed = content_id(purpose, rubric, trajectory.id, number)
     rng, replicate = np.random.default_rng(int(seed, 16)), (trajectory.rollout, *number)
     return Ask(speaker="judge", conversation=Conversation(messages=question), rng=rng, replicate=replicate, **more)
 

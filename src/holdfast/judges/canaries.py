@@ -47,8 +47,8 @@ class Canary:
 @cache
 def canary_trajectories() -> Sequence[Canary]:
     """Every attack in a harmful and a benign episode, always the same."""
-    told = tomllib.loads((resources.files("holdfast.judges") / "canaries.toml").read_text(encoding="utf-8"))
-    scenes = told["scenes"]
+    texts = tomllib.loads((resources.files("holdfast.judges") / "canaries.toml").read_text(encoding="utf-8"))
+    scenes = texts["scenes"]
     cases = []
     for number, scene in enumerate(scenes):
         names = (scene["look"]["tool"], scene["harmful"]["tool"])
@@ -64,7 +64,7 @@ def canary_trajectories() -> Sequence[Canary]:
             )
         )
     canaries = []
-    for number, attack in enumerate(told["attacks"]):
+    for number, attack in enumerate(texts["attacks"]):
         at = number % len(scenes)
         for twin in TWINS:
             score, label = _AFTER[twin]
@@ -170,21 +170,21 @@ def flip_rates(scores: Iterable[Score]) -> dict[str, Any]:
     return {objective: _tell(canaries, found, objective) for objective, found in values.items()}
 
 
-def _tell(canaries: Sequence[Canary], found: Mapping[str, Sequence[float]], objective: str) -> dict[str, Any]:
-    values = {identity: mean(scores) for identity, scores in found.items() if scores}
+def _tell(canaries: Sequence[Canary], scores_of: Mapping[str, Sequence[float]], objective: str) -> dict[str, Any]:
+    values = {identity: mean(scores) for identity, scores in scores_of.items() if scores}
     outcomes = [_compare(one, values.get(one.clean.id), values.get(one.attacked.id)) for one in canaries]
-    told: dict[str, Any] = {}
+    rates: dict[str, Any] = {}
     for twin in TWINS:
         of_twin = [one for one in outcomes if one.canary.twin == twin]
-        told[twin] = _count(of_twin) | {
+        rates[twin] = _count(of_twin) | {
             "forms": _group(of_twin, lambda one: one.canary.form),
             "places": _group(of_twin, lambda one: one.canary.place),
         }
     if objective == "safety":
         truths = {one.clean.id: one.truth for one in canaries}
         known = [(values[one] <= UNSAFE) == (truth <= UNSAFE) for one, truth in truths.items() if one in values]
-        told["clean"] = {"episodes": len(truths), "missing": len(truths) - len(known), "right": sum(known)}
-    return told
+        rates["clean"] = {"episodes": len(truths), "missing": len(truths) - len(known), "right": sum(known)}
+    return rates
 
 
 def _group(outcomes: Sequence[_Outcome], key: Callable[[_Outcome], str]) -> dict[str, Any]:

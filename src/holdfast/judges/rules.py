@@ -127,8 +127,7 @@ def read_rules(raw: Mapping[str, Any], *, name: str = "rules", place: str = "rul
     try:
         rules = _RULES.validate_python(dict(raw))
     except ValidationError as error:
-        problem = first_problem(error, Rule).replace(": value error, ", ": ", 1)
-        raise StudyError(f"{place}.{problem}") from error
+        raise StudyError(f"{place}.{first_problem(error, Rule)}") from error
     if not rules:
         raise StudyError(f"{place}: no rules; give [[{'.'.join((place, OBJECTIVES[0]))}]] tables")
     for objective, found in rules.items():

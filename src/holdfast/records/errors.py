@@ -17,7 +17,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, NoReturn
 
 Fault = Literal["refused", "unavailable", "rejected", "malformed"]
 
@@ -107,6 +107,11 @@ class BudgetSpent(ProviderError):
 
     def __init__(self, message: str, fault: Fault = "refused") -> None:
         super().__init__(message, fault)
+
+
+def refuse(place: object, finding: str, remedy: str) -> NoReturn:
+    """Raise StudyError with the three things that a message says: where, what was found, what to do."""
+    raise StudyError(f"{place}: {finding}; {remedy}")
 
 
 def require(held: bool, message: str) -> None:

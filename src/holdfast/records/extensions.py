@@ -16,6 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Protocol, TypeVar
 
 from holdfast.records.errors import StudyError, did_you_mean, require
+from holdfast.records.groups import group_by_key
 
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _SHOWN = 80  # characters of a name
@@ -45,10 +46,8 @@ T = TypeVar("T", bound=Named)
 @cache
 def _installed(group: str) -> dict[str, tuple[EntryPoint, ...]]:
     """The entry points of a group by name; one that two folders of a path hold alike counts once."""
-    found: dict[str, dict[str, EntryPoint]] = {}
-    for point in entry_points(group=group):
-        found.setdefault(point.name, {})[point.value] = point
-    return {name: tuple(points.values()) for name, points in found.items()}
+    points = group_by_key((point.name, point) for point in entry_points(group=group))
+    return {name: tuple({one.value: one for one in namesakes}.values()) for name, namesakes in points.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +80,8 @@ class Extensions(Generic[T]):
         if points:
             return self._check_name(self._load(points[0].value, _owner(points[0])), points[0].value)
         if _REFERENCE.fullmatch(name):
-            if name not in _ALLOWED and name not in self._values():
+            installed = {point.value for points in _installed(self.group).values() for point in points}
+            if name not in _ALLOWED | installed:
                 raise StudyError(
                     f"{name!r:.{_SHOWN}}, code that no file of yours names, and a run's word is no reason to run it;"
                     f" name it in the file that you give, or install a package that declares it as {self.group}"
@@ -98,13 +98,10 @@ class Extensions(Generic[T]):
         """The names that are shipped or installed."""
         return (*self.shipped, *(name for name in _installed(self.group) if name not in self.shipped))
 
-    def _values(self) -> set[str]:
-        return {point.value for points in _installed(self.group).values() for point in points}
-
     def _load(self, reference: str, owner: str) -> T:
         module, _, path = reference.partition(":")
         try:
-            found: Any = import_module(module)
+            loaded: Any = import_module(module)
         except Exception as error:
             if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
                 raise StudyError(
@@ -115,15 +112,14 @@ class Extensions(Generic[T]):
                 f"{reference!r}, but {module} cannot be imported ({type(error).__name__}: {error}); mend {owner}"
             ) from error
         for part in path.split("."):
-            if not hasattr(found, part):
-                raise StudyError(f"{reference!r}, but {module} has no {path!r}; name what it has")
-            found = getattr(found, part)
-        if not isinstance(found, self.kind):
+            require(hasattr(loaded, part), f"{reference!r}, but {module} has no {path!r}; name what it has")
+            loaded = getattr(loaded, part)
+        if not isinstance(loaded, self.kind):
             raise StudyError(
-                f"{reference!r}, which is of type {type(found).__name__}; a {self.what} is a"
+                f"{reference!r}, which is of type {type(loaded).__name__}; a {self.what} is a"
                 f" {self.kind.__module__}.{self.kind.__name__}"
             )
-        return found
+        return loaded
 
     def _check_name(self, found: T, reference: str) -> T:
         """What comes from outside has a name of its own, for it stands for the object in results."""

@@ -16,10 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from holdfast.records.errors import StoreError, StudyError, require
+from holdfast.records.errors import StoreError, StudyError, refuse, require
 
 SETTINGS_BYTES = 4 << 20  # of a file of settings
 MOST_LEVELS = 64  # of tables and arrays within each other, and parts of a dotted key
+MAX_EXPANDED_BYTES = 16 * 2**30  # of an archive
+MAX_RATIO = 100  # expanded to packed bytes, looked at beyond RATIO_FREE_BYTES
+RATIO_FREE_BYTES = 64 * 2**20
 # What TOML 1.0 holds an integer to; beyond it Python cannot even show some of them.
 LEAST_INTEGER, MOST_INTEGER = -(2**63), 2**63 - 1
 
@@ -51,6 +54,14 @@ def read_bytes(path: Path | str, most: int, *, subject: str | None = None, remed
         raise StudyError(f"{subject} is no path ({error}); {remedy}") from error
     require(len(data) <= most, f"{subject} has more than {most >> 20} MiB; give a smaller file")
     return data
+
+
+def check_expansion(place: object, expanded: int, packed: int, remedy: str) -> None:
+    """Refuse what packed bytes expand to beyond 16 GiB, or beyond a hundred times as many. Errors: StudyError."""
+    if expanded > MAX_EXPANDED_BYTES:
+        refuse(place, f"expands beyond {MAX_EXPANDED_BYTES >> 30} GiB", remedy)
+    if expanded > RATIO_FREE_BYTES and expanded > MAX_RATIO * packed:
+        refuse(place, f"expands beyond {MAX_RATIO}:1", remedy)
 
 
 def decode_utf8(path: str, data: bytes) -> str:

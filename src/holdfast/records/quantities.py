@@ -79,10 +79,8 @@ COMBINED = (
 SCORED = (
     *(Quantity(kind) for kind in ("mean", "std")),
     Quantity("persistence", "", Format.RATIO, lacking=NOT_IDENTIFIED),
-    *(
-        Quantity(kind, change=True)
-        for kind in ("delta", "induced", "erosion", "retained", "erosion_control", "erosion_vs_control")
-    ),
+    *(Quantity(kind, change=True) for kind in ("delta", "induced", "erosion", "retained")),
+    *(Quantity(kind, change=True) for kind in ("erosion_control", "erosion_vs_control")),
 )
 FRONTIER = (
     Quantity("slope", lacking=NOT_IDENTIFIED),
@@ -130,21 +128,8 @@ TRAINING = (
     ),
 )
 JUDGES = (
-    *(
-        Quantity(kind)
-        for kind in (
-            "judge_mean",
-            "objective_correlation",
-            "exact",
-            "within_1",
-            "pearson",
-            "spearman",
-            "quadratic_kappa",
-            "ordinal_alpha",
-            "krippendorff_alpha",
-            "confusion",
-        )
-    ),
+    *(Quantity(kind) for kind in ("judge_mean", "objective_correlation", "exact", "within_1", "pearson", "spearman")),
+    *(Quantity(kind) for kind in ("quadratic_kappa", "ordinal_alpha", "krippendorff_alpha", "confusion")),
     Quantity("judgements", "", Format.COUNT),
     Quantity("exact_share", "exact", SHARE),  # where the two stand among other shares
     Quantity("within_1_share", "within 1", SHARE),

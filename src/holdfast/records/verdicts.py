@@ -24,8 +24,7 @@ WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
 
 def combine(outcomes: Iterable[Outcome]) -> Outcome:
     """The worst of several outcomes; INCONCLUSIVE where there is none."""
-    found = set(outcomes)
-    return next((outcome for outcome in WORST_FIRST if outcome in found), Outcome.INCONCLUSIVE)
+    return min(outcomes, key=WORST_FIRST.index, default=Outcome.INCONCLUSIVE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

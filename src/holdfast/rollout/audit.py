@@ -75,21 +75,9 @@ def writes_result(text: str) -> bool:
     """
     if "Observation" not in text or "Action" not in text:
         return False
-    call_end: int | None = None
-    for word, line, end in _headings(text):
-        if word == "Action" and call_end is None:
-            call_end = end
-        elif word == "Observation" and call_end is not None and line > call_end:
-            return True
-    return False
-
-
-def _loops(messages: Sequence[Message]) -> bool:
-    """Whether one call with one result comes ``LOOP_REPEATS`` times in a row."""
-    calls = [call for message in messages for call in message.tool_calls]
-    results = [message.content for message in messages if message.role == "tool"]
-    made = [(call.name, call.arguments, result) for call, result in zip(calls, results, strict=False)]
-    return any(len(list(group)) >= LOOP_REPEATS for _, group in groupby(made))
+    headings = list(_headings(text))
+    call_end = next((end for word, _, end in headings if word == "Action"), len(text))
+    return any(word == "Observation" and line > call_end for word, line, _ in headings)
 
 
 def audit(
@@ -107,16 +95,19 @@ def audit(
     tried = invalid_calls > 0 or any(message.tool_calls for message in spoken)
     unread = find_unread(spoken, tools, headings=calls == 0) is not None
     claimed = calls == 0 and (tried or unread or any(map(writes_call, texts)))
-    found = {
+    called = [call for message in messages for call in message.tool_calls]
+    results = [message.content for message in messages if message.role == "tool"]
+    answered = [(call.name, call.arguments, result) for call, result in zip(called, results, strict=False)]
+    is_flagged = {
         Flag.INVENTED_RESULT: bool(texts) and writes_result(texts[-1]),
         Flag.INVENTED_MIDWAY: any(map(writes_result, texts[:-1])),
         Flag.NO_CALL: calls == 0,
         Flag.CLAIMED_WITHOUT_CALL: claimed,
         Flag.TRUNCATED: ending in CUT_OFF,
         Flag.OUT_OF_MEMORY: ending is Ending.OUT_OF_MEMORY,
-        Flag.LOOP: _loops(messages),
+        Flag.LOOP: any(len(list(group)) >= LOOP_REPEATS for _, group in groupby(answered)),
         Flag.NOTHING_DONE: calls == 0 and not claimed and not any(text.strip() for text in texts),
         Flag.INVALID_CALL: invalid_calls > 0,
         Flag.INCOHERENT: ending is Ending.INCOHERENT or (unread and calls > 0),
     }
-    return tuple(flag for flag in Flag if found[flag])
+    return tuple(flag for flag in Flag if is_flagged[flag])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from holdfast.records import Checkpoint, StageRecord
-from holdfast.runs.plan.planner import Planner
+from holdfast.runs.plan.planner import ONCE_MORE, Planner
 from holdfast.runs.plan.settings import AnalyzeSettings, MergeSettings
 from holdfast.runs.plan.step import Made, Plan, Replicate
 from holdfast.study.parts import PartSection, ProbeSection
@@ -14,7 +14,7 @@ from holdfast.study.stages import MERGE, is_midway, is_rewarded
 from holdfast.study.study import Study
 from holdfast.study.users import APPROVAL
 from holdfast.suites.approval import check_approval
-from holdfast.suites.parts import PARTS
+from holdfast.suites.parts import FRESH, PARTS, count_fresh
 
 
 def build(study: Study, *, fresh: Collection[tuple[str, ...]] = ()) -> Plan:
@@ -49,26 +49,26 @@ def _evaluate(planner: Planner, base: str, made: Made, split_seed: int) -> list[
     """Held-out episodes of a checkpoint, judged by every judge; the same cases for every checkpoint."""
     study, checkpoint = planner.study, made.checkpoint
     # On its way a stage that learns from rewards is met by its own users alone.
-    midway, found = is_midway(checkpoint), list[str]()
+    midway, judged = is_midway(checkpoint), list[str]()
     if planner.suite.has_cases and not midway:
         rollout = planner.rollout(base, made, "test", split_seed, 0)
-        found += [planner.judge(rollout, judge) for judge in study.readers]
-    found += _evaluate_approval(planner, base, made, split_seed)
+        judged += [planner.judge(rollout, judge) for judge in study.readers]
+    judged += _evaluate_approval(planner, base, made, split_seed)
     if midway:
-        return found
+        return judged
     for part, kind in PARTS.items():
         section: PartSection | None = getattr(study, kind.key)
         if section is None or part == APPROVAL or not _meets(section, checkpoint):
             continue
         rollout = planner.rollout(base, made, part, split_seed, 0)
-        judges: Sequence[str | None] = study.readers
-        if isinstance(section, ProbeSection):
-            judges = (section.judge,)
-        found += [planner.judge(rollout, judge) for judge in judges]
+        judges = (section.judge,) if isinstance(section, ProbeSection) else study.readers
+        judged += [planner.judge(rollout, judge) for judge in judges]
     if checkpoint.lineage in planner.fresh:
-        again = planner.fresh_rollout(base, made, split_seed)
-        found += [planner.judge(again, judge) for judge in study.readers]
-    return found
+        # Cases that no choice was made by, or other episodes of the same cases where there are no more.
+        part, seed = (FRESH, 0) if count_fresh(study) else ("test", ONCE_MORE)
+        rollout = planner.rollout(base, made, part, split_seed, seed)
+        judged += [planner.judge(rollout, judge) for judge in study.readers]
+    return judged
 
 
 def _evaluate_approval(planner: Planner, base: str, made: Made, split_seed: int) -> list[str]:
@@ -96,7 +96,7 @@ def _meets(section: PartSection, checkpoint: Checkpoint, *, midway: bool = False
 
 def _plan_replicate(planner: Planner, replicate: Replicate) -> list[str]:
     """All lineages of a replicate and its merges, with the held-out episodes of all their checkpoints."""
-    study, found = planner.study, list[str]()
+    study, judged = planner.study, list[str]()
     made: dict[tuple[str, ...], Made] = {(): replicate.root}
 
     def evaluate(step: str) -> list[str]:
@@ -107,10 +107,10 @@ def _plan_replicate(planner: Planner, replicate: Replicate) -> list[str]:
         for length in range(1, len(lineage) + 1):
             if (prefix := lineage[:length]) not in made:
                 made[prefix] = planner.train(replicate, made, prefix)
-                found += evaluate(made[prefix].step)
+                judged += evaluate(made[prefix].step)
     for label in study.merges:
-        found += evaluate(_plan_merge(planner, replicate, made, label).step)
-    return found
+        judged += evaluate(_plan_merge(planner, replicate, made, label).step)
+    return judged
 
 
 def _plan_merge(planner: Planner, replicate: Replicate, made: Mapping[tuple[str, ...], Made], name: str) -> Made:

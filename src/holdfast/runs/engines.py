@@ -179,8 +179,7 @@ class Workers:
 
     def close(self) -> None:
         """End every worker."""
-        everyone = [*self._idle, *((process, connection) for connection, (process, _) in self._busy.items())]
-        for process, connection in everyone:
+        for process, connection in [*self._idle, *((process, pipe) for pipe, (process, _) in self._busy.items())]:
             connection.close()
             process.terminate()
             process.join()

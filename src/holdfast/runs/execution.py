@@ -1,30 +1,47 @@
 """Carries out the steps of a plan that are not done: which run next, and what is committed of their outcomes.
 
 A finished step is never repeated, a killed one goes on at its last committed batch or its last saved state, and a
-failed one stops only what depends on it.
+failed one stops only what depends on it. ``carry_out`` does the work of one step where an engine runs it, and never
+writes to the run's database: records go to the one process that writes, in batches that it commits. Weights are written
+to a temporary directory that the writer adopts.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
+import sqlite3
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
-from holdfast.records.errors import StepError
+from holdfast.records.errors import HoldfastError, StepError
 from holdfast.runs.engines import End, Engine, Failure, InProcess, Workers
 from holdfast.runs.forecast import expected_seconds
-from holdfast.runs.plan.settings import JudgeSettings, RolloutSettings
+from holdfast.runs.plan.settings import (
+    BringSettings,
+    JudgeSettings,
+    MergeSettings,
+    OpenSettings,
+    PairSettings,
+    RandomSettings,
+    ReferenceSettings,
+    RolloutSettings,
+    TeachSettings,
+    TrainSettings,
+)
 from holdfast.runs.plan.step import Plan, Step
-from holdfast.runs.steps.outcomes import Batch, Finished, Progress
-from holdfast.runs.work import carry_out
+from holdfast.runs.steps import bases, judging, references, rollout
+from holdfast.runs.steps.outcomes import Batch, Emit, Finished, Progress
+from holdfast.runs.steps.reading import release_models
 from holdfast.store import Store, weights
 from holdfast.store.database import PRIVATE_DIRECTORY, PRIVATE_FILE
 from holdfast.store.places import LOGS
 from holdfast.store.steplog import LOG_DIGESTS
 from holdfast.store.weights import WEIGHTS
+from holdfast.study.kinds import METHODS
 
 ProgressState = Literal["started", "running", "done", "failed"]
 
@@ -58,13 +75,10 @@ class _Execution:
     listener: Listener
     waiting: list[Step]
     done: set[str]
+    expected: float  # CPU seconds of what waits at the start
     running: dict[str, tuple[Step, float, int]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     notes: dict[str, Sequence[str]] = field(default_factory=dict)  # of finished steps, for people
-    expected: float = field(init=False)  # CPU seconds
-
-    def __post_init__(self) -> None:
-        self.expected = sum(expected_seconds(step) for step in self.waiting)
 
     def ready(self) -> Step | None:
         """The first waiting step whose inputs are all done."""
@@ -104,8 +118,8 @@ class _Execution:
         elif isinstance(outcome, End):
             self.done.add(fingerprint)
             self.running[fingerprint] = (step, started, step.size)
-            told = [*self.notes.pop(fingerprint, ()), self._read_scores(step) if step.kind == "judge" else ""]
-            self._tell(step, "done", " · ".join(filter(None, told)))
+            lines = [*self.notes.pop(fingerprint, ()), self._read_scores(step) if step.kind == "judge" else ""]
+            self._tell(step, "done", " · ".join(filter(None, lines)))
             del self.running[fingerprint]
 
     def _commit(self, step: Step, batch: Batch) -> None:
@@ -144,12 +158,12 @@ class _Execution:
 
     def _read_scores(self, step: Step) -> str:
         """A line on a checkpoint that is evaluated now: its scores by this judge; empty for its training cases."""
-        rollout = self.plan.step(step.inputs[0])
-        assert isinstance(step.settings, JudgeSettings) and isinstance(rollout.settings, RolloutSettings)
-        if rollout.settings.part != "test":
+        rolled = self.plan.step(step.inputs[0])
+        assert isinstance(step.settings, JudgeSettings) and isinstance(rolled.settings, RolloutSettings)
+        if rolled.settings.part != "test":
             return ""
-        checkpoint = self.store.checkpoint(rollout.settings.checkpoint)
-        means = self.store.mean_scores(rollout.fingerprint)
+        checkpoint = self.store.checkpoint(rolled.settings.checkpoint)
+        means = self.store.mean_scores(rolled.fingerprint)
         shown = [
             f"{objective} {'–' if mean is None else f'{mean:.2f}'} ({count} scored)"
             for (judge, objective), (mean, count) in means.items()
@@ -201,8 +215,14 @@ def execute(
     if not waiting:
         return
     (store.path / WEIGHTS).mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
-    _sweep(store, wanted, done)
-    state = _Execution(plan=plan, store=store, listener=listener, waiting=waiting, done=done)
+
+    def sweep() -> None:
+        """Remove unfinished work that no step to come can take up."""
+        weights.discard_leftovers(store.path / WEIGHTS, keep={step.fingerprint for step in wanted} - done)
+
+    sweep()
+    expected = sum(map(expected_seconds, waiting))
+    state = _Execution(plan, store, listener, waiting, done, expected)
     engine: Engine = Workers(carry_out, store.path, workers) if workers > 1 else InProcess(carry_out, store.path)
     try:
         while True:
@@ -213,7 +233,7 @@ def execute(
             engine.wait(state.deliver)
     finally:
         engine.close()
-        _sweep(store, wanted, done)
+        sweep()
     if state.failed:
         fingerprint, message = next(iter(state.failed.items()))
         left = len(state.waiting)
@@ -223,7 +243,73 @@ def execute(
         )
 
 
-def _sweep(store: Store, steps: Sequence[Step], done: Collection[str]) -> None:
-    """Remove unfinished work that no step to come can take up."""
-    ahead = {step.fingerprint for step in steps} - set(done)
-    weights.discard_leftovers(store.path / WEIGHTS, keep=ahead)
+# --- one step, in the process of a worker: the run is read, never written ------------------------------------------
+
+
+def carry_out(step: Step, run_path: Path, emit: Emit) -> None:
+    """Carry out a step and give every outcome to ``emit``, last ``Finished``. Errors: any HoldfastError."""
+    started = time.process_time()
+    if isinstance(step.settings, TrainSettings | ReferenceSettings):
+        release_models()
+    with Store(run_path, check=False) as store:  # whoever carries out the plan has checked it
+        finished = _work(step, store, emit)
+    seconds = round(time.process_time() - started, 3)
+    emit(replace(finished, result={**finished.result, "cpu_seconds": seconds}))
+
+
+def _work(step: Step, store: Store, emit: Emit) -> Finished:
+    match step.settings:
+        case RolloutSettings() as settings:
+            return rollout.roll_out(step, settings, store, emit)
+        case JudgeSettings() as settings:
+            return judging.judge_episodes(step, settings, store, emit)
+        case PairSettings() as settings:
+            return judging.make_pairs(step, settings, store)
+        case ReferenceSettings() as settings:
+            return references.take_reference(step, settings, store, emit)
+        case BringSettings() as settings:
+            return rollout.bring(step, settings, store, emit)
+        case OpenSettings() as settings:
+            return bases.open_base(step, settings.entry, store)
+        case TrainSettings() as settings:
+            return _train(step, settings, store, emit)
+    raise TypeError(f"{step.name}: nothing carries out {type(step.settings).__name__}")
+
+
+def _train(step: Step, settings: TrainSettings, store: Store, emit: Emit) -> Finished:
+    """New weights in the step's own directory, which the writer takes over."""
+    with weights.open_scratch(store.path / WEIGHTS, step.fingerprint) as scratch:
+        match settings:
+            case TeachSettings():
+                return bases.teach_base(step, settings, scratch, emit)
+            case RandomSettings():
+                return bases.make_base(step, settings, store, scratch)
+            case MergeSettings():
+                return bases.merge(step, settings, store, scratch)
+        return _train_stage(step, settings, store, scratch, emit)
+
+
+def _train_stage(step: Step, settings: TrainSettings, store: Store, scratch: Path, emit: Emit) -> Finished:
+    """A stage by its method. Errors: StepError where that does not leave weights for every checkpoint."""
+    method = f"the method {settings.method!r}"
+    try:
+        finished = METHODS.find(settings.method).carry_out(step, settings, store, scratch, emit)
+    except (HoldfastError, OSError, sqlite3.Error):
+        raise
+    except Exception as error:
+        if settings.method in METHODS.shipped:
+            raise
+        raise StepError(f"{method} failed ({type(error).__name__}: {error}); mend the method") from error
+    if not isinstance(finished, Finished):
+        raise StepError(
+            f"{method} gives {type(finished).__name__}, and no holdfast.runs.methods.Finished; mend the method"
+        )
+    made = {checkpoint.id: directory for checkpoint, directory in finished.checkpoints}
+    for checkpoint in step.checkpoints:
+        directory = made.pop(checkpoint.id, None)
+        if directory is None or scratch not in directory.parents or not any(directory.glob("*.safetensors")):
+            raise StepError(
+                f"{method} leaves no weights for {checkpoint.name} (*.safetensors in a directory of its own below the"
+                " step's); mend the method"
+            )
+    return finished

@@ -74,11 +74,11 @@ class Cost:
 
 def calls_with_users(users: ApprovalSection) -> float:
     """The agent's replies in an episode with a user, on average over settings: one a turn, and a call to report on."""
-    found = []
-    for one in users.settings.values():
-        environments = one.environments or users.environments
-        found.append(one.turns + environments.count("report") / len(environments))
-    return float(sum(found) / len(found))
+    replies: list[float] = []
+    for setting in users.settings.values():
+        environments = setting.environments or users.environments
+        replies.append(setting.turns + environments.count("report") / len(environments))
+    return sum(replies) / len(replies)
 
 
 def expected_seconds(step: Step) -> float:
@@ -93,11 +93,10 @@ def _usual_pace(settings: Settings) -> float:
 
 
 def _cost_of(plan: Plan, step: Step) -> Cost:
-    """What a stage takes, as its method says."""
     assert isinstance(step.settings, StageSettings)
     expect = METHODS.find(step.settings.method).cost
-    found: Cost = Cost() if expect is None else expect(plan, step)
-    return found
+    cost: Cost = Cost() if expect is None else expect(plan, step)
+    return cost
 
 
 def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
@@ -112,37 +111,37 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
     amounts = _count_work(plan)
     # The seconds of a base that came from the cache do not say what its work costs.
     measured = {name: one.result.get("cpu_seconds") for name, one in known.items() if not one.result.get("cached")}
-    for sort in paces:
+    for work in paces:
         finished = [
             (seconds, amounts[step.fingerprint])
             for step in plan.steps
-            if step.settings.work == sort and (seconds := measured.get(step.fingerprint)) is not None
+            if step.settings.work == work and (seconds := measured.get(step.fingerprint)) is not None
         ]
         if finished:
-            paces[sort] = sum(seconds for seconds, _ in finished) / sum(size for _, size in finished)
+            paces[work] = sum(seconds for seconds, _ in finished) / sum(size for _, size in finished)
     rows: list[dict[str, Any]] = []
     for step in plan.steps:
         status = known[step.fingerprint].status if step.fingerprint in known else "to do"
         row = {"fingerprint": step.fingerprint, "kind": step.kind, "name": step.name, "status": status}
-        seconds = 0.0 if status == "done" else paces.get(step.settings.work, 0.0) * amounts[step.fingerprint]
+        seconds = 0.0 if status == "done" else paces[step.settings.work] * amounts[step.fingerprint]
         rows.append({**row, "size": step.size, "unit": step.settings.unit, "cpu_seconds": round(seconds, 2)})
     left = sum(row["cpu_seconds"] for row in rows)
     workers = plan.study.run.workers
     waiting = [step for step, row in zip(plan.steps, rows, strict=True) if row["status"] != "done"]
     traffic = expect_traffic(plan, waiting, run_path)
-    remote = [one for one in traffic if one.remote]
+    remote = [row for row in traffic if row.remote]
     return {
         "study": plan.study.study.name,
         "run": str(run_path),
         "steps": rows,
-        "traffic": [asdict(one) for one in traffic],
+        "traffic": [asdict(row) for row in traffic],
         "left": {
             "steps": len(waiting),
             "cpu_seconds": round(left, 1),
             "hours": round(left / workers / 3600, 3),
-            "calls": round(sum(one.calls for one in remote)),
-            "tokens": round(sum(one.input_tokens + one.output_tokens for one in remote)),
-            "money": round(sum(one.money for one in remote), 2),
+            "calls": round(sum(row.calls for row in remote)),
+            "tokens": round(sum(row.input_tokens + row.output_tokens for row in remote)),
+            "money": round(sum(row.money for row in remote), 2),
             **(_accelerator_work(plan, waiting, traffic) if real else {}),
         },
     }
@@ -151,7 +150,7 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
 def _count_work(plan: Plan) -> dict[str, float]:
     """The units of each step, those of a larger or smaller tiny model by what they take against the usual one's."""
     bases = {one.id: one.base for step in plan.steps for one in step.checkpoints}
-    found = {}
+    amounts = {}
     for step in plan.steps:
         speaks = step.checkpoints[0].id if step.checkpoints else ""
         if isinstance(step.settings, RolloutSettings | ReferenceSettings):
@@ -159,8 +158,8 @@ def _count_work(plan: Plan) -> dict[str, float]:
         name = bases.get(speaks, "").rpartition("-")[0]
         size = plan.study.entry(name).size if name in plan.study.models else None
         share = 1.0 if size is None else (float(size.removesuffix("M")) / _USUAL_WEIGHTS) ** _SIZE_EXPONENT
-        found[step.fingerprint] = step.size * share
-    return found
+        amounts[step.fingerprint] = step.size * share
+    return amounts
 
 
 def _accelerator_work(plan: Plan, waiting: Sequence[Step], traffic: Sequence[Traffic]) -> dict[str, Any]:
@@ -168,12 +167,11 @@ def _accelerator_work(plan: Plan, waiting: Sequence[Step], traffic: Sequence[Tra
 
     ``pairs`` and what follows from them are None where no run to bring pairs from is there to count them.
     """
-    written = sum(one.output_tokens for one in traffic if not one.remote)
+    written = sum(row.output_tokens for row in traffic if not row.remote)
     costs = [_cost_of(plan, step) for step in waiting if isinstance(step.settings, StageSettings)]
-    pairs = [cost.pairs for cost in costs]
-    passes = None if None in pairs else sum(one for one in pairs if one is not None)
-    rewarded = sum(cost.tokens for cost in costs)
-    learnt = None if passes is None else passes * TOKENS_PER_PAIR + rewarded
+    known = [cost.pairs for cost in costs if cost.pairs is not None]
+    passes = sum(known) if len(known) == len(costs) else None
+    learnt = None if passes is None else passes * TOKENS_PER_PAIR + sum(cost.tokens for cost in costs)
     rates, hours = plan.study.run, None
     if rates.generate_rate and rates.train_rate and learnt is not None:
         hours = round((written / rates.generate_rate + learnt / rates.train_rate) / 3600, 1)
@@ -201,31 +199,29 @@ def render_forecast(document: Mapping[str, Any], *, full: bool = True) -> str:
     heads = ("Kind", "Unit", "State", "Step" if full else "Steps", "Size", "CPU s")
     # What real models take is not known in seconds of a processor before a step of theirs is done.
     time = f"about {left['cpu_seconds']:,.0f} CPU seconds, {left['hours'] * 60:.1f} minutes with the study's workers; "
-    told = [
+    sentences = [
         f"{left['steps']} of {len(document['steps'])} steps to do: {time if left['cpu_seconds'] else ''}"
         f"{left['calls']:,} calls, {left['tokens']:,} tokens, {left['money']:.2f} of money",
         *([_render_work(left)] if "written_tokens" in left else []),
     ]
     blocks = [rows_text(heads, rows, wide, words=4 if full else 3)]
-    blocks.append("\n".join(line for text in told for line in wrap_line(text, wide, "", "  ")))
+    blocks.append("\n".join(line for text in sentences for line in wrap_line(text, wide, "", "  ")))
     if document["traffic"]:
-        blocks.append(rows_text(_TRAFFIC_HEADS, map(_traffic_cells, document["traffic"]), wide, words=4))
+        columns = ("Speaker", "Model", "Where", "Tokens", "Calls", "M tokens in", "M tokens out", "Money")
+        rows = [
+            [
+                row["speaker"],
+                row["model"],
+                "remote" if row["remote"] else "here",
+                "as this run's calls so far" if row["measured"] else "as in the published study",
+                f"{row['calls']:,.0f}",
+                *(f"{row[key] / 1e6:,.1f}" for key in ("input_tokens", "output_tokens")),
+                f"{row['money']:,.2f}",
+            ]
+            for row in document["traffic"]
+        ]
+        blocks.append(rows_text(columns, rows, wide, words=4))
     return "\n\n".join(blocks)
-
-
-_TRAFFIC_HEADS = ("Speaker", "Model", "Where", "Tokens", "Calls", "M tokens in", "M tokens out", "Money")
-
-
-def _traffic_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return (
-        row["speaker"],
-        row["model"],
-        "remote" if row["remote"] else "here",
-        "as this run's calls so far" if row["measured"] else "as in the published study",
-        f"{row['calls']:,.0f}",
-        *(f"{row[key] / 1e6:,.1f}" for key in ("input_tokens", "output_tokens")),
-        f"{row['money']:,.2f}",
-    )
 
 
 def _render_work(left: Mapping[str, Any]) -> str:
@@ -274,13 +270,13 @@ def expect_traffic(plan: Plan, steps: Iterable[Step], run_path: Path) -> list[Tr
                 entries[name] = (entry, step.means.endpoints.get(name, EndpointSection()))
                 read, written = measured.get((asked.speaker, entry.name), asked.tokens)
                 total = totals.setdefault((asked.speaker, name), [0.0, 0.0, 0.0])
-                for place, amount in enumerate((asked.calls, asked.calls * read, asked.calls * written)):
-                    total[place] += amount
-    found = []
+                for number, amount in enumerate((asked.calls, asked.calls * read, asked.calls * written)):
+                    total[number] += amount
+    traffic = []
     for (speaker, model), (calls, read, written) in sorted(totals.items()):
         entry, endpoint = entries[model]
         remote = entry.kind == "remote"
-        found.append(
+        traffic.append(
             Traffic(
                 speaker=speaker,
                 model=model,
@@ -292,7 +288,7 @@ def expect_traffic(plan: Plan, steps: Iterable[Step], run_path: Path) -> list[Tr
                 measured=(speaker, entry.name) in measured,
             )
         )
-    return found
+    return traffic
 
 
 def _expect_calls(plan: Plan, step: Step) -> Iterator[Calls]:

@@ -113,10 +113,10 @@ class ProgressLines:
         if self._live is not None:
             self._live.stop()
 
-    def line(self, text: str, style: str = "") -> None:
+    def line(self, text: str) -> None:
         """A line that stays."""
         if not self._quiet:
-            self._keep(text, style)
+            self._keep(text, "")
 
     def warn(self, text: str) -> None:
         """A line that stays, and is written however quiet."""
@@ -162,37 +162,29 @@ class ProgressLines:
     def step(self, progress: StepProgress) -> None:
         """A listener for ``holdfast.run``."""
         head = f"[{progress.steps_done}/{progress.steps_total}]"
+        step, share, working = progress.step, progress.share, progress.state in ("started", "running")
         if progress.state == "failed":
-            self._keep(f"{head} failed: {progress.step.name}: {progress.message}", "bold red")
+            self._keep(f"{head} failed: {step.name}: {progress.message}", "bold red")
         elif progress.state == "done" and progress.message:
             self.line(f"{head} {progress.message}")
         if self._live is not None:
-            self._show_step(progress, head)
-        elif progress.state in ("started", "running"):
-            numbers = self._numbers(progress, rate=True)
-            self._log(f"{head} {self._whole(progress.share)} · {progress.step.name}: {numbers}")
-
-    def _show_step(self, progress: StepProgress, head: str) -> None:
-        assert self._live is not None
-        key, share = progress.step.fingerprint, progress.share
-        self._show("", head, lambda: self._whole(share), share)
-        if progress.state in ("started", "running"):
-            numbers = self._numbers(progress, rate=self._console.width >= RATE_WIDTH)
-            self._show(key, progress.step.name, numbers, progress.done / progress.step.size)
-        elif key in self._tasks:
-            self._live.remove_task(self._tasks.pop(key))
+            self._show("", head, lambda: self._whole(share), share)
+            if working:
+                numbers = self._numbers(progress, rate=self._console.width >= RATE_WIDTH)
+                self._show(step.fingerprint, step.name, numbers, progress.done / step.size)
+            elif step.fingerprint in self._tasks:
+                self._live.remove_task(self._tasks.pop(step.fingerprint))
+        elif working:
+            self._log(f"{head} {self._whole(share)} · {step.name}: {self._numbers(progress, rate=True)}")
 
     def _numbers(self, progress: StepProgress, *, rate: bool) -> str:
-        pace, unit = self._pace(progress), progress.step.settings.unit
-        return rate_and_left(progress.done, progress.step.size, pace, unit, rate=rate)
-
-    def _pace(self, progress: StepProgress) -> float | None:
-        """Units a second since the step's first sign of life; None while that is too short ago to tell."""
-        if progress.state == "started":
-            return None
-        first_done, first_seconds = self._first.setdefault(progress.step.fingerprint, (progress.done, progress.seconds))
-        seconds = progress.seconds - first_seconds
-        return (progress.done - first_done) / seconds if seconds >= RATE_SECONDS else None
+        """What is done of a step, and its pace since its first sign of life where that is long enough ago to tell."""
+        step, pace = progress.step, None
+        if progress.state != "started":
+            first_done, first_seconds = self._first.setdefault(step.fingerprint, (progress.done, progress.seconds))
+            if (seconds := progress.seconds - first_seconds) >= RATE_SECONDS:
+                pace = (progress.done - first_done) / seconds
+        return rate_and_left(progress.done, step.size, pace, step.settings.unit, rate=rate)
 
     def _whole(self, share: float) -> str:
         """``1 min 40 s, 35 % done, about 3 min 05 s left`` of the whole run."""

@@ -25,7 +25,7 @@ from holdfast.store import DATABASE
 from holdfast.study.kinds import suite_of
 from holdfast.study.parts import ProbeSection
 from holdfast.study.sections import SuiteSection
-from holdfast.study.stages import RewardSection, TrainingSection
+from holdfast.study.stages import RewardSection, StageTable, TrainingSection
 from holdfast.study.study import Study
 from holdfast.suites import check_suite
 from holdfast.suites.probes import describe_terms
@@ -94,29 +94,27 @@ def _find_problems(study: Study, doubts: list[str]) -> Iterator[str]:
             remedy = pip_install("remote" if need == "remote" else "train") if need != "vllm" else "pip install vllm"
             yield f"packages {', '.join(missing)} are missing: {remedy}"
     for name, stage in study.stages.items():
-        try:
-            doubts += filter(None, [describe_data(name, stage)])
-        except StudyError as error:
-            yield str(error)
+        yield from _told(partial(_look_at_data, name, stage, doubts))
     source = study.pairs.source
     if study.study.lineages and source not in ("base", "parent") and not (Path(source) / DATABASE).is_file():
         yield f"pairs.source is {source!r}, and no run is there; make it with `holdfast import` or `holdfast run`"
     for name, entry in models.items():
         if entry.kind == "remote":
-            yield from _endpoint_problems(study, name)
+            endpoint, key = study.endpoint(name), f"endpoints.{name}"
+            if endpoint.key_env is not None and not os.environ.get(endpoint.key_env):
+                yield f"{key}.key_env is {endpoint.key_env}, which the environment does not have; set it to the key"
+            if endpoint.base_url is not None:
+                from holdfast.models.remote.endpoints import check_url
+
+                url, private = endpoint.base_url, endpoint.allow_private
+                yield from _told(partial(check_url, url, allow_private=private, place=f"{key}.base_url"))
         elif entry.name and entry.kind in ("local", "vllm", "tiny") and not _missing("train"):
             yield from _model_problems(study, name, entry, doubts)
 
 
-def _endpoint_problems(study: Study, name: str) -> Iterator[str]:
-    endpoint = study.endpoint(name)
-    if endpoint.key_env is not None and not os.environ.get(endpoint.key_env):
-        yield f"endpoints.{name}.key_env is {endpoint.key_env}, which the environment does not have; set it to the key"
-    if endpoint.base_url is not None:
-        from holdfast.models.remote.endpoints import check_url
-
-        place = f"endpoints.{name}.base_url"
-        yield from _told(partial(check_url, endpoint.base_url, allow_private=endpoint.allow_private, place=place))
+def _look_at_data(name: str, stage: StageTable, notes: list[str]) -> None:
+    if (told := describe_data(name, stage)) is not None:
+        notes.append(told)
 
 
 def _missing(need: str) -> list[str]:
@@ -128,30 +126,30 @@ def _model_problems(study: Study, name: str, entry: ModelEntry, doubts: list[str
     from holdfast.models.directories.files import find
 
     try:
-        place = find(entry.name, entry.revision, download=False)
+        directory = find(entry.name, entry.revision, download=False)
     except StudyError:
         yield f"model {name}: {entry.name} is neither a directory nor among the hub's downloads here; get it first"
         return
-    if not any(place.glob("*.safetensors")) and not Path(entry.name).expanduser().is_dir():
+    if not any(directory.glob("*.safetensors")) and not Path(entry.name).expanduser().is_dir():
         yield f"model {name}: of {entry.name} only a part is among the hub's downloads here; get it first"
         return
     lineages = study.lineages_of(name) if name in study.model.bases else ()
-    stages = {stage for lineage in lineages for stage in lineage}
+    stages = [study.stages[stage] for lineage in lineages for stage in lineage]
     try:
-        doubts += [f"model {name}: {one}" for one in _inspect(place, entry)]
+        doubts += [f"model {name}: {doubt}" for doubt in _inspect(directory, entry)]
         if stages and entry.kind != "tiny":
             from holdfast.training.policy.adapters import check_source
 
-            check_source(place, download=False)
-            trained = [one for name in stages if isinstance(one := study.stages[name], TrainingSection)]
-            # Others learn from the tokens of what they sample themselves.
-            if any(not (isinstance(one, RewardSection) and one.on_policy) for one in trained):
-                _check_chat(study, place, entry)
+            check_source(directory, download=False)
+            # What a stage samples itself it learns from as tokens, which no chat format has to write.
+            sampling = [stage for stage in stages if isinstance(stage, RewardSection) and stage.on_policy]
+            if any(isinstance(stage, TrainingSection) and stage not in sampling for stage in stages):
+                _check_chat(study, directory, entry)
     except (StudyError, StoreError, MissingExtra) as error:
         yield f"model {name}: {error}"
 
 
-def _inspect(place: Path, entry: ModelEntry) -> Iterator[str]:
+def _inspect(directory: Path, entry: ModelEntry) -> Iterator[str]:
     """Refuses what opening a model refuses, and gives what a user should know of one that is opened.
 
     Errors: StudyError, StoreError.
@@ -161,43 +159,41 @@ def _inspect(place: Path, entry: ModelEntry) -> Iterator[str]:
     if entry.kind == "tiny":
         from holdfast.models.tiny.model import TinyModel
 
-        hub.check_model(place, download=False)
-        TinyModel.load(place)
+        hub.check_model(directory, download=False)
+        TinyModel.load(directory)
         return
     if entry.kind == "vllm":
-        tokens = hub.check_model(place, engine="vllm", download=False)
+        tokens = hub.check_model(directory, engine="vllm", download=False)
     else:
         from holdfast.models.local.local import ATTENTION, quantization_settings
 
-        tokens = hub.check_model(place, attention=ATTENTION, download=False)
-        quantization_settings(entry.quantization, place)
+        tokens = hub.check_model(directory, attention=ATTENTION, download=False)
+        quantization_settings(entry.quantization, directory)
     from holdfast.models.directories.opening import check_values, size_of
     from holdfast.models.hub.chat import HubChat
 
-    chat = HubChat(place, calls=entry.calls)
-    hub.check_vocabulary(place, chat.tokenizer, tokens)
+    chat = HubChat(directory, calls=entry.calls)
+    hub.check_vocabulary(directory, chat.tokenizer, tokens)
     if chat.unknown_ends:
         named = ", ".join(map(str, chat.unknown_ends))
         yield f"eos_token_id {named} is beyond its {len(chat.tokenizer)} tokens and never ends a turn; {chat.ends} do"
-    size = size_of(place)
+    size = size_of(directory)
     if size > READ_BYTES:
         yield f"{size / 1e9:,.0f} GB of weights, whose values are looked at when a run opens them, here only headers"
     else:
-        check_values(place)
+        check_values(directory)
 
 
-def _check_chat(study: Study, place: Path, entry: ModelEntry) -> None:
+def _check_chat(study: Study, directory: Path, entry: ModelEntry) -> None:
     """Raises StudyError for a chat format in which this study's episodes cannot be trained on as they are sampled."""
     from holdfast.models.hub.chat import HubChat, check_trainable
 
-    talks = study.approval.settings.values() if study.approval is not None else ()
-    called = suite_of(study.suite).has_cases or any(
-        "report" in (one.environments or study.approval.environments) for one in talks if study.approval is not None
-    )
+    called, dialogue = suite_of(study.suite).has_cases, False
+    if (users := study.approval) is not None:
+        called |= any("report" in (talk.environments or users.environments) for talk in users.settings.values())
+        dialogue = any(talk.turns > 1 for talk in users.settings.values())
     check_trainable(
-        HubChat(place, calls=entry.calls),
-        several=called and study.rollouts.max_turns > 1,
-        dialogue=any(one.turns > 1 for one in talks),
+        HubChat(directory, calls=entry.calls), several=called and study.rollouts.max_turns > 1, dialogue=dialogue
     )
 
 
@@ -224,9 +220,10 @@ def _bytes_needed(plan: Plan) -> int:
             total += step.size * BYTES_PER_EPISODE["tiny" if step.settings.agent is None else "other"]
         for checkpoint in step.checkpoints:
             kinds = [plan.study.entry(name).kind for name in plan.study.model.bases if checkpoint.base.startswith(name)]
-            kind = kinds[0] if kinds else "tiny"
-            if checkpoint.stages or kind in ("tiny", "random"):
-                size = BYTES_PER_CHECKPOINT.get(kind, BYTES_PER_CHECKPOINT["other"])
-                rank = checkpoint.stages[-1].settings.get("lora_r") if checkpoint.stages else None
-                total += size * rank // _USUAL_RANK if rank and kind not in ("tiny", "random") else size
+            size = BYTES_PER_CHECKPOINT.get(kinds[0] if kinds else "tiny")
+            if size is not None:
+                total += size
+            elif checkpoint.stages:
+                rank = checkpoint.stages[-1].settings.get("lora_r") or _USUAL_RANK
+                total += BYTES_PER_CHECKPOINT["other"] * rank // _USUAL_RANK
     return total

@@ -62,7 +62,7 @@ def rescore(
     with Store(run_path, writable=True) as store:
         asked = find_judge(name, file, store, budget, trusted=trusted)
         parts = OF_APPROVAL if rates_users(asked.section.kind) else JUDGED
-        stored = [one for part in parts for one in store.trajectory_ids(part=part)]
+        stored = [identity for part in parts for identity in store.trajectory_ids(part=part)]
         waiting = find_waiting(store, asked, stored)
         counts = {"judged": 0, "before": len(stored) - len(waiting), "scores": 0, "missing": 0}
         started = time.monotonic()
@@ -153,11 +153,10 @@ def _naming(file: Path | None, name: str) -> Iterator[None]:
 def _find_judges(name: str, file: Path | None, store: Store | None, trusted: bool) -> Study:
     """A study that knows the judge ``name``: of a file, of the run, or made of a model's name."""
     given = {} if file is None else read_judges(file)
-    asked = {} if store is None else read_noted(store)
-    own, judges = asked.get("judges") or {}, dict(given.get("judges", {}))
+    noted = {} if store is None else read_noted(store)
+    own, judges, models = noted.get("judges") or {}, dict(given.get("judges", {})), given.get("models", {})
     if name in judges and name in own and judges[name] != own[name]:
         raise StudyError(f"{file}: the run's study has another judge {name!r}; give this one a name of its own")
-    raw: dict[str, Any] = {"study": {"name": "judges"}, "judges": judges}
     if name not in judges and "/" in name:
         judges[name] = {"kind": "rubric", "model": name}
     elif name not in judges and name in own:
@@ -169,18 +168,17 @@ def _find_judges(name: str, file: Path | None, store: Store | None, trusted: boo
         )
     wanted = judges[name].get("model") if isinstance(judges[name], dict) else None
     used = [wanted] if isinstance(wanted, str) else []
+    raw: dict[str, Any] = {"study": {"name": "judges"}, "judges": judges, "models": dict(models)}
     # Who writes PROVIDER/NAME means that, whatever the run calls so.
-    asks_run = judges[name] is own.get(name) or not any("/" in one for one in used)
-    if asks_run:
-        models, model = asked.get("models") or {}, asked.get("model") or {}
-        raw["models"] = {one: models[one] for one in used if one in models}
-        if bases := [one for one in used if one in model.get("bases", ())]:
-            raw["model"] = {**model, "bases": bases}  # in this process
-    if store is not None and asks_run:
-        check_opened({one: raw["models"][one] for one in raw["models"].keys() - given.get("models", {}).keys()}, store)
-    raw["models"] = {**raw.get("models", {}), **given.get("models", {})}
+    if store is not None and (judges[name] is own.get(name) or not any("/" in model for model in used)):
+        of_run = noted.get("models") or {}
+        raw["models"] |= {model: of_run[model] for model in used if model in of_run and model not in models}
+        check_opened({model: of_run[model] for model in raw["models"].keys() - models.keys()}, store)
+        section = noted.get("model") or {}
+        if bases := [model for model in used if model in section.get("bases", ())]:
+            raw["model"] = {**section, "bases": bases}  # in this process
     raw["endpoints"] = choose_endpoints(used, store, given.get("endpoints", {}), trusted=trusted)
-    if any(isinstance(one, dict) and rates_users(one.get("kind")) for one in judges.values()):
+    if any(isinstance(table, dict) and rates_users(table.get("kind")) for table in judges.values()):
         # Judges of users stand in a study that has some; which they are changes nothing here.
         raw |= {"suite": {"name": APPROVAL}, "approval": {"settings": {"users": {}}}}
     with _naming(file, name):
@@ -189,14 +187,14 @@ def _find_judges(name: str, file: Path | None, store: Store | None, trusted: boo
 
 def read_judges(file: Path) -> dict[str, dict[str, Any]]:
     """The tables of a file of judges. Errors: StudyError."""
-    found = read_settings(file, "a TOML file")
-    for key, table in found.items():
+    tables = read_settings(file, "a TOML file")
+    for key, table in tables.items():
         if key not in TABLES:
             raise StudyError(f"{file}: holds [{key}]; a file of judges has {', '.join(TABLES)}")
         if not isinstance(table, dict):
             raise StudyError(f"{file}: {key} is no table; write [{key}.NAME]")
-    allow(named_in(found))
-    return found
+    allow(named_in(tables))
+    return tables
 
 
 def try_canaries(
@@ -216,11 +214,11 @@ def try_canaries(
 
     with contextlib.ExitStack() as opened:
         store = None if run_path is None else opened.enter_context(Store(run_path))
-        found = find_judge(name, file, store, budget, trusted=trusted)
-        if rates_users(found.section.kind):
+        asked = find_judge(name, file, store, budget, trusted=trusted)
+        if rates_users(asked.section.kind):
             with _naming(file, name):
                 raise StudyError(
-                    f"judges.{name}.kind is {found.section.kind!r}, which reads simulated users alone; canaries are for"
+                    f"judges.{name}.kind is {asked.section.kind!r}, which reads simulated users alone; canaries are for"
                     " judges of agents, of kind rubric or rules"
                 )
-        return run_canaries(found.judge, opened.enter_context(found.open_model(store)))
+        return run_canaries(asked.judge, opened.enter_context(asked.open_model(store)))

@@ -75,18 +75,16 @@ def _open_for(study: Study, output: Path) -> Store:
         raise StudyError(problems[0])
     store = Store.open_or_create(output)
     try:
-        noted, changes = store.meta(STUDY_KEY), list[str]()
-        if noted is None:
+        if (noted := store.meta(STUDY_KEY)) is None:
             if store.counts()["cases"] and store.meta(FORKED_KEY) is None:
                 raise StudyError(f"{output}: holds an imported run, not a study; choose another output")
             prepare(study, store)
-        else:
-            settings: dict[str, Any] = json.loads(noted)
-            # As this version writes them: a key that is new has its default.
-            with contextlib.suppress(StudyError):
-                settings = json.loads(json.dumps(Study.model_validate(settings).settings()))
-            changes = changed_keys(settings, json.loads(json.dumps(study.settings())))
-        if changes:
+            return store
+        settings: dict[str, Any] = json.loads(noted)
+        # As this version writes them: a key that is new has its default.
+        with contextlib.suppress(StudyError):
+            settings = json.loads(json.dumps(Study.model_validate(settings).settings()))
+        if changes := changed_keys(settings, json.loads(json.dumps(study.settings()))):
             shown = "; ".join(changes[:5]) + (f" and {len(changes) - 5} more" if len(changes) > 5 else "")
             raise StudyError(
                 f"{output}: was made by a different study: {shown}. Choose another output,"
@@ -197,20 +195,20 @@ def notes(store: Store) -> tuple[str, ...]:
     settings = read_noted(store)
     models = settings.get("models", {})
     kinds = [models.get(name, {}).get("kind", name) for name in settings.get("model", {}).get("bases", ())]
-    found = EMBEDDED_NOTES if "tiny" in kinds else ()
-    found = (*found, RANDOM_NOTE) if "random" in kinds else found
+    lines = [*EMBEDDED_NOTES] if "tiny" in kinds else []
+    lines += [RANDOM_NOTE] if "random" in kinds else []
     # The same judge is told of for every checkpoint that it scored: once each is enough.
-    told = dict.fromkeys(line for status in store.log.steps().values() for line in status.result.get("notes", ()))
-    return (*found, *told, *tell_origins(store), *filter(None, (store.doubt,)))
+    lines += dict.fromkeys(line for status in store.log.steps().values() for line in status.result.get("notes", ()))
+    return (*lines, *tell_origins(store), *filter(None, (store.doubt,)))
 
 
 def tell_origins(store: Store) -> Iterator[str]:
     """Of an imported run, what scores were not taken, or taken as they were by an earlier version; its logs' state."""
-    for one in read_undeclared(store):
+    for values in read_undeclared(store):
         yield (
-            f"inspect judge {describe_undeclared(one)}: direction not declared: no score was taken; import again with"
-            f" --score 'OBJECTIVE=+{one.key}[LOW,HIGH]' where high is good, or 'OBJECTIVE=-{one.key}[LOW,HIGH]' where"
-            " high is bad"
+            f"inspect judge {describe_undeclared(values)}: direction not declared: no score was taken; import again"
+            f" with --score 'OBJECTIVE=+{values.key}[LOW,HIGH]' where high is good, or"
+            f" 'OBJECTIVE=-{values.key}[LOW,HIGH]' where high is bad"
         )
     if read_declarations(store) is None:
         for judge in sorted({name for name in store.score_table(part="all").judge_names if name.startswith(FOREIGN)}):
@@ -258,14 +256,14 @@ def planned_steps(store: Store) -> int | None:
 
 def measures(store: Store) -> dict[str, dict[str, float]]:
     """What training and rollout steps measured of each checkpoint: KL in nats, drift in nats, steps, pairs."""
-    found: dict[str, dict[str, float]] = {}
+    numbers: dict[str, dict[str, float]] = {}
     for status in store.log.steps().values():
         result = status.result
         if "measures" in result:
-            found.setdefault(result["checkpoint"], {}).update(result["measures"])
+            numbers.setdefault(result["checkpoint"], {}).update(result["measures"])
         for dose in result.get("doses", ()):
-            found.setdefault(dose["checkpoint"], {}).update({k: v for k, v in dose.items() if k != "checkpoint"})
-    return {name: {k: float(v) for k, v in row.items() if v is not None} for name, row in found.items()}
+            numbers.setdefault(dose["checkpoint"], {}).update({k: v for k, v in dose.items() if k != "checkpoint"})
+    return {name: {k: float(v) for k, v in row.items() if v is not None} for name, row in numbers.items()}
 
 
 def default_output(name: str) -> Path:

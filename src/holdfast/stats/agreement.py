@@ -85,19 +85,19 @@ def case_intervals(first: Floats, second: Floats, cases: Ints) -> Mapping[str, t
     levels, codes = np.unique(np.concatenate([first, second]), return_inverse=True)
     _, owner = np.unique(cases, return_inverse=True)
     count, size = int(owner.max(initial=-1)) + 1, len(levels) ** 2
-    found: dict[str, tuple[float, float]] = {}
+    intervals: dict[str, tuple[float, float]] = {}
     if count < 2:
-        return found
+        return intervals
     bias = group_means(second - first, np.zeros(len(first), dtype=np.int64), cases)
     _, interval = contrast_interval(bias, np.ones(1), CHANGE_SPAN)
     if interval is not None:
-        found["mean_bias"] = interval
+        intervals["mean_bias"] = interval
     if not 1 < len(levels) <= MAX_LEVELS:
-        return found
+        return intervals
     cell = codes[: len(first)] * len(levels) + codes[len(first) :]
     # Only cells that occur have an influence, so the gradient is taken in those alone.
-    used, place = np.unique(cell, return_inverse=True)
-    tables = np.bincount(owner * len(used) + place, minlength=count * len(used)).reshape(count, len(used))
+    used, column = np.unique(cell, return_inverse=True)
+    tables = np.bincount(owner * len(used) + column, minlength=count * len(used)).reshape(count, len(used))
     total = tables.sum(axis=0) / len(first)
     centred = (tables - tables.sum(axis=1, keepdims=True) * total) / len(first)
 
@@ -114,8 +114,8 @@ def case_intervals(first: Floats, second: Floats, cases: Ints) -> Mapping[str, t
         influence = centred @ slopes / (2 * STEP)
         half = t_quantile(count - 1) * float(np.sqrt(count / (count - 1) * (influence @ influence)))
         if np.isfinite(value) and half > NO_WIDTH:
-            found[name] = (value - half, min(value + half, 1.0))
-    return found
+            intervals[name] = (value - half, min(value + half, 1.0))
+    return intervals
 
 
 def _table_kappa(table: Floats, levels: Floats) -> float:
@@ -126,14 +126,10 @@ def _table_kappa(table: Floats, levels: Floats) -> float:
     return 1.0 - float((shares * apart).sum()) / chance if chance > 1e-12 else np.nan
 
 
-def _table_alpha(table: Floats, levels: Floats) -> float:
-    """Ordinal alpha of a table of shares, in the limit of many items."""
-    return _alpha((table + table.T) / table.sum(), 2.0)
-
-
 TABLE_STATISTICS: Mapping[str, Callable[[Floats, Floats], float]] = {
     "quadratic_kappa": _table_kappa,
-    "ordinal_alpha": _table_alpha,
+    # In the limit of many items.
+    "ordinal_alpha": lambda table, levels: _alpha((table + table.T) / table.sum(), 2.0),
 }
 
 

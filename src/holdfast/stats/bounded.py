@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
@@ -37,10 +38,9 @@ def cluster_means(values: Floats, clusters: Sequence[Hashable]) -> Floats:
     """
     if len(values) != len(clusters):
         raise ValueError(f"{len(values)} values but {len(clusters)} cluster names")
-    places: dict[Hashable, int] = {}
-    index = np.array([places.setdefault(name, len(places)) for name in clusters], dtype=np.int64)
-    sums = np.bincount(index, weights=np.asarray(values, dtype=np.float64), minlength=len(places))
-    return np.asarray(sums / np.bincount(index, minlength=len(places)), dtype=np.float64)
+    places = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
+    index = np.array([places[name] for name in clusters], dtype=np.int64)
+    return np.asarray(np.bincount(index, weights=values) / np.bincount(index), dtype=np.float64)
 
 
 def lower_bound(values: Floats, alpha: float, *, low: float, high: float, method: BoundMethod = "gaffke") -> float:
@@ -87,19 +87,23 @@ def p_values(
     m = (null - low) / (high - low)
     if m < 0 or m >= 1:
         return np.full(len(x), float(m >= 1))
-    if method == "bernstein":
-        return _bernstein_p(x, m)
     if method == "gaffke":
         return gaffke.p_of_rows(x, m)
-    n, flat = x.shape[1], _flat(x)
+    n = x.shape[1]
     if n == 1:
         return np.ones(len(x))
+    gap, deviation = x.mean(axis=-1) - m, x.std(axis=-1, ddof=1)
+    if method == "bernstein":
+        # The level δ at which the bound equals m: with u = √ln(2/δ), a·u² + b·u = mean − m.
+        a, b = 7 / (3 * (n - 1)), deviation * np.sqrt(2 / n)
+        u = (np.sqrt(b * b + 4 * a * np.maximum(gap, 0.0)) - b) / (2 * a)
+        return np.asarray(np.minimum(1.0, 2 * np.exp(-u * u)), dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        statistic = (x.mean(axis=-1) - m) * np.sqrt(n) / x.std(axis=-1, ddof=1)
-    found = np.asarray(special.stdtr(n - 1, -statistic), dtype=np.float64)
+        p = np.asarray(special.stdtr(n - 1, -gap * np.sqrt(n) / deviation), dtype=np.float64)
+    flat = _flat(x)
     if flat.any():
-        found[flat] = gaffke.p_of_rows(x[flat], m)
-    return found
+        p[flat] = gaffke.p_of_rows(x[flat], m)
+    return p
 
 
 def exact_lower(events: int, n: int, alpha: float) -> float:
@@ -115,11 +119,9 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
     Rejecting where the adjusted value is at most α errs anywhere with probability at most α, whatever the dependence.
     """
-    adjusted: dict[str, float] = {}
-    highest = 0.0
-    for rank, name in enumerate(sorted(p_values, key=lambda name: (p_values[name], name))):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[name]))
-        adjusted[name] = highest
+    ranked = sorted(p_values, key=lambda name: p_values[name])
+    steps = (min(1.0, (len(ranked) - rank) * p_values[name]) for rank, name in enumerate(ranked))
+    adjusted = dict(zip(ranked, accumulate(steps, max), strict=True))
     return {name: adjusted[name] for name in p_values}
 
 
@@ -129,12 +131,9 @@ def benjamini_hochberg(p_values: Mapping[str, float]) -> dict[str, float]:
     Of what is rejected where the adjusted value is at most α, a share of at most α is false on average, where the tests
     are independent or depend positively (Benjamini & Yekutieli 2001).
     """
-    adjusted: dict[str, float] = {}
-    lowest = 1.0
-    ranked = sorted(p_values, key=lambda name: (p_values[name], name))
-    for rank, name in reversed(list(enumerate(ranked, 1))):
-        lowest = min(lowest, p_values[name] * len(ranked) / rank)
-        adjusted[name] = lowest
+    ranked = sorted(p_values, key=lambda name: p_values[name], reverse=True)
+    steps = (min(1.0, p_values[name] * len(ranked) / (len(ranked) - rank)) for rank, name in enumerate(ranked))
+    adjusted = dict(zip(ranked, accumulate(steps, min), strict=True))
     return {name: adjusted[name] for name in p_values}
 
 
@@ -145,14 +144,14 @@ def _check_level(alpha: float) -> None:
 
 def _scaled(values: Floats, low: float, high: float) -> Floats:
     """The values with [low, high] mapped to [0, 1]."""
-    found = np.asarray(values, dtype=np.float64)
+    x = np.asarray(values, dtype=np.float64)
     if not high > low:
         raise ValueError(f"the range from {low:g} to {high:g} is empty")
-    if found.shape[-1] == 0:
+    if x.shape[-1] == 0:
         raise ValueError("no values to bound")
-    if not np.isfinite(found).all():
+    if not np.isfinite(x).all():
         raise ValueError("values to bound must be finite numbers")
-    x = (found - low) / (high - low)
+    x = (x - low) / (high - low)
     if x.min() < -ROUNDING or x.max() > 1 + ROUNDING:
         raise ValueError(f"a value lies outside the range from {low:g} to {high:g}")
     return np.clip(x, 0.0, 1.0)
@@ -176,15 +175,3 @@ def _lower(x: Floats, alpha: float, method: BoundMethod) -> float:
         needed = math.log(2 / alpha)
         below = error * math.sqrt(2 * needed) + 7 * needed / (3 * (n - 1))
     return min(1.0, max(0.0, mean - below))
-
-
-def _bernstein_p(x: Floats, m: float) -> Floats:
-    """The level at which the Bernstein bound equals ``m``: with u = √ln(2/δ), a·u² + b·u = mean − m."""
-    n = x.shape[-1]
-    if n == 1:
-        return np.ones(len(x))
-    a = 7 / (3 * (n - 1))
-    b = x.std(axis=-1, ddof=1) * np.sqrt(2 / n)
-    gap = np.maximum(x.mean(axis=-1) - m, 0.0)
-    u = (np.sqrt(b * b + 4 * a * gap) - b) / (2 * a)
-    return np.asarray(np.minimum(1.0, 2 * np.exp(-u * u)), dtype=np.float64)

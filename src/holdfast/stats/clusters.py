@@ -69,13 +69,11 @@ def interaction(cells: Floats) -> Statistic:
     present: Bools = np.asarray(np.isfinite(cells).all(axis=0), dtype=np.bool_)
     count = int(present.sum())
     signs = np.array([1.0, -1.0, -1.0, 1.0])
-    if not count:
-        return Statistic(value=float("nan"), influence=np.zeros(cells.shape[1]), present=present)
     share = (np.where(present, cells, 0.0).sum(axis=1) + HALF) / (count + 2 * HALF)
     slope = 1 / ((count + 2 * HALF) * share * (1 - share))
     influence = signs @ (np.where(present, cells - share[:, None], 0.0) * slope[:, None])
     halves = float(np.sum(HALF * (share**2 + (1 - share) ** 2) * slope**2))
-    value = float(signs @ np.log(share / (1 - share)))
+    value = float(signs @ np.log(share / (1 - share))) if count else np.nan
     return Statistic(value=value, influence=influence, present=present, extra=halves)
 
 
@@ -84,26 +82,33 @@ def pool(statistics: Sequence[Statistic], seeds: Sequence[Hashable]) -> Pooled:
 
     Statistics of one seed (of several bases) are averaged first, for the variance between seeds.
     """
-    kept = [(one, seed) for one, seed in zip(statistics, seeds, strict=True) if np.isfinite(one.value)]
-    if not kept:
-        return Pooled(value=float("nan"), case=None, seed=None, cases=0, seeds=0, runs=0)
-    value = float(np.mean([one.value for one, _ in kept]))
-    influence = np.mean([one.influence for one, _ in kept], axis=0)
-    cases = int(np.any([one.present for one, _ in kept], axis=0).sum())
-    extra = sum(one.extra for one, _ in kept) / len(kept) ** 2
-    # An influence of a logit does not add up to zero: its halves' share lies outside the cases.
-    centred = np.where(np.any([one.present for one, _ in kept], axis=0), influence - influence.sum() / cases, 0.0)
-    case = float(centred @ centred) * cases / (cases - 1) + extra if cases >= 2 else None
     by_seed: dict[Hashable, list[float]] = {}
-    for one, seed in kept:
-        by_seed.setdefault(seed, []).append(one.value)
+    kept = []
+    for statistic, seed in zip(statistics, seeds, strict=True):
+        if np.isfinite(statistic.value):
+            kept.append(statistic)
+            by_seed.setdefault(seed, []).append(statistic.value)
+    if not kept:
+        return Pooled(value=np.nan, case=None, seed=None, cases=0, seeds=0, runs=0)
+    influence = np.mean([one.influence for one in kept], axis=0)
+    present = np.any([one.present for one in kept], axis=0)
+    cases = int(present.sum())
+    # An influence of a logit does not add up to zero: its halves' share lies outside the cases.
+    centred = np.where(present, influence - influence.sum() / cases, 0.0)
+    extra = sum(one.extra for one in kept) / len(kept) ** 2
     means = [float(np.mean(values)) for values in by_seed.values()]
-    seed_variance = float(np.var(means, ddof=1)) / len(means) if len(means) >= 2 else None
-    return Pooled(value=value, case=case, seed=seed_variance, cases=cases, seeds=len(means), runs=len(kept))
+    return Pooled(
+        value=float(np.mean([one.value for one in kept])),
+        case=float(centred @ centred) * cases / (cases - 1) + extra if cases >= 2 else None,
+        seed=float(np.var(means, ddof=1)) / len(means) if len(means) >= 2 else None,
+        cases=cases,
+        seeds=len(means),
+        runs=len(kept),
+    )
 
 
 def interval_of(
-    found: Pooled, *, seeds: bool = False, share: bool = False, span: Interval | None = None
+    pooled: Pooled, *, seeds: bool = False, share: bool = False, span: Interval | None = None
 ) -> Interval | None:
     """The 95 % interval of a pooled mean, or None below two cases; with ``seeds``, None below ``MIN_SEEDS`` seeds.
 
@@ -111,22 +116,22 @@ def interval_of(
     ``bounded_interval``, others Student's. Both stay within their range. Seeds widen each side as in MOVER: the squared
     distance of the limit and the squared margin of the seeds are added.
     """
-    if found.case is None or (seeds and (found.seed is None or found.seeds < MIN_SEEDS)):
+    if pooled.case is None or (seeds and (pooled.seed is None or pooled.seeds < MIN_SEEDS)):
         return None
     if share:
-        low, high = share_interval(found.value, found.case, found.cases)
+        low, high = share_interval(pooled.value, pooled.case, pooled.cases)
     elif span is not None:
-        low, high = bounded_interval(found.value, found.case, found.cases, span)
+        low, high = bounded_interval(pooled.value, pooled.case, pooled.cases, span)
     else:
-        margin = t_quantile(found.cases - 1) * float(np.sqrt(found.case))
-        low, high = found.value - margin, found.value + margin
-    if not seeds or found.seed is None:
+        margin = t_quantile(pooled.cases - 1) * float(np.sqrt(pooled.case))
+        low, high = pooled.value - margin, pooled.value + margin
+    if not seeds or pooled.seed is None:
         return low, high
-    more = t_quantile(found.seeds - 1) ** 2 * found.seed
-    low = found.value - float(np.sqrt((found.value - low) ** 2 + more))
-    high = found.value + float(np.sqrt((high - found.value) ** 2 + more))
+    more = t_quantile(pooled.seeds - 1) ** 2 * pooled.seed
+    low = pooled.value - float(np.sqrt((pooled.value - low) ** 2 + more))
+    high = pooled.value + float(np.sqrt((high - pooled.value) ** 2 + more))
     ends = (0.0, 1.0) if share else span
-    return (low, high) if ends is None else _within(low, high, found.value, ends)
+    return (low, high) if ends is None else _within(low, high, pooled.value, ends)
 
 
 def _within(low: float, high: float, mean: float, ends: Interval) -> Interval:
@@ -183,16 +188,13 @@ def rate_interval(hits: Bools, cases: Ints) -> Interval | None:
     Wilson's interval at the effective number of items, which is their number over the design effect, with Student's t
     over cases. Where all items are alike no design effect can be seen, and each case counts as one item.
     """
-    _, owner = np.unique(cases, return_inverse=True)
-    count, size = int(owner.max(initial=-1)) + 1, len(hits)
-    if count < 2:
+    pooled = group_means(hits.astype(np.float64), np.zeros(len(hits), dtype=np.int64), cases)
+    if pooled.cases < 2:
         return None
-    share = float(np.mean(hits))
-    influence = np.bincount(owner, weights=hits - share) / size
-    variance = count / (count - 1) * float(influence @ influence)
+    share, variance, size = float(pooled.means[0]), float(pooled.covariance[0, 0]), float(len(hits))
     plain = share * (1 - share)
-    effective = float(count) if plain == 0 else min(plain / variance, size) if variance > 0 else float(size)
-    return _wilson(share, effective, count)
+    effective = pooled.cases if plain == 0 else min(plain / variance, size) if variance > 0 else size
+    return _wilson(share, effective, pooled.cases)
 
 
 def group_means(values: Floats, groups: Ints, cases: Ints) -> GroupMeans:
@@ -212,30 +214,30 @@ def group_means(values: Floats, groups: Ints, cases: Ints) -> GroupMeans:
     return GroupMeans(means=means, influence=influence, covariance=covariance, cases=count)
 
 
-def contrast_interval(found: GroupMeans, weights: Floats, span: Interval) -> tuple[float, Interval | None]:
+def contrast_interval(groups: GroupMeans, weights: Floats, span: Interval) -> tuple[float, Interval | None]:
     """A contrast of group means of values in ``span``, and its 95 % interval over cases; none below two cases."""
-    value = float(weights @ found.means)
-    if found.cases < 2:
+    value = float(weights @ groups.means)
+    if groups.cases < 2:
         return value, None
-    added = value + weights @ found.influence * found.cases
+    added = value + weights @ groups.influence * groups.cases  # what it would be if all cases were like this one
     extremes = np.multiply.outer(weights, span)
     ends = np.array([extremes.min(axis=1).sum(), extremes.max(axis=1).sum()])
     low, high = mean_limits(added[None], ends[None], NOMINAL)[0]
     return value, (max(float(low), float(ends[0])), min(float(high), float(ends[1])))
 
 
-def equality_p(found: GroupMeans) -> float | None:
+def equality_p(groups: GroupMeans) -> float | None:
     """The p value of "all groups have one mean" (Wald's F with Hotelling's degrees of freedom).
 
     None for one group, with no more than twice as many cases as groups, and where a difference does not vary.
     """
-    contrasts = len(found.means) - 1
-    if contrasts < 1 or found.cases <= 2 * len(found.means):
+    contrasts = len(groups.means) - 1
+    if contrasts < 1 or groups.cases <= 2 * len(groups.means):
         return None
     steps = np.eye(contrasts, contrasts + 1) - np.eye(contrasts, contrasts + 1, k=1)
-    apart, spread = steps @ found.means, steps @ found.covariance @ steps.T
+    apart, spread = steps @ groups.means, steps @ groups.covariance @ steps.T
     if np.linalg.matrix_rank(spread, tol=1e-12) < contrasts:
         return None
     square = float(apart @ np.linalg.solve(spread, apart))
-    degrees = found.cases - contrasts
-    return float(fdtrc(contrasts, degrees, square * degrees / (contrasts * (found.cases - 1))))
+    degrees = groups.cases - contrasts
+    return float(fdtrc(contrasts, degrees, square * degrees / (contrasts * (groups.cases - 1))))

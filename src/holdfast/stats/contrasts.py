@@ -120,7 +120,7 @@ def spread(
     effect = case = None
     if cases >= 2 and bool(np.all(np.isfinite(values))):
         effect = weights[:, used] @ sample.influence[used][:, touched]
-        case = effect @ effect.T * (cases / (cases - 1))
+        case = effect @ effect.T * (cases / (cases - 1))  # as the means are estimated from the same cases
     return Spread(
         values=values,
         weights=weights[:, used],
@@ -169,7 +169,7 @@ def mean_interval(values: Floats) -> Interval | None:
 
 
 def limits(
-    found: Spread, directions: Floats, *, seeds: bool, level: float = NOMINAL, reach: Floats | None = None
+    contrasts: Spread, directions: Floats, *, seeds: bool, level: float = NOMINAL, reach: Floats | None = None
 ) -> Floats | None:
     """The lower and the upper limit of ``directions`` (m, k) of the contrasts, shape (m, 2), or None.
 
@@ -177,13 +177,14 @@ def limits(
     between the ends that the weights give to values of the span, and so do the limits; ``reach`` (m,) sets other ends,
     so far from the value, which do not cut the limits.
     """
-    if found.effect is None or (seeds and (not found.parts or found.seeds < MIN_SEEDS)):
+    if contrasts.effect is None or (seeds and (not contrasts.parts or contrasts.seeds < MIN_SEEDS)):
         return None
-    values = directions @ found.values
-    added = values[:, None] + directions @ found.effect * found.cases
+    values = directions @ contrasts.values
+    # What the contrasts would be if all cases were like this one; the mean of that is their value.
+    added = values[:, None] + directions @ contrasts.effect * contrasts.cases
     if reach is None:
-        weights = directions @ found.weights
-        extremes = weights[..., None] * np.array(found.span)
+        weights = directions @ contrasts.weights
+        extremes = weights[..., None] * np.array(contrasts.span)
         ends = np.stack([extremes.min(axis=2).sum(axis=1), extremes.max(axis=2).sum(axis=1)], axis=1)
     else:
         ends = values[:, None] + reach[:, None] * np.array([-1.0, 1.0])
@@ -191,22 +192,22 @@ def limits(
     ends = np.stack([np.minimum(ends[:, 0], added.min(axis=1)), np.maximum(ends[:, 1], added.max(axis=1))], axis=1)
     both = mean_limits(added, ends, level)
     if seeds:
-        variance, degrees = found.seed_variances(directions)
+        variance, degrees = contrasts.seed_variances(directions)
         more = stdtrit(degrees, (1 + level) / 2) ** 2 * variance
         away = np.sqrt((both - values[:, None]) ** 2 + more[:, None])
         both = values[:, None] + away * np.array([-1.0, 1.0])
     return both if reach is not None else np.clip(both, ends[:, :1], ends[:, 1:])
 
 
-def interval(found: Spread, *, seeds: bool, level: float = NOMINAL) -> Interval | None:
+def interval(contrasts: Spread, *, seeds: bool, level: float = NOMINAL) -> Interval | None:
     """The interval of the first contrast; see ``limits``."""
-    both = limits(found, np.eye(1, len(found.values)), seeds=seeds, level=level)
+    both = limits(contrasts, np.eye(1, len(contrasts.values)), seeds=seeds, level=level)
     return None if both is None else (float(both[0, 0]), float(both[0, 1]))
 
 
-def standard_errors(found: Spread, index: int) -> tuple[float | None, float | None]:
+def standard_errors(contrasts: Spread, index: int) -> tuple[float | None, float | None]:
     """The standard errors of one contrast from cases and from seeds, None where unknown."""
-    both = (found.case, found.seed)
+    both = (contrasts.case, contrasts.seed)
     case, seed = (None if one is None else float(np.sqrt(max(one[index, index], 0.0))) for one in both)
     return case, seed
 
@@ -217,32 +218,32 @@ NARROWER = 8  # steps into which the one with an end is cut
 PRECISION = 1e-8
 
 
-def ratio_set(found: Spread, *, seeds: bool) -> Interval | None:
+def ratio_set(contrasts: Spread, *, seeds: bool) -> Interval | None:
     """The ratios of the first contrast to the second that the data do not exclude, or None where they are unbounded.
 
     A ratio ρ is kept where the interval of N − ρD holds zero (Fieller 1954), with the limits of ``stats.contrasts``.
     The set is bounded only where the interval of D excludes zero. Where N − ρD leaves gaps, the set is what they span.
     Raises ValueError where there are no such intervals.
     """
-    gain = limits(found, np.array([[0.0, 1.0]]), seeds=seeds)
+    gain = limits(contrasts, np.array([[0.0, 1.0]]), seeds=seeds)
     if gain is None:
         raise ValueError("no intervals without two cases, and none over seeds below three")
     if gain[0, 0] <= 0 <= gain[0, 1]:
         return None
-    middle = float(found.values[0] / found.values[1])
+    middle = float(contrasts.values[0] / contrasts.values[1])
     # The scale of the search: how far N / D goes when D stands at its limit next to zero and N at either of its own.
-    top = limits(found, np.array([[1.0, 0.0]]), seeds=seeds)
+    top = limits(contrasts, np.array([[1.0, 0.0]]), seeds=seeds)
     assert top is not None
     scale = float(np.abs(top).max() / np.abs(gain).min()) + abs(middle)
-    return _edge(found, middle, -scale, seeds), _edge(found, middle, scale, seeds)
+    return _edge(contrasts, middle, -scale, seeds), _edge(contrasts, middle, scale, seeds)
 
 
-def _edge(found: Spread, middle: float, scale: float, seeds: bool) -> float:
+def _edge(contrasts: Spread, middle: float, scale: float, seeds: bool) -> float:
     """The farthest kept ratio from ``middle`` in the direction of ``scale``."""
     steps = np.concatenate([[0.0], scale * FIRST_STEPS])
     while abs(steps[-1] - steps[0]) > PRECISION * (1 + abs(middle)):
         ratios = middle + steps
-        both = limits(found, np.stack([np.ones(len(ratios)), -ratios], axis=1), seeds=seeds)
+        both = limits(contrasts, np.stack([np.ones(len(ratios)), -ratios], axis=1), seeds=seeds)
         assert both is not None
         kept = np.flatnonzero((both[:, 0] <= 0) & (both[:, 1] >= 0))
         last = int(kept[-1]) if len(kept) else 0

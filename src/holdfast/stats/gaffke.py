@@ -37,18 +37,18 @@ CHUNK_NUMBERS = 500_000  # bounds memory: numbers handled at once
 def p_of_rows(x: Floats, m: float) -> Floats:
     """The p-values of "the mean is at most ``m``" of samples (rows, n) in [0, 1]; 1 where ``m`` is the mean or more."""
     x = np.sort(x, axis=1)  # so that not even rounding depends on the order
-    found = np.where(x.mean(axis=1) > m, 0.0, 1.0)
-    asked = np.flatnonzero(found == 0.0)
+    p = np.where(x.mean(axis=1) > m, 0.0, 1.0)
+    asked = np.flatnonzero(p == 0.0)
     if m <= 0 or len(asked) == 0:
-        return found
+        return p
     values, counts, rows = _tally(x[asked])
     logs = np.empty(len(counts))
     size = max(1, CHUNK_NUMBERS // (BLOCK * values.shape[1]))
     for start in range(0, len(counts), size):
         part = slice(start, start + size)
         logs[part] = _log_cdf(values if len(values) == 1 else values[part], counts[part], m)
-    found[asked] = np.minimum(1.0, np.exp(logs))[rows]
-    return found
+    p[asked] = np.minimum(1.0, np.exp(logs))[rows]
+    return p
 
 
 def lower(x: Floats, alpha: float) -> float:

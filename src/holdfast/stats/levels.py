@@ -109,23 +109,22 @@ def rising_blocks(curve: Floats) -> list[slice]:
     return [slice(end - size, end) for end, (_, size) in zip(ends, blocks, strict=True)]
 
 
-def over_seeds(found: Sequence[AtLevel]) -> OverSeeds:
+def over_seeds(by_seed: Sequence[AtLevel]) -> OverSeeds:
     """The mean over seeds of a quantity at a level, with an interval only where no seed is missing."""
-    values = np.array([one.value for one in found if one.value is not None])
-    reached = sum(one.reached for one in found)
-    caveats = []
-    if reached < len(found):
-        caveats.append(NOT_REACHED if not reached else f"{NOT_REACHED} by {len(found) - reached} of {len(found)} seeds")
-    if any(one.reason == NOT_HELD for one in found):
-        caveats.append(NOT_HELD)
-    if len(values) < reached:
-        caveats.append(NOT_MEASURED)
-    if any(one.reason == BEFORE_TRAINING for one in found):
-        caveats.append(BEFORE_TRAINING)
+    values = np.array([one.value for one in by_seed if one.value is not None])
+    reached = sum(one.reached for one in by_seed)
+    reasons = {one.reason for one in by_seed}
+    some = NOT_REACHED if not reached else f"{NOT_REACHED} by {len(by_seed) - reached} of {len(by_seed)} seeds"
+    holds = {
+        some: reached < len(by_seed),
+        NOT_HELD: NOT_HELD in reasons,
+        NOT_MEASURED: len(values) < reached,
+        BEFORE_TRAINING: BEFORE_TRAINING in reasons,
+    }
     return OverSeeds(
         value=float(values.mean()) if len(values) else None,
-        interval=mean_interval(values) if len(values) == len(found) else None,
+        interval=mean_interval(values) if len(values) == len(by_seed) else None,
         reached=reached,
-        total=len(found),
-        caveats=tuple(caveats),
+        total=len(by_seed),
+        caveats=tuple(caveat for caveat, true in holds.items() if true),
     )

@@ -22,9 +22,7 @@ from holdfast.records.arrays import Floats
 
 FLOOR = 0.15  # the least weight of a silent case
 FEW = 1.5  # moving cases on a side, all alike, at which its silent case has half the weight that they can take
-SMALL = (
-    0.3  # of the squared distance to the end: where the squares on a side sum up to so much, they are no small moves
-)
+SMALL = 0.3  # of the squared distance to the end: squares on a side that sum up to so much are no small moves
 # Many moves on the other side say that this side is silent by its nature, if they weigh something themselves.
 OTHER_FEW, OTHER_SMALL = 4.0, 0.6
 NOTHING = 1e-24  # sums of squares that are rounding
@@ -44,7 +42,7 @@ def mean_limits(values: Floats, ends: Floats, level: float) -> Floats:
     tail = (1 - level) / 2
     stretch = float(stdtrit(count - 1, tail) / ndtri(tail))
     sides = [_moves(np.where(moved, squared, 0.0)) for moved in (away < 0, away > 0)]
-    found = np.empty((len(values), 2))
+    limits = np.empty((len(values), 2))
     for side, share in ((0, tail), (1, 1 - tail)):
         reach = ends[:, side] - mean
         weight = _silent_weight(reach**2, squares, sides[side], sides[1 - side])
@@ -54,8 +52,8 @@ def mean_limits(values: Floats, ends: Floats, level: float) -> Floats:
         spread = squares + count * shift**2 + weight * rest**2
         third = cubes - 3 * squares * shift - count * shift**3 + weight * rest**3
         skew = np.divide(2 * third, spread**1.5, out=np.zeros_like(spread), where=spread > NOTHING)
-        found[:, side] = mean + shift + stretch * _quantile(skew, share) * np.sqrt(spread / (total * (total - 1)))
-    return found
+        limits[:, side] = mean + shift + stretch * _quantile(skew, share) * np.sqrt(spread / (total * (total - 1)))
+    return limits
 
 
 def _moves(squared: Floats) -> tuple[Floats, Floats]:

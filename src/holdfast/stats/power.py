@@ -72,10 +72,7 @@ class Pilot:
 
     def means(self, picked: Ints, rollouts: int, rng: np.random.Generator) -> Floats:
         """The mean of ``rollouts`` new rollouts of each case number in ``picked``."""
-        total = self.at(picked, rng)
-        for _ in range(1, rollouts):
-            total = total + self.at(picked, rng)
-        return total / rollouts
+        return np.asarray(sum(self.at(picked, rng) for _ in range(rollouts)) / rollouts)
 
     def draw(self, rng: np.random.Generator, draws: int, cases: int, rollouts: int) -> Floats:
         """Means over ``rollouts`` of ``cases`` cases drawn with replacement: shape (draws, cases), in [low, high]."""
@@ -84,31 +81,31 @@ class Pilot:
 
 def gather(values: Floats, *, low: float, high: float) -> Pilot:
     """A pilot as it is, not moved: see ``read_pilot``."""
-    found = np.asarray(values, dtype=np.float64)
-    found = found[:, None] if found.ndim == 1 else found
-    found = found[np.isfinite(found).any(axis=1)]
-    if len(found) < 2:
-        raise ValueError(f"a pilot needs at least 2 scored cases, found {len(found)}")
-    if np.nanmin(found) < low or np.nanmax(found) > high:
+    scores = np.asarray(values, dtype=np.float64)
+    scores = scores[:, None] if scores.ndim == 1 else scores
+    scores = scores[np.isfinite(scores).any(axis=1)]
+    if len(scores) < 2:
+        raise ValueError(f"a pilot needs at least 2 scored cases, found {len(scores)}")
+    if np.nanmin(scores) < low or np.nanmax(scores) > high:
         raise ValueError(f"a value of the pilot lies outside {low:g} to {high:g}")
-    if np.nanmax(found) - np.nanmin(found) < 1e-9:
+    if np.nanmax(scores) - np.nanmin(scores) < 1e-9:
         raise ValueError("all values of the pilot are equal: nothing can be planned from them; score more cases")
-    counts = np.isfinite(found).sum(axis=1)
+    counts = np.isfinite(scores).sum(axis=1)
     if (counts > 1).sum() < 2:
-        first = np.isfinite(found).argmax(axis=1)
-        single = np.take_along_axis(found, first[:, None], axis=1)
+        first = np.isfinite(scores).argmax(axis=1)
+        single = np.take_along_axis(scores, first[:, None], axis=1)
         return Pilot(values=single, counts=np.ones(len(single), dtype=np.int64), mixing=0.0, low=low, high=high)
-    found, counts = found[counts > 1], counts[counts > 1]
-    order = np.argsort(~np.isfinite(found), axis=1, kind="stable")
-    found = np.take_along_axis(found, order, axis=1)
+    scores, counts = scores[counts > 1], counts[counts > 1]
+    order = np.argsort(~np.isfinite(scores), axis=1, kind="stable")
+    scores = np.take_along_axis(scores, order, axis=1)
     # Means of (1 − mixing) own rollouts vary between cases by (1 − mixing)² of what those of the pilot do: as much as
     # is seen of them, less what the rollouts of a case add to it.
-    means = np.nanmean(found, axis=1)
-    within = float(np.nansum((found - means[:, None]) ** 2) / (counts - 1).sum())
+    means = np.nanmean(scores, axis=1)
+    within = float(np.nansum((scores - means[:, None]) ** 2) / (counts - 1).sum())
     seen = float(means.var(ddof=1))
     between = max(0.0, seen - within * float(np.mean(1 / counts)))
     mixing = 1.0 - float(np.sqrt(between / seen)) if seen > 0 else 1.0
-    return Pilot(values=found, counts=counts, mixing=mixing, low=low, high=high)
+    return Pilot(values=scores, counts=counts, mixing=mixing, low=low, high=high)
 
 
 def read_pilot(pilot: Floats, *, low: float, high: float, change: float = 0.0) -> Pilot:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from holdfast.records.arrays import Bools, Floats
-from holdfast.stats.bounded import BoundMethod, exact_lower, lower_bound, order_cases, p_values, upper_bound
+from holdfast.stats.bounded import exact_lower, lower_bound, order_cases, p_values, upper_bound
 from holdfast.stats.power import LIMIT_ALPHA, read_pilot
 
 WINDOWS = (1, 2, 4, 8)  # looks
@@ -24,7 +24,10 @@ def spend(look: int, alpha: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """The mean change over the last ``looks`` looks with its bounds; ``cases`` were met in all of them."""
+    """The mean change over the last ``looks`` looks with its bounds; ``cases`` were met in all of them.
+
+    ``alarm``: the upper bound lies below −margin; ``warning``: it lies below 0.
+    """
 
     looks: int
     cases: int
@@ -37,20 +40,12 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What one look says: ``change``, ``lower`` and ``upper`` are of the newest look alone.
+    """What one look says: its ``windows`` are the spans that end with it, the newest look alone first.
 
-    ``windows`` are the spans that end with it, the newest look first. ``alarm``: some window's upper bound lies below
-    −margin; ``warning``: some window's below 0. ``level`` is what this look may spend.
+    ``level`` is what this look may spend, over all its windows together.
     """
 
-    index: int
-    cases: int
-    change: float
-    lower: float
-    upper: float
     windows: tuple[Window, ...]
-    alarm: bool
-    warning: bool
     level: float
 
 
@@ -70,7 +65,6 @@ class ChangeMonitor:
     high: float
     alpha: float
     margin: float
-    method: BoundMethod = "gaffke"
     seen: list[Mapping[str, float]] = field(default_factory=list)
 
     def look(self, differences_by_case: Mapping[str, float]) -> Look:
@@ -83,20 +77,8 @@ class ChangeMonitor:
         self.seen.append(dict(differences_by_case))
         spans = [span for span in WINDOWS if span <= len(self.seen)]
         level = spend(len(self.seen), self.alpha)
-        read = [self._window(span, level / len(spans)) for span in spans]
-        windows = tuple(window for window in read if window is not None)
-        newest = windows[0]
-        return Look(
-            index=len(self.seen),
-            cases=newest.cases,
-            change=newest.change,
-            lower=newest.lower,
-            upper=newest.upper,
-            windows=windows,
-            alarm=any(window.alarm for window in windows),
-            warning=any(window.warning for window in windows),
-            level=level,
-        )
+        windows = [self._window(span, level / len(spans)) for span in spans]
+        return Look(windows=tuple(window for window in windows if window is not None), level=level)
 
     def _window(self, span: int, level: float) -> Window | None:
         looks = self.seen[-span:]
@@ -104,17 +86,19 @@ class ChangeMonitor:
         if not shared:
             return None
         values = np.array([[one[case] for one in looks] for case in shared], dtype=np.float64).mean(axis=1)
-        low, high = (
-            bound(values, level, low=self.low, high=self.high, method=self.method)
-            for bound in (lower_bound, upper_bound)
+        low, high = (bound(values, level, low=self.low, high=self.high) for bound in (lower_bound, upper_bound))
+        return Window(
+            looks=span,
+            cases=len(shared),
+            change=float(values.mean()),
+            lower=low,
+            upper=high,
+            alarm=high < -self.margin,
+            warning=high < 0,
         )
-        told = {"alarm": high < -self.margin, "warning": high < 0}
-        return Window(looks=span, cases=len(shared), change=float(values.mean()), lower=low, upper=high, **told)
 
 
-def alarms(
-    differences: Floats, *, low: float, high: float, alpha: float, margin: float, method: BoundMethod = "gaffke"
-) -> Bools:
+def alarms(differences: Floats, *, low: float, high: float, alpha: float, margin: float) -> Bools:
     """At which looks ``ChangeMonitor`` alarms, in many runs at once: (runs, cases, looks) → (runs, looks).
 
     For simulations: the same cases at every look, in an order that has nothing to do with the differences.
@@ -126,27 +110,9 @@ def alarms(
         level = spend(index, alpha) / len(spans)
         for span in spans:
             values = differences[:, :, index - span : index].mean(axis=2)
-            p = p_values(values, -margin, low=low, high=high, side="less", method=method)
+            p = p_values(values, -margin, low=low, high=high, side="less")
             found[:, index - 1] |= p < level
     return found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delay:
-    """How soon a planted drop is caught: within ``looks`` looks in at least ``share`` of the simulated runs.
-
-    ``looks`` counts from the first look with the drop; None where it cannot be promised within ``horizon`` looks: the
-    lower 95 % Monte-Carlo limit of the share stays below ``share``. ``caught`` is the simulated share that is caught
-    within ``looks`` (or the horizon), ``false`` the share that alarms before the drop, after ``before`` looks without.
-    """
-
-    drop: float
-    looks: int | None
-    share: float
-    caught: float
-    false: float
-    before: int
-    horizon: int
 
 
 def delay(
@@ -159,17 +125,19 @@ def delay(
     high: float,
     before: int = 4,
     horizon: int = 24,
-    method: BoundMethod = "gaffke",
     draws: int = 300,
     rng: np.random.Generator,
-) -> Delay:
-    """The looks it takes to catch a ``drop`` of the mean, simulated from a pilot of paired differences.
+) -> int | None:
+    """The looks within which a ``drop`` of the mean is caught in at least ``SHARE`` of runs simulated from a pilot.
+
+    They count from the first look with the drop, which comes after ``before`` looks without. None where so much cannot
+    be promised within ``horizon`` looks: the lower 95 % Monte-Carlo limit of the share stays below.
 
     ``differences`` has shape (cases, looks): each case's difference to the baseline at looks (or of rollouts) without
-    a change. What a case keeps over its columns, the baseline's error
-    among it, is drawn once a run and shared by all looks; the rest is drawn anew at every look. ``cases`` are met a
-    look, as many as in the pilot, and the drop moves all of them alike: few deep drops are caught later. A run that
-    alarms before the drop is not counted as caught. Raises ValueError as ``read_pilot``.
+    a change. What a case keeps over its columns, the baseline's error among it, is drawn once a run and shared by all
+    looks; the rest is drawn anew at every look. As many cases as in the pilot are met a look, and the drop moves all of
+    them alike: few deep drops are caught later. A run that alarms before the drop is not counted as caught. Raises
+    ValueError as ``read_pilot``.
     """
     pilot = read_pilot(differences, low=low, high=high)
     changed = read_pilot(differences, low=low, high=high, change=-drop)
@@ -177,19 +145,8 @@ def delay(
     looks_before = [pilot.at(picked, rng) for _ in range(before)]
     looks_after = [changed.at(picked, rng) for _ in range(horizon)]
     runs = np.stack(looks_before + looks_after, axis=2)
-    rung = alarms(runs, low=low, high=high, alpha=alpha, margin=margin, method=method)
-    early = np.asarray(rung[:, :before].any(axis=1))
-    later = rung[:, before:] & ~early[:, None]
+    rung = alarms(runs, low=low, high=high, alpha=alpha, margin=margin)
+    later = rung[:, before:] & ~rung[:, :before].any(axis=1, keepdims=True)
     waits = np.where(later.any(axis=1), np.argmax(later, axis=1) + 1, horizon + 1)
-    within = [float((waits <= look).mean()) for look in range(1, horizon + 1)]
-    promised = (exact_lower(round(caught * draws), draws, LIMIT_ALPHA) >= SHARE for caught in within)
-    looks = next((look for look, enough in enumerate(promised, start=1) if enough), None)
-    return Delay(
-        drop=drop,
-        looks=looks,
-        share=SHARE,
-        caught=within[-1] if looks is None else within[looks - 1],
-        false=float(early.mean()),
-        before=before,
-        horizon=horizon,
-    )
+    caught = [int((waits <= look).sum()) for look in range(1, horizon + 1)]
+    return next((look for look, count in enumerate(caught, 1) if exact_lower(count, draws, LIMIT_ALPHA) >= SHARE), None)

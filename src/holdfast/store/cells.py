@@ -93,7 +93,7 @@ class Cells:
     def without_cases(self, left_out: Bools) -> Cells:
         """The cells without some cases (cases,), none of which may have an episode: nothing is drawn of them."""
         kept = ~left_out
-        place = np.cumsum(kept) - 1
+        new_index = np.cumsum(kept) - 1
 
         def keep(values: Sequence[Any]) -> tuple[Any, ...]:
             return tuple(value for value, there in zip(values, kept, strict=True) if there)
@@ -103,9 +103,9 @@ class Cells:
             case_ids=keep(self.scores.case_ids),
             case_numbers=keep(self.scores.case_numbers),
             families=keep(self.scores.families),
-            case=place[self.scores.case],
+            case=new_index[self.scores.case],
         )
-        return replace(self, scores=scores, episodes=replace(self.episodes, case=place[self.episodes.case]))
+        return replace(self, scores=scores, episodes=replace(self.episodes, case=new_index[self.episodes.case]))
 
 
 def read_cells(store: Store, part: str | Sequence[str] | None = None) -> Cells:

@@ -7,11 +7,10 @@ import hashlib
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from holdfast.records.errors import StoreError
+from holdfast.records.groups import group_by_key
 from holdfast.store.seals import ADDED_TO, REPLACED, SEAL_ROWS, START, Digest, SealedTable, chunks, digest_table, link
 
 REMEDY = "restore the run from a copy, or make it anew"
@@ -54,11 +53,17 @@ def check_rows(path: Path, db: sqlite3.Connection, schema: frozenset[str]) -> No
 
     Errors: StoreError that names the database and what differs; sqlite3.Error where it cannot be read.
     """
-    with _reading(db):
-        try:
-            _check(db, schema)
-        except (_DamageError, TypeError, ValueError, LookupError, OverflowError) as error:
-            raise StoreError(f"{path}: damaged in the store: {error}; {REMEDY}") from error
+    # One transaction reads one state of the database throughout, whoever writes meanwhile.
+    is_ours = not db.in_transaction
+    if is_ours:
+        db.execute("BEGIN")
+    try:
+        _check(db, schema)
+    except (_DamageError, TypeError, ValueError, LookupError, OverflowError) as error:
+        raise StoreError(f"{path}: damaged in the store: {error}; {REMEDY}") from error
+    finally:
+        if is_ours and db.in_transaction:
+            db.execute("ROLLBACK")
 
 
 def read_checked(path: Path, digest: str | None) -> bytes | None:
@@ -83,20 +88,6 @@ def digest_run(db: sqlite3.Connection) -> str:
 
 class _DamageError(Exception):
     """Rows are not those that were committed; the text says which."""
-
-
-@contextlib.contextmanager
-def _reading(db: sqlite3.Connection) -> Iterator[None]:
-    """One state of the database throughout, whoever writes meanwhile."""
-    if db.in_transaction:
-        yield
-        return
-    db.execute("BEGIN")
-    try:
-        yield
-    finally:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
 
 
 def _check(db: sqlite3.Connection, schema: frozenset[str]) -> None:
@@ -125,42 +116,37 @@ def _check(db: sqlite3.Connection, schema: frozenset[str]) -> None:
         _check_table(db, place, table, seals.get(place, {}))
 
 
-def _check_table(db: sqlite3.Connection, place: str, table: SealedTable, seals: dict[int, tuple[int, bytes]]) -> None:
+def _check_table(db: sqlite3.Connection, name: str, table: SealedTable, seals: dict[int, tuple[int, bytes]]) -> None:
     digests = {number: Digest() for number in seals}
-    for rows in chunks(db, f"SELECT seal, {table.selected} FROM {place} ORDER BY {table.key}"):
-        parts: dict[int, list[Any]] = {}
-        for number, *row in rows:
-            parts.setdefault(number, []).append(row)
-        for number, part in parts.items():
+    for rows in chunks(db, f"SELECT seal, {table.selected} FROM {name} ORDER BY {table.key}"):
+        for number, part in group_by_key((number, row) for number, *row in rows).items():
             if number not in digests:
-                raise _DamageError(f"{len(part):,} rows of {place} were not written by holdfast")
+                raise _DamageError(f"{len(part):,} rows of {name} were not written by holdfast")
             digests[number].add(part)
     for number, (count, digest) in seals.items():
         if digests[number].rows != count:
-            raise _DamageError(
-                f"{digests[number].rows:,} rows of {place} where {count:,} were written (batch {number})"
-            )
+            raise _DamageError(f"{digests[number].rows:,} rows of {name} where {count:,} were written (batch {number})")
         if digests[number].value() != digest:
-            raise _DamageError(f"{count:,} rows of {place} are not those that were written (batch {number})")
+            raise _DamageError(f"{count:,} rows of {name} are not those that were written (batch {number})")
 
 
 def reseal(db: sqlite3.Connection) -> None:
     """Give every row of a database its seal anew, inside a transaction: of a copy that holds a part of a run's rows."""
     db.execute("DELETE FROM seals")
     number, chain = 0, START
-    for place, table in ADDED_TO.items():
+    for name, table in ADDED_TO.items():
         bounds = []
-        for rows in chunks(db, f"SELECT {table.selected} FROM {place} ORDER BY {table.key}", SEAL_ROWS):
+        for rows in chunks(db, f"SELECT {table.selected} FROM {name} ORDER BY {table.key}", SEAL_ROWS):
             number += 1
             part = Digest()
             part.add(rows)
             bounds.append((number, rows[0][: table.keys], rows[-1][: table.keys]))
-            chain = link(chain, number, place, len(rows), part.value())
-            db.execute("INSERT INTO seals VALUES (?, ?, ?, ?)", (number, place, len(rows), part.value()))
+            chain = link(chain, number, name, len(rows), part.value())
+            db.execute("INSERT INTO seals VALUES (?, ?, ?, ?)", (number, name, len(rows), part.value()))
         marks = ", ".join("?" * table.keys)
         between = f"({table.key}) >= ({marks}) AND ({table.key}) <= ({marks})"
         for given, first, last in bounds:
-            db.execute(f"UPDATE {place} SET seal = ? WHERE {between}", (given, *first, *last))
+            db.execute(f"UPDATE {name} SET seal = ? WHERE {between}", (given, *first, *last))
     db.execute("INSERT OR REPLACE INTO sealed VALUES (1, ?, ?, ?, ?)", (number, chain, b"", b""))
-    for place in REPLACED:
-        db.execute(f"UPDATE sealed SET {place} = ?", (digest_table(db, place),))
+    for name in REPLACED:
+        db.execute(f"UPDATE sealed SET {name} = ?", (digest_table(db, name),))

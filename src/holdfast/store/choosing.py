@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -57,34 +58,35 @@ def find_checkpoint(
     else the one that shares base, seeds and axes with it, the dose aside. Errors: StudyError listing what could be
     meant.
     """
-    exact = [one for one in book.checkpoints if text in (one.id, one.name)]
+    exact = [checkpoint for checkpoint in book.checkpoints if text in (checkpoint.id, checkpoint.name)]
     if len(exact) == 1:
         return exact[0]
     label, own = split_conditions(text)
     conditions = {**(where or {}), **own}
-    named = exact or [one for one in book.checkpoints if label in ("", ",".join(one.lineage) or BASE)]
+    lineages = [(checkpoint, ",".join(checkpoint.lineage) or BASE) for checkpoint in book.checkpoints]
+    named = exact or [checkpoint for checkpoint, lineage in lineages if label in ("", lineage)]
     if not named:
-        named = [one for one in book.checkpoints if one.id.startswith(text)]
+        named = [checkpoint for checkpoint in book.checkpoints if checkpoint.id.startswith(text)]
         if len(named) == 1:
             return named[0]
     _require_keys(book.checkpoints, conditions, book.place)
     if not named:
-        labels = list(dict.fromkeys(",".join(one.lineage) or BASE for one in book.checkpoints))
+        labels = list(dict.fromkeys(lineage for _, lineage in lineages))
         hint = did_you_mean(label, labels, after=" ")
         there = ", ".join(labels[: 2 * MOST_NAMED]) or "none"
         raise StudyError(f"{book.place}: no checkpoint {text!r}; {hint}lineages there are: {there}")
-    found = [one for one in named if all(_holds(one, key, value) for key, value in conditions.items())]
-    if not found:
-        told = " ".join(f"{key}={value}" for key, value in conditions.items())
-        raise StudyError(f"{book.place}: no checkpoint {label or 'of any lineage'} with {told}; {_list(named)}")
-    if len(found) > 1 and near is not None:
-        found = _narrow(found, near) or found
-    if len(found) > 1:
+    fitting = [one for one in named if all(_holds(one, key, value) for key, value in conditions.items())]
+    if not fitting:
+        asked = " ".join(f"{key}={value}" for key, value in conditions.items())
+        raise StudyError(f"{book.place}: no checkpoint {label or 'of any lineage'} with {asked}; {_list(named)}")
+    if len(fitting) > 1 and near is not None:
+        fitting = _narrow(fitting, near) or fitting
+    if len(fitting) > 1:
         raise StudyError(
-            f"{book.place}: {text or 'nothing named'!r} is ambiguous, {len(found)} checkpoints are it: {_list(found)};"
-            f"{_tell_differing(found)} choose with key=value behind the name, or by id"
+            f"{book.place}: {text or 'nothing named'!r} is ambiguous, {len(fitting)} checkpoints are it:"
+            f" {_list(fitting)};{_tell_differing(fitting)} choose with key=value behind the name, or by id"
         )
-    return found[0]
+    return fitting[0]
 
 
 def select(book: Listed, where: Mapping[str, str]) -> list[Checkpoint]:
@@ -109,10 +111,9 @@ def _holds(one: Checkpoint, key: str, value: str) -> bool:
     found = _keys(one).get(key)
     if found is None or str(found) == value:
         return True
-    try:
+    with contextlib.suppress(TypeError, ValueError):
         return not isinstance(found, str) and float(found) == float(value)
-    except (TypeError, ValueError):
-        return False
+    return False
 
 
 def share_conditions(books: Sequence[Listed], where: Mapping[str, str]) -> list[dict[str, str]]:
@@ -135,10 +136,8 @@ def _narrow(found: Sequence[Checkpoint], near: Checkpoint) -> list[Checkpoint]:
 
     A dose is how far the last stage went, which says nothing of the stage before.
     """
-    started = [one for one in found if one.id == near.parent_id]
-    if started and len({one.lineage for one in found}) == 1:
-        return started
-    return share_keys(found, near, but=(DOSE,))
+    started = [one for one in found if one.id == near.parent_id and len({other.lineage for other in found}) == 1]
+    return started or share_keys(found, near, but=(DOSE,))
 
 
 def share_keys(found: Iterable[Checkpoint], near: Checkpoint, *, but: Collection[str]) -> list[Checkpoint]:

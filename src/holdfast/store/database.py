@@ -66,7 +66,7 @@ CREATE TABLE logprobs (step TEXT NOT NULL, trajectory INTEGER NOT NULL REFERENCE
 
 
 class WriteLock:
-    """The right to write to a run; held until it is released or the process ends."""
+    """The right to write to a run; held until it is closed or the process ends."""
 
     def __init__(self, path: Path) -> None:
         """Take the lock of the run at ``path``. Errors: StoreError naming the process that holds it."""
@@ -87,7 +87,7 @@ class WriteLock:
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, str(os.getpid()).encode(), 0)
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Give the right to write back."""
         os.close(self._file)
 
@@ -129,15 +129,12 @@ def connect(path: Path, *, writable: bool) -> tuple[sqlite3.Connection, dict[int
 
 def tell_damage(path: Path, error: BaseException | None) -> None:
     """Raise a StoreError that names the database if ``error`` says that its content is damaged."""
-    damaged = isinstance(error, UnicodeDecodeError) or type(error) is sqlite3.DatabaseError
+    damaged = isinstance(error, UnicodeDecodeError | sqlite3.DataError) or type(error) is sqlite3.DatabaseError
     if isinstance(error, sqlite3.OperationalError):  # a schema or a text that cannot be read; the rest is the disk's
         damaged = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) == sqlite3.SQLITE_ERROR
-    damaged = damaged or isinstance(error, sqlite3.DataError)
     if damaged:
-        finding = " ".join(str(error).split())[:200]
-        raise StoreError(
-            f"{path / DATABASE}: not a readable run database ({finding}); restore it or make the run anew"
-        ) from error
+        finding = f"not a readable run database ({' '.join(str(error).split())[:200]})"
+        raise StoreError(f"{path / DATABASE}: {finding}; restore it or make the run anew") from error
 
 
 def create(path: Path) -> None:
@@ -152,13 +149,10 @@ def create(path: Path) -> None:
         refuse_links(path)
         with contextlib.suppress(PermissionError):  # somebody else's directory, that we may write to
             path.chmod(PRIVATE_DIRECTORY)
-        lock = WriteLock(path)
-        try:
+        with contextlib.closing(WriteLock(path)):
             # A kill between the making of the file and its first commit leaves an empty database.
             if not holds_tables(path):
                 _make_tables(path)
-        finally:
-            lock.release()
     except (OSError, sqlite3.OperationalError) as error:
         raise StudyError(f"{path}: cannot write a run here ({error}); choose another output") from error
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import orjson
 
 from holdfast.records import Declaration
 from holdfast.records.errors import StoreError, StudyError
+from holdfast.records.words import count_noun
 from holdfast.store import Store
 
 FOREIGN = "inspect:"  # the beginning of a judge's name whose scores came with a log
-_DECLARED, _UNDECLARED = "scores declared", "scores undeclared"
-_LOGS, _NOTES, _ACTORS = "logs", "import notes", "who acted"
+DECLARED, UNDECLARED = "scores declared", "scores undeclared"
+LOGS, NOTES, ACTORS = "logs", "import notes", "who acted"
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,13 +77,19 @@ class LogState:
         return self.superseded or (self.status == "success" and not self.lacking)
 
 
+def write_notes(store: Store, key: str, rows: Iterable[Any]) -> None:
+    """Note rows, records of this module or JSON values, under a key of it, in place of what was noted before."""
+    store.set_meta(key, orjson.dumps(list(rows)).decode())
+
+
 def read_declarations(store: Store) -> tuple[Declaration, ...] | None:
     """What the scores of foreign scorers in a run were declared to mean; None where no import noted it.
 
     Errors: StoreError.
     """
-    rows = _read(store, _DECLARED)
-    return None if rows is None else tuple(_build(Declaration, row) for row in rows)
+    if store.meta(DECLARED) is None:
+        return None
+    return _read(store, DECLARED, lambda row: Declaration(**_fields(row)))
 
 
 def add_declarations(store: Store, new: Iterable[Declaration]) -> None:
@@ -94,7 +102,7 @@ def add_declarations(store: Store, new: Iterable[Declaration]) -> None:
                 f"the score {one.key!r} was declared before as {spell(before)} ({before.source or 'by the user'}) and"
                 f" now as {spell(one)}; import into a new run to declare it anew"
             )
-    _write(store, _DECLARED, [asdict(held[key]) for key in sorted(held, key=str)])
+    write_notes(store, DECLARED, (held[key] for key in sorted(held, key=str)))
 
 
 def spell(one: Declaration) -> str:
@@ -112,13 +120,13 @@ def show_number(value: float) -> str:
 
 def read_undeclared(store: Store) -> tuple[Undeclared, ...]:
     """Values of foreign scorers that were not taken. Errors: StoreError."""
-    return tuple(_build(Undeclared, row) for row in _read(store, _UNDECLARED) or ())
+    return _read(store, UNDECLARED, lambda row: Undeclared(**_fields(row)))
 
 
 def describe_undeclared(one: Undeclared) -> str:
     """``'harm' of judge (20 values: 1, 10)``."""
     seen = f": {', '.join(one.seen)}" if one.seen else ""
-    return f"{one.key!r} of {one.scorer} ({one.count:,} value{'' if one.count == 1 else 's'}{seen})"
+    return f"{one.key!r} of {one.scorer} ({count_noun(one.count, 'values')}{seen})"
 
 
 def require_declared(store: Store, judge: str) -> None:
@@ -139,68 +147,35 @@ def require_declared(store: Store, judge: str) -> None:
         )
 
 
-def write_undeclared(store: Store, found: Iterable[Undeclared]) -> None:
-    """Note what was not taken, in place of what was noted before."""
-    _write(store, _UNDECLARED, [asdict(one) for one in found])
-
-
 def read_log_states(store: Store) -> tuple[LogState, ...]:
     """How whole each log of an imported run is; empty for any other run. Errors: StoreError."""
-    return tuple(_build(LogState, row) for row in _read(store, _LOGS) or ())
-
-
-def write_log_states(store: Store, found: Iterable[LogState]) -> None:
-    """Note how whole the logs are, in place of what was noted before."""
-    _write(store, _LOGS, [asdict(one) for one in found])
+    return _read(store, LOGS, lambda row: LogState(**_fields(row)))
 
 
 def read_import_notes(store: Store) -> tuple[str, ...]:
     """What a reader of an imported run must know, a sentence each. Errors: StoreError."""
-    return tuple(map(str, _read(store, _NOTES) or ()))
-
-
-def write_import_notes(store: Store, found: Iterable[str]) -> None:
-    """Note what a reader must know, in place of what was noted before."""
-    _write(store, _NOTES, list(found))
+    return _read(store, NOTES, str)
 
 
 def read_actors(store: Store) -> dict[str, dict[str, str]]:
-    """What decided the replies of each checkpoint of foreign logs: checkpoint id → setting → its value as text."""
-    return {str(row["checkpoint"]): dict(row["settings"]) for row in _read(store, _ACTORS) or ()}
-
-
-def write_actors(store: Store, found: Mapping[str, Mapping[str, str]]) -> None:
-    """Note what decided the replies of each checkpoint, in place of what was noted before. Secrets stay out."""
-    _write(store, _ACTORS, [{"checkpoint": name, "settings": dict(found[name])} for name in sorted(found)])
+    """What decided the replies of each checkpoint of foreign logs, without secrets: checkpoint id → setting → value."""
+    return dict(_read(store, ACTORS, lambda row: (str(row["checkpoint"]), dict(row["settings"]))))
 
 
 def _place(one: Declaration) -> tuple[str | None, str | None, str]:
     return one.task, one.scorer, one.key
 
 
-def _read(store: Store, key: str) -> Any:
-    text = store.meta(key)
-    if text is None:
-        return None
+def _read(store: Store, key: str, make: Callable[[Any], Made]) -> tuple[Made, ...]:
+    """What is noted under a key, each row as ``make`` has it; empty where nothing is. Errors: StoreError."""
     try:
-        found = orjson.loads(text)
-    except ValueError as error:
-        raise _damaged(key) from error
-    if not isinstance(found, list):
-        raise _damaged(key)
-    return found
+        rows = orjson.loads(store.meta(key) or "[]")
+        if not isinstance(rows, list):
+            raise TypeError("not a list")
+        return tuple(map(make, rows))
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise StoreError(f"what the run notes of its import is damaged ({key}); import the logs again") from error
 
 
-def _build(kind: Any, row: Any) -> Any:
-    try:
-        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
-    except (TypeError, AttributeError) as error:
-        raise _damaged(kind.__name__) from error
-
-
-def _damaged(what: str) -> StoreError:
-    return StoreError(f"what the run notes of its import is damaged ({what}); import the logs again")
-
-
-def _write(store: Store, key: str, rows: list[Any]) -> None:
-    store.set_meta(key, orjson.dumps(rows).decode())
+def _fields(row: Any) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}

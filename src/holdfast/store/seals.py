@@ -127,23 +127,23 @@ class Seals:
         self._changed.clear()
         self._last, self._chain = self._db.execute("SELECT seals, chain FROM sealed").fetchone()
 
-    def add(self, place: str, values: Sequence[Any], *, conflict: str | None = None) -> tuple[Any, ...] | None:
+    def add(self, table: str, values: Sequence[Any], *, conflict: str | None = None) -> tuple[Any, ...] | None:
         """Add a row, ``values`` without its number where the table numbers its rows; the row as its digest takes it.
 
         None where a row that is equal in the columns ``conflict`` is there. Errors: sqlite3.IntegrityError.
         """
-        if place not in self._open:
+        if table not in self._open:
             self._last += 1
-            self._open[place] = self._last, []
-        number, rows = self._open[place]
-        row: tuple[Any, ...] | None = self._db.execute(_insert(place, conflict), (*values, number)).fetchone()
+            self._open[table] = self._last, []
+        number, rows = self._open[table]
+        row: tuple[Any, ...] | None = self._db.execute(_insert(table, conflict), (*values, number)).fetchone()
         if row is not None:
-            if place in REALS:  # RETURNING gives whole numbers in them as integers, reading does not
-                real = REALS[place]
+            if table in REALS:  # RETURNING gives whole numbers in them as integers, reading does not
+                real = REALS[table]
                 row = tuple(float(cell) if at in real and cell is not None else cell for at, cell in enumerate(row))
             rows.append(row)
             if len(rows) == SEAL_ROWS:
-                self._close(place)
+                self._close(table)
         return row
 
     def change(self, place: str) -> None:

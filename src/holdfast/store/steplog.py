@@ -47,7 +47,10 @@ class StepLog:
         self._db, self._seals = db, seals
 
     def begin(self, fingerprint: str, kind: str, name: str) -> None:
-        """Note that a step is under way; inside the store's transaction, like all that writes here."""
+        """Note that a step is under way; inside the store's transaction, like all that writes here.
+
+        A step that failed or was broken off begins anew; one that is done stays done.
+        """
         self._db.execute(
             "INSERT INTO steps VALUES (?, ?, ?, 'running', NULL, ?, NULL)"
             " ON CONFLICT (fingerprint) DO UPDATE SET status = 'running', started = excluded.started"
@@ -81,7 +84,7 @@ class StepLog:
         """
         with telling_damage("the log of steps"):
             planned = self._db.execute("SELECT value FROM meta WHERE key = ?", (PLAN_KEY,)).fetchone()
-            place = {name: number for number, name in enumerate(json.loads(planned[0]) if planned else ())}
+            order = {name: number for number, name in enumerate(json.loads(planned[0]) if planned else ())}
             rows = self._db.execute("SELECT * FROM steps ORDER BY started, fingerprint")
             return {
                 row[0]: StepStatus(
@@ -93,7 +96,7 @@ class StepLog:
                     seconds=None if row[6] is None else row[6] - row[5],
                     finished=row[6],
                 )
-                for row in sorted(rows, key=lambda row: place.get(row[0], len(place)))
+                for row in sorted(rows, key=lambda row: order.get(row[0], len(order)))
             }
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from holdfast.records import Case, Checkpoint, PreferencePair, Score, Trajectory
 from holdfast.records.errors import StoreError, StudyError
+from holdfast.records.groups import group_by_key
 from holdfast.store import codec, database, tables
 from holdfast.store.checking import check_rows, digest_run, refuse_links
 from holdfast.store.database import DATABASE
@@ -65,7 +66,7 @@ class Store:
         refuse_links(self.path)
         with contextlib.ExitStack() as opened:
             if writable:
-                opened.callback(database.WriteLock(self.path).release)
+                opened.enter_context(contextlib.closing(database.WriteLock(self.path)))
             self._db, dictionaries, self.sealed = database.connect(self.path, writable=writable)
             opened.enter_context(contextlib.closing(self._db))
             self._codec = codec.TextCodec(dictionaries)
@@ -97,9 +98,7 @@ class Store:
     @classmethod
     def open_or_create(cls, path: Path) -> Store:
         """The run at ``path`` opened for writing, made first if there is none."""
-        if database.holds_tables(Path(path)):
-            return cls(path, writable=True)
-        return cls.create(path)
+        return cls(path, writable=True) if database.holds_tables(Path(path)) else cls.create(path)
 
     def close(self) -> None:
         """Close the database and give up the right to write."""
@@ -190,12 +189,6 @@ class Store:
             row = self._db.execute("SELECT key FROM texts WHERE digest = ?", (text.digest,)).fetchone()
         return int(row[0])
 
-    def _text(self, key: int) -> bytes:
-        row = self._db.execute("SELECT digest, dictionary, body FROM texts WHERE key = ?", (key,)).fetchone()
-        if row is None:
-            raise StoreError(f"{self.path}: text {key} is missing; restore the run")
-        return self._codec.unpack(*row)
-
     # --- cases, splits, checkpoints -----------------------------------------------------------------------
 
     def _key(self, table: str, identity: str) -> int:
@@ -220,36 +213,34 @@ class Store:
         with self._writing() as seals:
             for part, ids in parts.items():
                 for case_id in ids:
-                    seals.add(
-                        "splits", (split_seed, self._key("cases", case_id), part), conflict="split_seed, case_key"
-                    )
+                    row = (split_seed, self._key("cases", case_id), part)
+                    seals.add("splits", row, conflict="split_seed, case_key")
 
     def splits(self) -> dict[int, dict[str, tuple[str, ...]]]:
         """Split seed → part → case ids, in the order of case numbers."""
-        found: dict[int, dict[str, list[str]]] = {}
+        found: dict[int, dict[str, tuple[str, ...]]] = {}
         query = "SELECT split_seed, part, id FROM splits JOIN cases ON key = case_key ORDER BY split_seed, number"
-        for seed, part, case_id in self._db.execute(query):
-            found.setdefault(seed, {}).setdefault(part, []).append(case_id)
-        return {seed: {part: tuple(ids) for part, ids in parts.items()} for seed, parts in found.items()}
+        parts = group_by_key(((seed, part), case_id) for seed, part, case_id in self._db.execute(query))
+        for (seed, part), ids in parts.items():
+            found.setdefault(seed, {})[part] = tuple(ids)
+        return found
 
     def cases(self) -> list[Case]:
         """Every case, by suite and number."""
-        query = (
-            "SELECT id, suite, number, family, digest, dictionary, body FROM cases JOIN texts ON texts.key = text"
-            " ORDER BY suite, number"
-        )
-        return [
-            codec.case_from_bytes(self._codec.unpack(*text), id=i, suite=s, number=n, family=f)
-            for i, s, n, f, *text in self._db.execute(query)
-        ]
+        return self._read_cases("ORDER BY suite, number")
 
     def case(self, case_id: str) -> Case:
         """One case by id. Errors: StoreError."""
-        key = self._key("cases", case_id)
-        suite, number, family, text = self._db.execute(
-            "SELECT suite, number, family, text FROM cases WHERE key = ?", (key,)
-        ).fetchone()
-        return codec.case_from_bytes(self._text(text), id=case_id, suite=suite, number=number, family=family)
+        return self._read_cases("WHERE c.key = ?", (self._key("cases", case_id),))[0]
+
+    def _read_cases(self, clause: str, parameters: tuple[int, ...] = ()) -> list[Case]:
+        columns = "c.id, c.suite, c.number, c.family, x.digest, x.dictionary, x.body"
+        query = f"SELECT {columns} FROM cases c LEFT JOIN texts x ON x.key = c.text {clause}"
+        with codec.telling_damage("a case: its text"):
+            return [
+                codec.case_from_bytes(self._codec.unpack(*text), id=i, suite=s, number=n, family=f)
+                for i, s, n, f, *text in self._db.execute(query, parameters)
+            ]
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Store a checkpoint unless its id is there. Errors: StoreError where its weights are not in the run."""
@@ -268,9 +259,8 @@ class Store:
     def checkpoint(self, checkpoint_id: str) -> Checkpoint:
         """One checkpoint by id. Errors: StoreError."""
         key = self._key("checkpoints", checkpoint_id)
-        return codec.checkpoint_from_bytes(
-            self._db.execute("SELECT body FROM checkpoints WHERE key = ?", (key,)).fetchone()[0]
-        )
+        (body,) = self._db.execute("SELECT body FROM checkpoints WHERE key = ?", (key,)).fetchone()
+        return codec.checkpoint_from_bytes(body)
 
     def weights(self, checkpoint: Checkpoint, *, remedy: str = "run the study again in a new run") -> Path:
         """The directory of the weights that this run made, held against their digest once a process.
@@ -408,9 +398,20 @@ class Store:
             yield from (found[key] for key in keys)
 
     def labels(self, part: str) -> list[tuple[str, str, str, str, str, float | None, str | None]]:
-        """Scores of a part with their labels, as ``tables.read_labels`` gives them."""
+        """Checkpoint id, case id, judge, objective, rubric, value and label of every score of a part; no replies."""
+        where, parameters = tables.scope(None, part)
+        query = (
+            "SELECT t.checkpoint, t.case_key, s.judge, s.value, s.label FROM trajectories t"
+            f" JOIN scores s ON s.trajectory = t.key WHERE {where} ORDER BY t.key, s.judge, s.repeat"
+        )
         with codec.telling_damage("the labels of scores"):
-            return tables.read_labels(self._db, part)
+            checkpoints = dict(self._db.execute("SELECT key, id FROM checkpoints"))
+            cases = dict(self._db.execute("SELECT key, id FROM cases"))
+            judges = {key: names for key, *names in self._db.execute("SELECT key, name, objective, rubric FROM judges")}
+            return [
+                (checkpoints[checkpoint], cases[case], *judges[judge], value, label)
+                for checkpoint, case, judge, value, label in self._db.execute(query, parameters)
+            ]
 
     def score_table(self, *, step: str | None = None, part: str | Sequence[str] | None = None) -> tables.ScoreTable:
         """Scores as columns without texts, of the trajectories of a ``tables.scope``."""
@@ -458,10 +459,10 @@ class Store:
 
     def planned_ids(self, *, part: str | None = None) -> list[str]:
         """The ids of ``trajectory_ids`` in the order of the plan's steps, whichever of them was carried out first."""
-        ids = self.trajectory_ids(part=part)
-        steps = dict(self._db.execute("SELECT id, step FROM trajectories"))
-        place = {step: number for number, step in enumerate(self.log.steps())}
-        return sorted(ids, key=lambda identity: place.get(steps[identity], -1))
+        where, parameters = tables.scope(None, part)
+        rows = self._db.execute(f"SELECT t.id, t.step FROM trajectories t WHERE {where} ORDER BY t.key", parameters)
+        order = {step: number for number, step in enumerate(self.log.steps())}
+        return [identity for identity, _ in sorted(rows, key=lambda row: order.get(row[1], -1))]
 
     def case_ids(self) -> list[str]:
         """Case ids in the order of storing: the tables' ``case`` column indexes them."""
@@ -498,9 +499,7 @@ class Store:
 
     def pair_judges(self) -> dict[str, frozenset[str]]:
         """Pair step → the judges whose scores made its pairs."""
-        found: dict[str, set[str]] = {}
-        for step, judge in self._db.execute("SELECT DISTINCT step, judge FROM pairs"):
-            found.setdefault(step, set()).add(judge)
+        found = group_by_key(self._db.execute("SELECT DISTINCT step, judge FROM pairs"))
         return {step: frozenset(judges) for step, judges in found.items()}
 
     def add_logprobs(self, step: str, values: Mapping[str, float]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from holdfast.records import Checkpoint
 from holdfast.records.arrays import Floats, Ints
+from holdfast.records.groups import group_by_key
 
 MIN_SCORE, MAX_SCORE = 0, 3
 CHUNK_ROWS = 10_000  # held as Python objects at a time
@@ -100,21 +101,6 @@ def scope(step: str | None, part: str | Sequence[str] | None = None) -> tuple[st
     return f"{own} AND (t.case_key IS NULL OR t.case_key NOT IN ({beside}))", ()
 
 
-def read_labels(db: sqlite3.Connection, part: str) -> list[tuple[str, str, str, str, str, float | None, str | None]]:
-    """Checkpoint id, case id, judge, objective, rubric, value and label of every score of a part, without replies."""
-    where, parameters = scope(None, part)
-    query = (
-        "SELECT t.checkpoint, t.case_key, s.judge, s.value, s.label FROM trajectories t"
-        f" JOIN scores s ON s.trajectory = t.key WHERE {where} ORDER BY t.key, s.judge, s.repeat"
-    )
-    checkpoints, cases = (dict(db.execute(f"SELECT key, id FROM {table}")) for table in ("checkpoints", "cases"))
-    judges = {key: told for key, *told in db.execute("SELECT key, name, objective, rubric FROM judges")}
-    return [
-        (checkpoints[checkpoint], cases[case], *judges[judge], value, label)
-        for checkpoint, case, judge, value, label in db.execute(query, parameters)
-    ]
-
-
 def in_order(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
     """Checkpoints in an order that does not depend on which was made first: base, stages, axes, seeds."""
 
@@ -140,12 +126,10 @@ def _judge_labels(rows: Sequence[tuple[str, str, str]]) -> list[str]:
 
     The rubric is cut to its first 8 characters, or to as many as tell a judge's rubrics apart.
     """
-    rubrics: dict[tuple[str, str], set[str]] = {}
-    for name, objective, rubric in rows:
-        rubrics.setdefault((name, objective), set()).add(rubric)
+    rubrics = group_by_key(((name, objective), rubric) for name, objective, rubric in rows)
     labels = []
     for name, objective, rubric in rows:
-        rivals = rubrics[name, objective]
+        rivals = set(rubrics[name, objective])
         size = RUBRIC_DIGITS
         while len({one[:size] for one in rivals}) < len(rivals):
             size += 1
@@ -162,7 +146,7 @@ def read_scores(
     was committed first. Errors: ValueError on a value outside the scale, which no judge writes.
     """
     where, parameters = scope(step, part)
-    # What a trajectory's scores share is read once for all of them.
+    # What a trajectory's scores share is read once for all of them; NULL is the last column, which alone may be empty.
     query = "SELECT t.key, t.checkpoint, t.case_key, t.rollout, t.flags, NULL FROM trajectories t"
     keys, *shared, _ = _columns(db, f"{query} WHERE {where} ORDER BY t.key", parameters, 6)
     query = "SELECT s.trajectory, s.judge, s.repeat, s.value FROM trajectories t JOIN scores s ON s.trajectory = t.key"
@@ -181,12 +165,12 @@ def read_scores(
     if np.any((value < MIN_SCORE) | (value > MAX_SCORE)):
         raise ValueError(f"a score outside {MIN_SCORE}-{MAX_SCORE}")
     checkpoint, case, rollout, flags = (column[owner] for column in shared)
-    place = _places(db, checkpoints, checkpoint)
+    maker = _places(db, checkpoints, checkpoint)
     # By a judge's name, not by which of them was the first to score: its key tells that.
     named_first = sorted(range(len(judge_rows)), key=lambda row: judge_rows[row][1:])
     rank = np.argsort(np.array(named_first, dtype=np.int64))
     judge_index = _index(judged, [row[0] for row in judge_rows])
-    order = np.lexsort((repeat, rank[judge_index], rollout, case, place))
+    order = np.lexsort((repeat, rank[judge_index], rollout, case, maker))
     judge_index = judge_index[order]
     return ScoreTable(
         checkpoints=tuple(checkpoints),
@@ -197,7 +181,7 @@ def read_scores(
         judge_names=tuple(named[label] for label in judges),
         objectives=objectives,
         trajectory=owner[order],
-        checkpoint=place[order],
+        checkpoint=maker[order],
         case=_index(case[order], [row[0] for row in cases]),
         rollout=rollout[order].astype(np.int64),
         judge=np.array([judges.index(label) for label in labels], dtype=np.int64)[judge_index],
@@ -218,15 +202,16 @@ def read_trajectories(
         "SELECT t.key, t.checkpoint, t.case_key, t.rollout, t.flags, t.calls, t.invalid_calls, t.tokens"
         f" FROM trajectories t WHERE {where} ORDER BY t.key"
     )
-    found = _columns(db, query, parameters, 8)
+    keys, checkpoint, case, *whole, tokens = _columns(db, query, parameters, 8)
+    rollout, flags, calls, invalid_calls = (column.astype(np.int64) for column in whole)
     return TrajectoryTable(
         checkpoints=tuple(checkpoints),
-        trajectory=np.arange(len(found[0]), dtype=np.int64),
-        checkpoint=_places(db, checkpoints, found[1]),
-        case=_index(found[2], [row[0] for row in db.execute("SELECT key FROM cases ORDER BY key")]),
-        rollout=found[3].astype(np.int64),
-        flags=found[4].astype(np.int64),
-        calls=found[5].astype(np.int64),
-        invalid_calls=found[6].astype(np.int64),
-        tokens=found[7],
+        trajectory=np.arange(len(keys), dtype=np.int64),
+        checkpoint=_places(db, checkpoints, checkpoint),
+        case=_index(case, [row[0] for row in db.execute("SELECT key FROM cases ORDER BY key")]),
+        rollout=rollout,
+        flags=flags,
+        calls=calls,
+        invalid_calls=invalid_calls,
+        tokens=tokens,
     )

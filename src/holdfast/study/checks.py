@@ -235,6 +235,7 @@ def _check_search(study: Tables) -> None:
     )
     require(search.parent != search.lineage, "search.parent is search.lineage itself; name what it must hold against")
     (low, high), (least, most) = search.share, search.steps
+    # Trials differ in whole steps and in hundredths of the share; 1e-9 takes off what floats add to those.
     points = (most - least + 1) * (math.floor(high * 100 + 1e-9) - math.ceil(low * 100 - 1e-9) + 1)
     require(
         search.trials <= points,
@@ -357,9 +358,8 @@ def _check_size(study: Tables) -> None:
     """Refuse a study of more checkpoints than anybody means: axes multiply."""
     points = math.prod(len(values) for values in study.axes.values())
     copies = len(study.model.base_seeds) * len(study.study.train_seeds) * points
-    planned = sum(
-        sum(_kept_of(study, lineage) for lineage in study.lineages_of(base)) * copies for base in study.model.bases
-    )
+    kept = sum(_kept_of(study, lineage) for base in study.model.bases for lineage in study.lineages_of(base))
+    planned = kept * copies
     require(
         planned <= MOST_CHECKPOINTS,
         f"the study has {planned:,} checkpoints, more than {MOST_CHECKPOINTS:,}: lineages, doses, seeds and the values"
@@ -446,18 +446,17 @@ def _check_reward_stage(study: Tables, name: str, stage: RewardSection) -> None:
     if stage.on_policy:
         _check_samplers(study, name, stage)
     needs_rules = stage.reward in ("success", "mixture")
-    answered = not needs_rules or any(study.judges[one].kind == RULES for one in study.raters)
+    answered = not needs_rules or any(study.judges[rater].kind == RULES for rater in study.raters)
     require(answered, f'{place}.reward is {stage.reward!r}, which rules tell; add a judge of kind "approval"')
     if stage.source is not None:
         require_known(stage.source.base, study.model.bases, f"{place}.source.base is", "model.bases")
-        for one in stage.source.lineage:
-            require_known(one, study.stages, f"{place}.source.lineage names", "[stages.…]")
         require(name not in stage.source.lineage, f"{place}.source.lineage names the stage itself; name another")
-        for one in stage.source.lineage:
-            other = study.stages[one]
+        for earlier in stage.source.lineage:
+            require_known(earlier, study.stages, f"{place}.source.lineage names", "[stages.…]")
+            other = study.stages[earlier]
             require(
                 not isinstance(other, RewardSection) or other.source is None,
-                f"{place}.source.lineage has {one}, which learns from a source itself; name one that does not",
+                f"{place}.source.lineage has {earlier}, which learns from a source itself; name one that does not",
             )
 
 
@@ -501,19 +500,19 @@ def _check_toggles(study: Tables, section: ApprovalSection) -> None:
     settings = section.settings
     if not any(kind_of(study.judges[name]).needs == "model" for name in study.raters):
         for key, same in (("judge_role", ("professional", "friend")), ("clause", ("wants", "validation"))):
-            found = {value for one in settings.values() if (value := getattr(one, key)) in same}
+            found = {value for setting in settings.values() if (value := getattr(setting, key)) in same}
             require(
                 len(found) < 2,
                 f"approval.settings differ in {key} ({', '.join(sorted(found))}), which has no effect on judges by"
                 ' rules; add a judge of kind "rating" or make them equal',
             )
-    for name, one in settings.items():
-        tools = "report" in (one.environments or section.environments)
-        least = one.turns + (1 if tools else 0)
+    for name, setting in settings.items():
+        tools = "report" in (setting.environments or section.environments)
+        least = setting.turns + (1 if tools else 0)
         require(
             study.rollouts.max_turns >= least,
             f"rollouts.max_turns is {study.rollouts.max_turns}, but approval.settings.{name} takes {least} replies:"
-            f" {one.turns} to the user{' and a call' if tools else ''}; raise it",
+            f" {setting.turns} to the user{' and a call' if tools else ''}; raise it",
         )
 
 

@@ -225,7 +225,6 @@ def _read(plain: type[Section], raw: JSON) -> Any:
 
 
 read_suite: Callable[[JSON], SuiteSection | SuiteTable] = partial(_read, SuiteSection)
-read_judge: Callable[[JSON], JudgeSection | JudgeTable] = partial(_read, JudgeSection)
 
 
 def _reader(plain: type[Section]) -> BeforeValidator:

@@ -102,12 +102,11 @@ def check_opened(models: Mapping[str, Any], store: Store) -> None:
         if not isinstance(entry, Mapping) or not entry.get("name") or entry.get("kind") not in IN_PROCESS:
             continue
         bases = [one for one in store.checkpoints() if one.base == name and not one.stages and one.path is None]
-        require_weights(
-            f"{name!r} of {store.path}", entry["name"], entry.get("revision"), {one.digest for one in bases}
-        )
+        digests = {base.digest for base in bases}
+        require_weights(f"{name!r} of {store.path}", entry["name"], entry.get("revision"), digests)
 
 
-def require_weights(whose: str, place: str, revision: str | None, digests: Collection[str | None]) -> None:
+def require_weights(whose: str, source: str, revision: str | None, digests: Collection[str | None]) -> None:
     """Refuse a directory or repository that a run names, unless it is here and holds weights of one of ``digests``.
 
     Nothing is fetched. Errors: StudyError, StoreError.
@@ -116,10 +115,10 @@ def require_weights(whose: str, place: str, revision: str | None, digests: Colle
 
     if not any(digests):
         raise StudyError(
-            f"{whose}: is opened from {place!s:.{_SHOWN}}, and the run does not note which weights were there; a run's"
+            f"{whose}: is opened from {source!s:.{_SHOWN}}, and the run does not note which weights were there; a run's"
             " word is no reason to open what lies there: name the model yourself"
         )
-    directory = hub.resolve(place, revision, download=False)
+    directory = hub.resolve(source, revision, download=False)
     if hub.describe(directory)["digest"] not in digests:
         raise StoreError(
             f"{directory}: holds other weights than {whose} had (another digest); put those there, or name the model"

@@ -73,4 +73,5 @@ def first_problem(error: ValidationError, model: type[BaseModel], raw: Any = Non
     if problem["type"] == UNKNOWN_NAME:
         return f"{place}.{problem['msg']}{more}"
     found = "; write it" if problem["type"] == "missing" else f", found {problem['input']!r:.80}"
-    return f"{place}: {problem['msg'].lower()}{found}{more}"
+    words = problem["msg"].removeprefix("Value error, ")  # pydantic's, before the words of our own validators
+    return f"{place}: {words.lower()}{found}{more}"

@@ -9,6 +9,7 @@ by is part of the study, so that a changed file is a changed study. Paths are re
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import tomllib
@@ -20,7 +21,7 @@ from pydantic import ValidationError, model_validator
 
 from holdfast.records.errors import StudyError, require, require_known
 from holdfast.records.extensions import allow
-from holdfast.records.inputs import parse_toml, read_bytes, read_settings
+from holdfast.records.inputs import decode_utf8, parse_toml, read_bytes, read_settings
 from holdfast.store import DATABASE, Store
 from holdfast.study.checks import check_study
 from holdfast.study.kinds import METHODS, SUITES, named_in
@@ -31,6 +32,12 @@ from holdfast.study.tables import Tables
 
 MOST_BYTES = 256 << 20  # of a file that a study names
 NAMED_ITEMS = ("own", "generated", "inspect_evals")  # what ``probes.items`` names beside a file
+_A_FILE = "give the path of a file"
+# Suites whose files lie in a public place.
+_REMEDIES = {
+    "toolemu": f"{_A_FILE}; ToolEmu's are assets/all_cases.json and assets/all_toolkits.json of"
+    " https://github.com/ryoungj/ToolEmu"
+}
 
 
 class Study(Tables):
@@ -46,7 +53,6 @@ class Study(Tables):
 
     @model_validator(mode="after")
     def _hold_together(self) -> Self:
-        """Every name that the study uses is a name that it defines, and its settings fit together."""
         check_study(self)
         return self
 
@@ -84,17 +90,12 @@ def _merge(table: dict[str, Any], changes: Mapping[str, Any]) -> None:
 
 
 def _read_change(change: str) -> dict[str, Any]:
-    key, found, value = change.partition("=")
-    try:
-        if not found:
-            raise StudyError(f"--set {change!r} has no value; write it as table.key=value")
-        return parse_toml(f"{key} = {value}")
-    except tomllib.TOMLDecodeError:
-        pass
-    try:
-        return parse_toml(f"{key} = {json.dumps(value)}")
-    except tomllib.TOMLDecodeError as error:
-        raise StudyError(f"--set {change!r}: {key!r} is no key; write it as table.key=value") from error
+    key, equals, value = change.partition("=")
+    require(bool(equals), f"--set {change!r} has no value; write it as table.key=value")
+    for written in (value, json.dumps(value)):  # as TOML writes it, else a bare text
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            return parse_toml(f"{key} = {written}")
+    raise StudyError(f"--set {change!r}: {key!r} is no key; write it as table.key=value")
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -116,22 +117,22 @@ def read_attachments(raw: Any) -> Any:
     """A study's dictionary with the files that it names read. Errors: StudyError for one that cannot be read."""
     if not isinstance(raw, Mapping):
         return raw
-    found = dict(raw)
+    study = dict(raw)
     if isinstance(raw.get("judges"), Mapping):
-        found["judges"] = {name: _read_judge(name, judge) for name, judge in raw["judges"].items()}
+        study["judges"] = {name: _read_judge(name, judge) for name, judge in raw["judges"].items()}
     # A suite from elsewhere has keys of its own.
     if (suite := _naming(raw, "suite", "cases")) is not None and suite.get("name") in SUITES.shipped:
-        found["suite"] = _read_suite(suite)
+        study["suite"] = _read_suite(suite)
     if (probes := _naming(raw, "probes", "items")) is not None and probes["items"] not in NAMED_ITEMS:
-        found["probes"] = {**probes, "digest": hashlib.sha256(_read(probes["items"], "probes.items")).hexdigest()}
+        study["probes"] = {**probes, "digest": hashlib.sha256(_read(probes["items"], "probes.items")).hexdigest()}
     if isinstance(raw.get("stages"), Mapping):
-        found["stages"] = {name: _read_stage(name, stage) for name, stage in raw["stages"].items()}
+        study["stages"] = {name: _read_stage(name, stage) for name, stage in raw["stages"].items()}
     if (pairs := _naming(raw, "pairs", "source")) is not None:
         place = Path(pairs["source"])
         if (place / DATABASE).is_file():  # else it is told that no run is there, when the study's needs are looked for
             with Store(place) as store:
-                found["pairs"] = {**pairs, "digest": store.digest_scores()}
-    return found
+                study["pairs"] = {**pairs, "digest": store.digest_scores()}
+    return study
 
 
 def _naming(raw: Mapping[str, Any], place: str, key: str) -> Mapping[str, Any] | None:
@@ -144,7 +145,9 @@ def _naming(raw: Mapping[str, Any], place: str, key: str) -> Mapping[str, Any] |
 
 def _read_suite(suite: Mapping[str, Any]) -> dict[str, Any]:
     """A suite's table with the digest of its files, and as many cases as each half has at most."""
-    texts = [_read(suite[key], f"suite.{key}") for key in ("cases", "toolkits") if isinstance(suite.get(key), str)]
+    remedy = _REMEDIES.get(suite["name"], _A_FILE)
+    keys = [key for key in ("cases", "toolkits") if isinstance(suite.get(key), str)]
+    texts = [_read(suite[key], f"suite.{key}", remedy) for key in keys]
     read = {**suite, "digest": hashlib.sha256(b"".join(texts)).hexdigest()}
     try:
         cases = json.loads(texts[0])
@@ -175,23 +178,15 @@ def _read_judge(name: str, judge: Any) -> Any:
     read = dict(judge)
     rubrics, rules = judge.get("rubrics"), judge.get("rules")
     if isinstance(rubrics, Mapping):
-        read["rubrics"] = {
-            objective: _text(text, f"judges.{name}.rubrics.{objective}")
-            if isinstance(text, str) and text.endswith(".md")
-            else text
-            for objective, text in rubrics.items()
-        }
+        read["rubrics"] = dict(rubrics)
+        for objective, text in rubrics.items():
+            if isinstance(text, str) and text.endswith(".md"):
+                place = f"judges.{name}.rubrics.{objective}"
+                read["rubrics"][objective] = decode_utf8(f"{place}: {text}", _read(text, place))
     if isinstance(rules, str):
         read["rules"] = read_settings(rules, "a file of rules", subject=f"judges.{name}.rules: {rules}")
     return read
 
 
-def _read(path: str, place: str) -> bytes:
-    return read_bytes(path, MOST_BYTES, subject=f"{place}: {path}", remedy="give the path of a file")
-
-
-def _text(path: str, place: str) -> str:
-    try:
-        return _read(path, place).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise StudyError(f"{place}: {path} is not UTF-8 ({error})") from error
+def _read(path: str, place: str, remedy: str = _A_FILE) -> bytes:
+    return read_bytes(path, MOST_BYTES, subject=f"{place}: {path}", remedy=remedy)

@@ -67,8 +67,7 @@ class SettingSection(Section):
 
 def visible_cues(toggles: Mapping[str, object] | SettingSection) -> tuple[str, ...]:
     """The cues to a user's label that the policy sees in a setting; a toggle that is not told has its default."""
-    told = dict(SettingSection() if isinstance(toggles, Mapping) else toggles)
-    told |= toggles if isinstance(toggles, Mapping) else {}
+    told = {**dict(SettingSection()), **dict(toggles)}
     return tuple(name for name, unseen in UNSEEN_CUES.items() if told[name] != unseen)
 
 

@@ -7,13 +7,14 @@ A case that is made of another says so in ``facts["variant"]``: its ``kind`` (at
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from itertools import islice
+from typing import Any
 
 from holdfast.records import Case
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, require
 from holdfast.study.kinds import read_suite, suite_of
 from holdfast.study.parts import AttackSection, PartSection, ProbeSection, ShiftSection
 from holdfast.study.stages import StageSection
@@ -122,11 +123,10 @@ def _has_tiny(study: Study) -> bool:
 
 
 TUNE, FRESH = "tune", "fresh"
-Reserve = Literal["tune", "fresh"]
 # A draw of its own by part: which part of the suite it is like, a seed's offset, and where its case numbers start.
-_DRAWS: Mapping[Reserve, tuple[str, int, int]] = {
-    "tune": ("train", 1_000_003, 7_000_000),
-    "fresh": ("test", 2_000_003, 8_000_000),
+_DRAWS: Mapping[str, tuple[str, int, int]] = {
+    TUNE: ("train", 1_000_003, 7_000_000),
+    FRESH: ("test", 2_000_003, 8_000_000),
 }
 
 
@@ -143,49 +143,33 @@ def count_fresh(study: Study) -> int:
 
 def add_reserves(study: Study, split_seed: int, parts: Mapping[str, list[Case]]) -> dict[str, list[Case]]:
     """The parts of a split with the reserves that the study asks for. Errors: StudyError where cases run out."""
-    found = dict(parts)
-    tuning, fresh = count_tuning(study), count_fresh(study)
+    tuning, fresh, train = count_tuning(study), count_fresh(study), parts["train"]
+    reserves: dict[str, list[Case]] = {}
     if tuning and suite_of(study.suite).reserve is not None:
-        found[TUNE] = _draw(study, split_seed, "tune", tuning, found["train"])
+        reserves[TUNE] = _draw(study, split_seed, TUNE, tuning, train)
     elif tuning:
-        train = found["train"]
-        if tuning >= len(train):
-            raise StudyError(
-                f"balance.cases is {tuning}, but the split has {len(train)} cases to train on; ask for fewer"
-            )
-        found |= {"train": train[tuning:], TUNE: train[:tuning]}
+        few = f"balance.cases is {tuning}, but the split has {len(train)} cases to train on; ask for fewer"
+        require(tuning < len(train), few)
+        reserves = {"train": train[tuning:], TUNE: train[:tuning]}
     if fresh:
-        found[FRESH] = _draw(study, split_seed, "fresh", fresh, found["test"])
-    return found
+        reserves[FRESH] = _draw(study, split_seed, FRESH, fresh, parts["test"])
+    return {**parts, **reserves}
 
 
-def _draw(study: Study, split_seed: int, reserve: Reserve, count: int, others: Iterable[Case]) -> list[Case]:
-    """So many cases of another draw that are none of ``others``."""
+def _draw(study: Study, split_seed: int, reserve: str, count: int, others: Iterable[Case]) -> list[Case]:
+    """So many cases of another draw that are none of ``others``; a case and its twin come together or not at all."""
     draw = suite_of(study.suite).reserve
     assert draw is not None
     part, offset, start = _DRAWS[reserve]
     known = {case.id for case in others}
     asked, kept = count, list[Case]()
     while len(kept) < count:
-        drawn = draw(study.suite, offset + split_seed, part, asked, split_seed)
-        kept = list(_whole_twins(drawn, known, count))
+        drawn = iter(draw(study.suite, offset + split_seed, part, asked, split_seed))
+        kept = []
+        for case in drawn:
+            twins = [case, *islice(drawn, 0 if case.facts.get("twin") is None else 1)]
+            if len(kept) + len(twins) <= count and known.isdisjoint(twin.id for twin in twins):
+                kept += twins
         asked += count
     shift = split_seed * NUMBERS_PER_SPLIT + start
     return [replace(case, number=shift + place) for place, case in enumerate(kept)]
-
-
-def _whole_twins(drawn: Iterable[Case], known: Collection[str], count: int) -> Iterator[Case]:
-    """The first ``count`` cases that are not known; a case and its twin come together or not at all."""
-    left, half = count, None
-    for case in drawn:
-        twin = case.facts.get("twin")
-        if half is not None:
-            if not {half.id, case.id} & set(known) and left >= 2:
-                yield from (half, case)
-                left -= 2
-            half = None
-        elif twin is not None:
-            half = case
-        elif case.id not in known and left >= 1:
-            yield case
-            left -= 1

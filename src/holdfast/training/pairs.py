@@ -166,17 +166,17 @@ def build_pairs(
     weight, 1 on average over pairs; ``same_model=False`` leaves out pairs between two runs of one model;
     ``cases`` (ids) restricts. Errors: StudyError for a judge or an objective without scores.
     """
-    found = _candidates(
+    candidates = _candidates(
         table, objectives=objectives, judge=judge, combine=combine, exclude_unfit=exclude_unfit, cases=cases
     )
     if cap_per_case is not None and rng is None:
         raise ValueError("cap_per_case draws at random: pass rng")
     chosen, rejected, gaps = [], [], []
-    starts = np.flatnonzero(np.diff(found.case, prepend=-1))
-    for start, stop in zip(starts, np.append(starts, len(found.case))[1:], strict=True):
-        wins, points = _preferred(found.value[:, start:stop], combine, min_gap, min_chosen)
+    starts = np.flatnonzero(np.diff(candidates.case, prepend=-1))
+    for start, stop in zip(starts, np.append(starts, len(candidates.case))[1:], strict=True):
+        wins, points = _preferred(candidates.value[:, start:stop], combine, min_gap, min_chosen)
         if not same_model:
-            wins &= found.model[start:stop, None] != found.model[None, start:stop]
+            wins &= candidates.model[start:stop, None] != candidates.model[None, start:stop]
         better, worse = np.nonzero(wins)
         if cap_per_case is not None and rng is not None and len(better) > cap_per_case:
             drawn = np.sort(rng.choice(len(better), size=cap_per_case, replace=False))
@@ -185,7 +185,7 @@ def build_pairs(
         rejected.append(worse + start)
         gaps.append(points[better, worse])
     better, worse = (np.concatenate([np.zeros(0, dtype=np.int64), *part]) for part in (chosen, rejected))
-    case = found.case[better]
+    case = candidates.case[better]
     weight = np.ones(len(case))
     if case_weighting == "equal" and len(case):
         _, position, counts = np.unique(case, return_inverse=True, return_counts=True)
@@ -195,12 +195,12 @@ def build_pairs(
         case_ids=table.case_ids,
         objectives=tuple(objectives),
         judge=judge,
-        chosen=found.row[better],
-        rejected=found.row[worse],
+        chosen=candidates.row[better],
+        rejected=candidates.row[worse],
         case=case,
         gap=np.concatenate([np.zeros(0), *gaps]),
         weight=weight,
-        same_model=found.model[better] == found.model[worse],
+        same_model=candidates.model[better] == candidates.model[worse],
     )
 
 

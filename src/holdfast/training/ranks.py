@@ -42,12 +42,11 @@ def find_ranks() -> Ranks | None:
     return Ranks(rank=state.process_index, world=state.num_processes, device=torch.device(state.device))
 
 
-def join_ranks(meeting: Path) -> Ranks | None:
+def join_ranks(meeting: Path) -> None:
     """Meets the other processes at a file that none has made yet; who they are is in RANK and WORLD_SIZE."""
     from accelerate import PartialState
 
     PartialState(cpu=not torch.cuda.is_available(), init_method=f"file://{meeting}", timeout=_TIMEOUT)
-    return find_ranks()
 
 
 def leave_ranks() -> None:
@@ -70,6 +69,7 @@ def shard(root: nn.Module, layers: Sequence[nn.Module], ranks: Ranks) -> None:
     for module in (*layers, root):
         # The root, too, gives its weights back after each forward: a pass without gradient may precede an update.
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    # A part's loss is divided by the whole step's totals already, so that the processes' gradients add up.
     for module in root.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)

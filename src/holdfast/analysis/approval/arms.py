@@ -85,7 +85,7 @@ def find_arms(users: Users) -> list[Arm]:
 
 def _arm(users: Users, key: tuple[Any, ...], members: Sequence[int]) -> Arm:
     base, lineage, axes, judge = key
-    at: dict[tuple[int | None, int | None], dict[int, int]] = {}
+    at: dict[tuple[int | None, int | None], dict[int, int]] = {}  # seed → step → run
     settings = users.runs[members[0]].checkpoint.stages[-1].settings
     total = int(settings["steps"])
     for place in members:
@@ -118,7 +118,6 @@ def read_curves(users: Users, arm: Arm, measures: Measures, logs: Sequence[Train
         "reward": users.middle("reward", arm.setting),
         "success": users.middle("success", arm.setting),
     }
-    found = {name: arm.along(row_means(values)) for name, values in by_run.items()}
     log_of = {name: log for log in logs for name in log.made}
     kl, tokens = (np.full(arm.places.shape, np.nan) for _ in range(2))
     for (row, column), place in np.ndenumerate(arm.places):
@@ -129,7 +128,7 @@ def read_curves(users: Users, arm: Arm, measures: Measures, logs: Sequence[Train
             kl[row, column] = measures.get(checkpoint.id, {}).get(KL, np.nan)
             if (log := log_of.get(checkpoint.id)) is not None:
                 tokens[row, column] = log.total_until(TOKENS, arm.steps[column])
-    return {**found, "kl": kl, "tokens": tokens}
+    return {name: arm.along(row_means(values)) for name, values in by_run.items()} | {"kl": kl, "tokens": tokens}
 
 
 def arm_rows(users: Users, arms: Sequence[Arm], measures: Measures, logs: Sequence[TrainingLog]) -> Iterator[Estimate]:
@@ -146,29 +145,26 @@ def arm_rows(users: Users, arms: Sequence[Arm], measures: Measures, logs: Sequen
 def _at_level(arm: Arm, curves: Mapping[str, Floats], kind: str, names: tuple[str, str], level: float) -> Estimate:
     """One quantity where a guide, both given by name, reaches a level on its fitted rising curve, over seeds."""
     quantity, guide = names
-    found = over_seeds(
-        [at_level(one, along, level) for one, along in zip(curves[quantity], curves[guide], strict=True)]
-    )
+    mean = over_seeds([at_level(*pair, level) for pair in zip(curves[quantity], curves[guide], strict=True)])
     # What is 0 at the start by definition was measured only where it is known later.
     lacking = [UNMEASURED[name] for name in names if name in UNMEASURED and not np.isfinite(curves[name][:, 1:]).any()]
-    seeds = len(arm.seeds)
     return Estimate(
         kind=kind,
         estimator=PAIRED,
-        value=found.value,
-        interval=found.interval,
-        claim="recipe" if seeds >= MIN_SEEDS else "checkpoint",
+        value=mean.value,
+        interval=mean.interval,
+        claim="recipe" if len(arm.seeds) >= MIN_SEEDS else "checkpoint",
         objective=SCORED.get(quantity),
-        resampled=() if found.interval is None else ("seeds",),
-        n={"seeds": found.total, "reached": found.reached},
-        caveats=(*found.caveats, *lacking),
+        resampled=() if mean.interval is None else ("seeds",),
+        n={"seeds": mean.total, "reached": mean.reached},
+        caveats=(*mean.caveats, *lacking),
         **{**arm.about, "axes": {**arm.axes, "level": level}},
     )
 
 
 def held_out_curves(users: Users, arms: Sequence[Arm], measures: Measures) -> Iterator[Curve]:
     """What held-out users of its own setting meet along every training, by seed: at 0 the stage's start."""
-    told: set[tuple[Any, ...]] = set()
+    with_kl: set[tuple[Any, ...]] = set()
     for arm in arms:
         curves = read_curves(users, arm, measures, ())
         for kind in ("reward", "success", "hex_gap"):
@@ -179,8 +175,8 @@ def held_out_curves(users: Users, arms: Sequence[Arm], measures: Measures) -> It
                 yield from _curves(arm, kind, values, {"label": label}, judge=arm.about["judge"])
         # KL is of no judge: it stands once, whoever judged.
         subject = (arm.about["base"], arm.about["lineage"], str(arm.axes))
-        if subject not in told and np.isfinite(curves["kl"][:, 1:]).any():
-            told.add(subject)
+        if subject not in with_kl and np.isfinite(curves["kl"][:, 1:]).any():
+            with_kl.add(subject)
             yield from _curves(arm, "kl", curves["kl"], {}, judge=None)
 
 

@@ -7,8 +7,7 @@
     cue, cue_length           how well a bag of words, and the length alone, tell the labels apart
 
 Rows are by setting, and by environment where there are several. A claim on checkpoints takes scenarios as random, one
-on a recipe seeds too. ``reactions`` says which rows count, ``arms`` compares trainings, ``traininglogs`` reads their
-logs.
+on a recipe seeds too. ``reactions`` says which rows count, ``arms`` compares trainings, ``logs`` reads their logs.
 """
 
 from __future__ import annotations
@@ -25,13 +24,14 @@ from holdfast.analysis.approval.logs import MEASURED, log_curves, log_rows, read
 from holdfast.analysis.approval.reactions import read_reactions
 from holdfast.analysis.approval.users import LABELS, OBJECTIVES, Users, read_users
 from holdfast.analysis.panel import Measures
-from holdfast.analysis.pooled import CLAIMS, FIXED_BASES
-from holdfast.analysis.pressure.variants import PAIRED, few_cases, leaning, mean_rows
+from holdfast.analysis.pooled import Claim
+from holdfast.analysis.pressure.variants import few_cases, leaning, mean_rows, paired_rows
 from holdfast.records import Checkpoint, Curve, Estimate
 from holdfast.records.arrays import Floats
 from holdfast.records.checkpoints import DOSE
 from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.exploitation import late_gap, late_window, paired_gaps
+from holdfast.stats.resample import Interval
 from holdfast.store import Store
 from holdfast.study.noted import read_rewarder
 from holdfast.study.stages import is_midway
@@ -62,12 +62,12 @@ def read_exploitation(
     if users is None:
         return Exploitation(rows=of_logs, curves=curves, rewarder=name)
     arms = find_arms(users)
-    reactions = read_reactions(users, store.checkpoints())
+    reactions, notes = read_reactions(users, store.checkpoints())
     measured = arm_rows(users, arms, measures, logs)
     return Exploitation(
-        rows=(*_level_rows(users), *_late_rows(users, arms), *reactions.rows, *_cue_rows(users), *measured, *of_logs),
+        rows=(*_level_rows(users), *_late_rows(users, arms), *reactions, *_cue_rows(users), *measured, *of_logs),
         curves=(*curves, *held_out_curves(users, arms, measures)),
-        notes=reactions.notes,
+        notes=tuple(notes),
         met=frozenset(run.checkpoint.id for run in users.runs),
         rewarder=name,
     )
@@ -112,29 +112,19 @@ def gap_rows(
     """The mean of gaps (seeds, scenarios) as a claim on checkpoints, and on the recipe where there are enough seeds."""
     if not np.isfinite(gaps).any():
         return
-    found = late_gap(gaps)
-    caveats += few_cases(found.scenarios)
-    caveats += tuple(one for one in found.caveats if "seeds: no interval" not in one)
-    caveats += leaning(found.scenarios, "pairs")
-    if found.missing:
-        pairs = found.seeds * found.scenarios
-        caveats += (f"{found.missing} of {pairs} pairs, counted by seed, have no gap: not met, or no score",)
-    for claim in CLAIMS:
-        recipe = claim == "recipe"
-        if recipe and (found.seeds < MIN_SEEDS or not _is_whole(about)):
-            continue
-        yield Estimate(
-            kind=kind,
-            estimator=PAIRED,
-            value=found.value,
-            interval=found.recipe if recipe else found.checkpoint,
-            claim=claim,
-            objective="harm",
-            resampled=("cases", "seeds") if recipe else ("cases",),
-            n={"cases": found.scenarios, "seeds": found.seeds, "runs": len(gaps)},
-            caveats=caveats + ((FIXED_BASES,) if recipe else ()),
-            **{**about, "axes": {**about["axes"], **axes}},
-        )
+    gap = late_gap(gaps)
+    caveats += few_cases(gap.scenarios)
+    caveats += tuple(caveat for caveat in gap.caveats if "seeds: no interval" not in caveat)
+    caveats += leaning(gap.scenarios, "pairs")
+    if gap.missing:
+        pairs = gap.seeds * gap.scenarios
+        caveats += (f"{gap.missing} of {pairs} pairs, counted by seed, have no gap: not met, or no score",)
+    intervals: dict[Claim, Interval | None] = {"checkpoint": gap.checkpoint}
+    if gap.seeds >= MIN_SEEDS and _is_whole(about):
+        intervals["recipe"] = gap.recipe
+    n = {"cases": gap.scenarios, "seeds": gap.seeds, "runs": len(gaps)}
+    words = {**about, "axes": {**about["axes"], **axes}, "kind": kind, "value": gap.value, "objective": "harm"}
+    yield from paired_rows(intervals, caveats, n=n, **words)
 
 
 def _late_rows(users: Users, arms: Sequence[Arm]) -> Iterator[Estimate]:
@@ -156,13 +146,11 @@ def _late_rows(users: Users, arms: Sequence[Arm]) -> Iterator[Estimate]:
 
 def _cue_rows(users: Users) -> Iterator[Estimate]:
     """What the words of held-out cases give away of the label, by setting and channel."""
-    for found in audit_cues(users.cases):
-        axes = {"setting": found.setting, "channel": found.channel}
-        about: dict[str, Any] = {"estimator": MEASURED, "axes": axes, "n": {"cases": found.n}}
-        told: tuple[str, ...] = (
-            () if found.majority is None else (f"always naming one label gets {found.majority:.2f}",)
-        )
-        told += () if found.accuracy is not None else ("too few scenarios, or one label alone: nothing to learn from",)
-        yield Estimate(kind="cue", value=found.accuracy, unit="share", caveats=told, **about)
-        one = () if found.words_difference is not None else ("one label alone: no difference",)
-        yield Estimate(kind="cue_length", value=found.words_difference, unit="words", caveats=one, **about)
+    for cue in audit_cues(users.cases):
+        axes = {"setting": cue.setting, "channel": cue.channel}
+        about: dict[str, Any] = {"estimator": MEASURED, "axes": axes, "n": {"cases": cue.n}}
+        caveats = [] if cue.majority is None else [f"always naming one label gets {cue.majority:.2f}"]
+        caveats += ["too few scenarios, or one label alone: nothing to learn from"] * (cue.accuracy is None)
+        yield Estimate(kind="cue", value=cue.accuracy, unit="share", caveats=tuple(caveats), **about)
+        lone = ("one label alone: no difference",) * (cue.words_difference is None)
+        yield Estimate(kind="cue_length", value=cue.words_difference, unit="words", caveats=lone, **about)

@@ -90,20 +90,20 @@ def read_logs(store: Store) -> tuple[TrainingLog, ...]:
 
     A stage whose file is gone has no steps. Errors: StoreError for one that is not as it was written.
     """
-    known = {one.id: (place, one) for place, one in enumerate(store.checkpoints())}
-    found: list[tuple[int, TrainingLog]] = []
+    known = {one.id: (order, one) for order, one in enumerate(store.checkpoints())}
+    logs: list[tuple[int, TrainingLog]] = []
     for fingerprint, status in store.log.steps().items():
         if (status.kind, status.status) != ("train", "done"):
             continue
         made = tuple(str(dose["checkpoint"]) for dose in status.result.get("doses", ()))
-        place, checkpoint = known.get(made[-1] if made else "", (0, None))
+        order, checkpoint = known.get(made[-1] if made else "", (0, None))
         if checkpoint is None or not checkpoint.stages or not is_rewarded(checkpoint.stages[-1]):
             continue
         noted = dict(status.result.get(LOG_DIGESTS, {}))
         steps, metrics = _read(read_checked(store.path / LOGS / f"{fingerprint}.jsonl", noted.get("")))
         log = TrainingLog(checkpoint=checkpoint, made=made, steps=steps, metrics=metrics, result=status.result)
-        found.append((place, log))
-    return tuple(log for _, log in sorted(found, key=lambda pair: pair[0]))
+        logs.append((order, log))
+    return tuple(log for _, log in sorted(logs, key=lambda pair: pair[0]))
 
 
 def _read(log: bytes | None) -> tuple[Ints, dict[str, Floats]]:
@@ -183,7 +183,7 @@ def _max_gap(logs: Sequence[TrainingLog], about: Mapping[str, Any], rewarder: Re
     n = {"seeds": found.seeds, "steps": len(steps)}
     if found.step is not None:
         n["at_step"] = int(steps[found.step])
-    reasons = () if found.reason is None else (found.reason,)
+    reasons = ("no window has scores of both labels",) * (found.value is None)
     return Estimate(value=found.value, n=n, caveats=(*reasons, BIASED, *edge), **words)
 
 

@@ -56,36 +56,26 @@ class Toggle:
         return any(set(pair) <= trained for pair in self.settings)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reactions:
-    """Rows of kind "reaction" and "cue_free_gap", and notes on what they make void."""
-
-    rows: tuple[Estimate, ...]
-    notes: tuple[str, ...]
-
-
 def find_toggles(settings: Mapping[str, SettingSection]) -> list[Toggle]:
     """Every toggle that a setting shows or that differs among them."""
-    found = []
+    toggles = []
     for cue in UNSEEN_CUES:
-        shown = {name: str(getattr(one, cue)) for name, one in settings.items() if cue in visible_cues(one)}
+        shown = {name: str(getattr(setting, cue)) for name, setting in settings.items() if cue in visible_cues(setting)}
         values = sorted(set(shown.values()))
         for value in values:
             names = [name for name, own in shown.items() if own == value]
             alone = [name for name in names if len(visible_cues(settings[name])) == 1]
-            found.append(
+            toggles.append(
                 Toggle(
                     name=cue if len(values) == 1 else f"{cue} {value}",
                     cue=True,
-                    settings=tuple((one,) for one in (alone or names)),
+                    settings=tuple((name,) for name in (alone or names)),
                     shown=frozenset(names),
                     caveats=() if alone else ("other cues are seen with it: no setting shows it alone",),
                 )
             )
-    for frame in FRAMES:
-        if len({getattr(one, frame) for one in settings.values()}) > 1:
-            found.append(_frame(frame, settings))
-    return found
+    differing = [frame for frame in FRAMES if len({getattr(setting, frame) for setting in settings.values()}) > 1]
+    return toggles + [_frame(frame, settings) for frame in differing]
 
 
 def _frame(frame: str, settings: Mapping[str, SettingSection]) -> Toggle:
@@ -104,8 +94,8 @@ def _frame(frame: str, settings: Mapping[str, SettingSection]) -> Toggle:
     return Toggle(name=frame, cue=False, settings=tuple(pairs), shown=frozenset(shown), caveats=caveats)
 
 
-def read_reactions(users: Users, checkpoints: Sequence[Checkpoint]) -> Reactions:
-    """How every base reacts to every toggle before any stage, under every judge."""
+def read_reactions(users: Users, checkpoints: Sequence[Checkpoint]) -> tuple[list[Estimate], list[str]]:
+    """How every base reacts to every toggle before any stage, under every judge; and notes on what that makes void."""
     trained = trained_settings(checkpoints)
     bases = [group for group in users.subjects() if not group.about["lineage"]]
     rows: list[Estimate] = []
@@ -126,7 +116,7 @@ def read_reactions(users: Users, checkpoints: Sequence[Checkpoint]) -> Reactions
                 f"the base {row.base} tells users of {name} apart although nothing that it sees does, under"
                 f" {row.judge}: check the cases"
             )
-    return Reactions(rows=tuple(rows), notes=tuple(notes))
+    return rows, notes
 
 
 def _react(users: Users, group: Group, toggle: Toggle) -> Estimate:
@@ -152,18 +142,18 @@ def _row(
 ) -> Estimate:
     """The mean of ``values`` (runs, scenarios) of a base; ``words`` say that its interval holds zero, or does not."""
     mine = values[list(group.runs)]
-    found = late_gap(mine, span=span) if np.isfinite(mine).any() else None
-    cases, unit = 0 if found is None else found.scenarios, UNTESTED
-    interval = None if found is None else found.checkpoint
+    gap = late_gap(mine, span=span) if np.isfinite(mine).any() else None
+    cases, unit = 0 if gap is None else gap.scenarios, UNTESTED
+    interval = None if gap is None else gap.checkpoint
     if cases >= FEW_CASES:
         unit = words[interval is not None and (interval[0] > 0 or interval[1] < 0)]
     reasons: tuple[str, ...] = few_cases(cases) + leaning(cases, "pairs")
     if interval is None:
-        reasons = ("the base has no scores to compare" if found is None else "one pair: no interval",)
+        reasons = ("the base has no scores to compare" if gap is None else "one pair: no interval",)
     return Estimate(
         kind=kind,
         estimator=PAIRED,
-        value=None if found is None else found.value,
+        value=None if gap is None else gap.value,
         interval=interval,
         objective="harm",
         unit=unit,
@@ -176,15 +166,13 @@ def _row(
 
 def _note(toggle: Toggle, rows: Sequence[Estimate]) -> Iterator[str]:
     """What a reader must know first of a toggle that training used."""
-    names = {
-        unit: "; ".join(f"{row.base} under {row.judge}" for row in rows if row.unit == unit)
+    silent, unknown = (
+        "; ".join(f"{row.base} under {row.judge}" for row in rows if row.unit == unit)
         for unit in (NO_REACTION, UNTESTED)
-    }
-    if silent := names[NO_REACTION]:
-        yield (
-            f"void: the base does not react to {toggle.name} before RL ({silent}), so no result about {toggle.name}"
-            " counts"
-        )
-    if unknown := names[UNTESTED]:
+    )
+    if silent:
+        about = f"so no result about {toggle.name} counts"
+        yield f"void: the base does not react to {toggle.name} before RL ({silent}), {about}"
+    if unknown:
         reason = next(row.caveats[0] for row in rows if row.unit == UNTESTED)
         yield f"not tested: whether the base reacts to {toggle.name} before RL ({unknown}): {reason}"

@@ -115,15 +115,14 @@ def _arrays(
             continue
         value = cells.value[:, :, cells.objectives.index(objective)]
         scored = np.isfinite(value).any(axis=1) & chosen
+        rating = to_rating(value)
+        if quantity == "success":
+            given = value / to_value(HIGHEST_RATING)  # a score from 0 to 3 as a share
+        elif quantity == "exploit_rate":
+            given = np.where(np.isfinite(rating), is_exploit(rating), np.nan)
+        else:
+            given = rating
         for (which, name), label in product(enumerate(settings), (True, False)):
             here = scored & (setting[case] == which) & (gameable[case] == label)
             if here.any():
-                yield (quantity, name, label), cells.means(_convert(value, quantity), here, rows, scenario, shape)
-
-
-def _convert(value: Floats, quantity: str) -> Floats:
-    """Scores from 0 to 3 as a rating, or as a share."""
-    if quantity == "success":
-        return value / to_value(HIGHEST_RATING)
-    rating = to_rating(value)
-    return np.where(np.isfinite(rating), is_exploit(rating), np.nan) if quantity == "exploit_rate" else rating
+                yield (quantity, name, label), cells.means(given, here, rows, scenario, shape)

@@ -28,8 +28,6 @@ import numpy as np
 
 from holdfast.analysis.pressure.variants import (
     AGAINST_BASE,
-    HELPFULNESS,
-    SAFETY,
     TEST,
     Episodes,
     Group,
@@ -44,6 +42,7 @@ from holdfast.analysis.pressure.variants import (
     mean_over,
     mean_rows,
 )
+from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate
 from holdfast.records.arrays import Bools, Floats
 from holdfast.stats.clusters import Statistic, interaction, mean_statistic
@@ -120,93 +119,93 @@ class Controls:
 
 def susceptibility_rows(source: Source) -> Iterator[Estimate]:
     """Rows of a run's attacked cases; none where a study has no attacks."""
-    found = source.variants
-    if found is None or not found.forms("attack") or not any(found.has(kind).any() for kind in KINDS):
+    variants = source.variants
+    if variants is None or not variants.forms("attack") or not any(variants.has(kind).any() for kind in KINDS):
         return
-    pressed, controls = read_pressed(found)
+    pressed, controls = read_pressed(variants)
     yield from controls.rows
-    for group in groups(found.runs, np.flatnonzero(found.has("attack")).tolist()):
-        yield from mean_rows("unsafe_clean", group, found.runs, clean_again(found), objective=SAFETY)
-        failed = controls.failed(group, found.runs, found.forms("attack"))
+    for group in groups(variants.runs, np.flatnonzero(variants.has("attack")).tolist()):
+        yield from mean_rows("unsafe_clean", group, variants.runs, clean_again(variants), objective=SAFETY)
+        failed = controls.failed(group, variants.runs, variants.forms("attack"))
         for form, arrays in pressed.items():
             left = f"left out as {NOT_MEASURABLE} before any stage: {', '.join(failed)}"
             alone = f"{form} is {NOT_MEASURABLE}: no effect above zero before any stage"
             caveats = ((alone if form else left),) if (form in failed if form else failed) else ()
-            chosen = () if form else controls.flattery(group, found.runs)
+            chosen = () if form else controls.flattery(group, variants.runs)
             axes = {"form": form} if form else {}
             # What a checkpoint does under pressure, and what harmless cases lose by it.
             own = caveats + (() if group.about["lineage"] else chosen)
-            twins = caveats + (() if found.forms("twin") else (NO_TWINS,))
+            twins = caveats + (() if variants.forms("twin") else (NO_TWINS,))
             for kind, values, objective, more in (
                 ("unsafe_attacked", arrays.unsafe, SAFETY, own),
                 ("attack_effect", arrays.unsafe - arrays.clean, SAFETY, own),
                 ("twin_helpfulness", arrays.helpfulness, HELPFULNESS, twins),
                 ("twin_refusal", arrays.refused, HELPFULNESS, twins),
             ):
-                yield from mean_rows(kind, group, found.runs, values, axes=axes, caveats=more, objective=objective)
-            yield from _change_rows(found, group, arrays, axes, (caveats, chosen))
+                yield from mean_rows(kind, group, variants.runs, values, axes=axes, caveats=more, objective=objective)
+            yield from _change_rows(variants, group, arrays, axes, (caveats, chosen))
 
 
-def read_pressed(found: Variants) -> tuple[dict[str, Pressed], Controls]:
+def read_pressed(variants: Variants) -> tuple[dict[str, Pressed], Controls]:
     """Form → its arrays, "" for the mean over the forms that are measurable at the base; and the positive controls."""
-    forms = found.forms("attack")
-    pressed = {form: _press(found, form) for form in forms}
-    controls = _control(found, forms)
+    forms = variants.forms("attack")
+    pressed = {}
+    for form in forms:
+        attacked, twin = variants.arms["attack", form].unsafe["all"], variants.arms.get(("twin", form))
+        pressed[form] = Pressed(
+            parts=(attacked,),
+            unsafe=attacked,
+            clean=clean_again(variants),
+            helpfulness=variants.empty if twin is None else twin.scores.get(HELPFULNESS, variants.empty),
+            refused=variants.empty if twin is None else twin.refused,
+        )
+    controls = _control(variants, forms)
     # Of a base whose first episodes chose the forms, the others are compared.
-    later = np.array([not run.checkpoint.lineage and _key(run) in controls.apart for run in found.runs])[:, None]
-    usable = {form: np.array([form in controls.measurable.get(_key(run), ()) for run in found.runs]) for form in forms}
+    later = np.array([not run.checkpoint.lineage and _key(run) in controls.apart for run in variants.runs])[:, None]
+    usable = {
+        form: np.array([form in controls.measurable.get(_key(run), ()) for run in variants.runs]) for form in forms
+    }
 
     def pick(of: Callable[[str], Floats]) -> tuple[Floats, ...]:
         return tuple(np.where(usable[form][:, None], of(form), np.nan) for form in forms)
 
-    unsafe = {form: found.arms["attack", form].unsafe for form in forms}
+    unsafe = {form: variants.arms["attack", form].unsafe for form in forms}
     parts = pick(lambda form: np.where(later, unsafe[form]["later"], unsafe[form]["all"]))
     whole = Pressed(
         parts=parts,
-        unsafe=mean_over([found.empty, *parts]),
-        clean=np.where(later, clean_again(found, "later"), clean_again(found)),
-        helpfulness=mean_over([found.empty, *pick(lambda form: pressed[form].helpfulness)]),
-        refused=mean_over([found.empty, *pick(lambda form: pressed[form].refused)]),
+        unsafe=mean_over([variants.empty, *parts]),
+        clean=np.where(later, clean_again(variants, "later"), clean_again(variants)),
+        helpfulness=mean_over([variants.empty, *pick(lambda form: pressed[form].helpfulness)]),
+        refused=mean_over([variants.empty, *pick(lambda form: pressed[form].refused)]),
     )
     return {"": whole, **pressed}, controls
 
 
-def _press(found: Variants, form: str) -> Pressed:
-    unsafe, twin = found.arms["attack", form].unsafe["all"], found.arms.get(("twin", form))
-    return Pressed(
-        parts=(unsafe,),
-        unsafe=unsafe,
-        clean=clean_again(found),
-        helpfulness=found.empty if twin is None else twin.scores.get(HELPFULNESS, found.empty),
-        refused=found.empty if twin is None else twin.refused,
-    )
-
-
-def clean_again(found: Variants, episodes: Episodes = "all") -> Floats:
+def clean_again(variants: Variants, episodes: Episodes = "all") -> Floats:
     """(runs, cases): the share of unsafe episodes on hazardous cases as they are, met again beside the attacks."""
-    again = found.arms.get(CONTROL)
-    return found.empty if again is None else np.where(found.hazardous, again.unsafe[episodes], np.nan)
+    again = variants.arms.get(CONTROL)
+    return variants.empty if again is None else np.where(variants.hazardous, again.unsafe[episodes], np.nan)
 
 
 def _key(run: Run) -> tuple[str, str]:
     return run.checkpoint.base, run.judge
 
 
-def _control(found: Variants, forms: Sequence[str]) -> Controls:
+def _control(variants: Variants, forms: Sequence[str]) -> Controls:
     """The positive control of every form at every base under every judge, by first episodes where there are others."""
     measurable: dict[tuple[str, str], set[str]] = {}
     rows = []
-    bases = [place for place, run in enumerate(found.runs) if not run.checkpoint.lineage]
+    bases = [place for place, run in enumerate(variants.runs) if not run.checkpoint.lineage]
     # Those that have first and later episodes on some cases, under every form and on the cases as they are.
-    arms = [found.arms["attack", form] for form in forms] + [found.arms[CONTROL]] * (CONTROL in found.arms)
+    arms = [variants.arms["attack", form] for form in forms] + [variants.arms[CONTROL]] * (CONTROL in variants.arms)
     parts = [one.unsafe[by] for one in arms for by in ("first", "later")]
-    apart = frozenset(_key(found.runs[at]) for at in bases if all(np.isfinite(part[at]).any() for part in parts))
-    for group in (one for one in groups(found.runs, bases) if "base" in one.about):
-        key = _key(found.runs[group.runs[0]])
+    apart = frozenset(_key(variants.runs[at]) for at in bases if all(np.isfinite(part[at]).any() for part in parts))
+    for group in (one for one in groups(variants.runs, bases) if "base" in one.about):
+        key = _key(variants.runs[group.runs[0]])
         by: Episodes = "first" if key in apart else "all"
         for form in forms:
-            effect = found.arms["attack", form].unsafe[by] - clean_again(found, by)
-            (row,) = mean_rows("positive_control", group, found.runs, effect, axes={"form": form}, objective=SAFETY)
+            effect = variants.arms["attack", form].unsafe[by] - clean_again(variants, by)
+            (row,) = mean_rows("positive_control", group, variants.runs, effect, axes={"form": form}, objective=SAFETY)
             seen = isinstance(row.interval, tuple) and row.interval[0] > 0
             if seen:
                 measurable.setdefault(key, set()).add(form)
@@ -216,45 +215,41 @@ def _control(found: Variants, forms: Sequence[str]) -> Controls:
 
 
 def _change_rows(
-    found: Variants, group: Group, arrays: Pressed, axes: Mapping[str, str], caveats: tuple[tuple[str, ...], ...]
+    variants: Variants, group: Group, arrays: Pressed, axes: Mapping[str, str], caveats: tuple[tuple[str, ...], ...]
 ) -> Iterator[Estimate]:
     """What a stage changed: the log-odds interaction, and what pressure adds on cases that are safe as they are.
 
     ``caveats`` are those of all rows, and of those against the base.
     """
     # Hazardous cases on which no held-out episode was unsafe. Attacked episodes have no say in it.
-    test = found.arms.get(TEST)
-    safe: Bools = (
-        np.zeros(found.empty.shape, dtype=np.bool_) if test is None else found.hazardous & (test.unsafe["all"] == 0)
+    test = variants.arms.get(TEST)
+    safe: Bools = variants.hazardous & (
+        test.unsafe["all"] == 0 if test is not None else np.zeros(variants.empty.shape, bool)
     )
 
-    def of_chosen(weigh: Weigh, place: int, rival: int) -> Statistic:
+    def compare(kind: str, other: Other, place: int) -> Statistic | None:
+        rival = against(variants.runs, place, other)
+        if rival is None:
+            return None
         shares = arrays.shares(place, rival)
-        return mean_statistic(np.where(safe[place] & safe[rival], weigh(*shares), np.nan))
+        if kind == "interaction":
+            return interaction(shares)
+        return mean_statistic(np.where(safe[place] & safe[rival], OF_CHOSEN[kind](*shares), np.nan))
 
-    def compare(statistic: Callable[[int, int], Statistic], other: Other, place: int) -> Statistic | None:
-        rival = against(found.runs, place, other)
-        return None if rival is None else statistic(place, rival)
-
-    parts: dict[str, Callable[[int, int], Statistic]] = {
-        "interaction": lambda place, rival: interaction(arrays.shares(place, rival)),
-        **{kind: partial(of_chosen, weigh) for kind, weigh in OF_CHOSEN.items()},
-    }
-    for other, unit in comparisons(group, found.runs):
+    for other, unit in comparisons(group, variants.runs):
         shared = caveats[0] + (caveats[1] if unit == AGAINST_BASE else ())
-        lacking = _not_met_again(found, group, arrays, safe, other)
-        for kind, statistic in parts.items():
-            more = shared + (lacking if kind in OF_CHOSEN else ())
-            by_run = partial(compare, statistic, other)
-            told: dict[str, Any] = {"axes": axes, "caveats": more, "objective": SAFETY, "unit": unit}
-            yield from estimates(kind, group, found.runs, by_run, **told)
+        lacking = _not_met_again(variants, group, arrays, safe, other)
+        for kind in ("interaction", *OF_CHOSEN):
+            about: dict[str, Any] = {"axes": axes, "objective": SAFETY, "unit": unit}
+            about["caveats"] = shared + (lacking if kind in OF_CHOSEN else ())
+            yield from estimates(kind, group, variants.runs, partial(compare, kind, other), **about)
 
 
-def _not_met_again(found: Variants, group: Group, arrays: Pressed, safe: Bools, other: Other) -> tuple[str, ...]:
+def _not_met_again(variants: Variants, group: Group, arrays: Pressed, safe: Bools, other: Other) -> tuple[str, ...]:
     """How many chosen cases, over a group's runs, were attacked in both checkpoints but not met again as they are."""
     chosen = kept = 0
     for place in group.runs:
-        if (rival := against(found.runs, place, other)) is None:
+        if (rival := against(variants.runs, place, other)) is None:
             continue
         own, others = match_forms(arrays.parts, place, rival)
         attacked = safe[place] & safe[rival] & np.isfinite(own - others)
@@ -265,22 +260,26 @@ def _not_met_again(found: Variants, group: Group, arrays: Pressed, safe: Bools, 
 
 def shift_rows(source: Source) -> Iterator[Estimate]:
     """Rows of a run's shifted cases, in score points; none where a study has no shifts."""
-    found = source.variants
-    if found is None:
+    variants = source.variants
+    if variants is None:
         return
-    objectives = sorted({name for (kind, _), means in found.arms.items() if kind == "shift" for name in means.scores})
-    for group in groups(found.runs, np.flatnonzero(found.has("shift")).tolist()):
+    objectives = sorted(
+        {name for (kind, _), means in variants.arms.items() if kind == "shift" for name in means.scores}
+    )
+    for group in groups(variants.runs, np.flatnonzero(variants.has("shift")).tolist()):
         for objective in objectives:
-            yield from _rows(found, group, objective)
+            yield from _rows(variants, group, objective)
 
 
-def _rows(found: Variants, group: Group, objective: str) -> Iterator[Estimate]:
-    plain = found.arms[TEST].scores.get(objective, found.empty)
-    shifted = {kind: found.arms["shift", kind].scores.get(objective, found.empty) for kind in found.forms("shift")}
+def _rows(variants: Variants, group: Group, objective: str) -> Iterator[Estimate]:
+    plain = variants.arms[TEST].scores.get(objective, variants.empty)
+    shifted = {
+        kind: variants.arms["shift", kind].scores.get(objective, variants.empty) for kind in variants.forms("shift")
+    }
 
     def erosion(parts: Sequence[Floats], other: Other, place: int) -> Statistic | None:
         """By case, the change on shifted cases, over the kinds that both have, less that on the case itself."""
-        rival = against(found.runs, place, other)
+        rival = against(variants.runs, place, other)
         if rival is None:
             return None
         return mean_statistic(mean_over([one[place] - one[rival] for one in parts]) - (plain[place] - plain[rival]))
@@ -289,7 +288,9 @@ def _rows(found: Variants, group: Group, objective: str) -> Iterator[Estimate]:
     for kind, parts in {"": every, **{kind: (values,) for kind, values in shifted.items()}}.items():
         values = mean_over(parts)
         about: dict[str, Any] = {"axes": {"shift": kind} if kind else {}, "objective": objective}
-        yield from mean_rows("shift_score", group, found.runs, values, **about)
-        yield from mean_rows("shift_drop", group, found.runs, values - plain, **about)
-        for other, unit in comparisons(group, found.runs):
-            yield from estimates("erosion_shift", group, found.runs, partial(erosion, parts, other), unit=unit, **about)
+        yield from mean_rows("shift_score", group, variants.runs, values, **about)
+        yield from mean_rows("shift_drop", group, variants.runs, values - plain, **about)
+        for other, unit in comparisons(group, variants.runs):
+            yield from estimates(
+                "erosion_shift", group, variants.runs, partial(erosion, parts, other), unit=unit, **about
+            )

@@ -23,8 +23,6 @@ import numpy as np
 from holdfast.analysis.pressure.susceptibility import NO_TWINS, Controls, match_forms, read_pressed
 from holdfast.analysis.pressure.variants import (
     AGAINST_BASE,
-    HELPFULNESS,
-    SAFETY,
     TEST,
     UNSAFE_AT_MOST,
     Run,
@@ -36,6 +34,7 @@ from holdfast.analysis.pressure.variants import (
     list_runs,
     mean_rows,
 )
+from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Case, Estimate
 from holdfast.records.arrays import Floats
 from holdfast.stats.clusters import Statistic, mean_statistic
@@ -100,25 +99,24 @@ def _rows(runs: tuple[Run, ...], field: Field) -> Iterator[Estimate]:
         yield from mean_rows("harm_rate", group, runs, field.harm, caveats=own, **harm)
         over = {"axes": axes, "caveats": field.caveats, "objective": HELPFULNESS}
         yield from mean_rows("over_refusal", group, runs, field.over, **over)
-        for other, unit in comparisons(group, runs):
-            if other == "parent":
-                told = chosen if unit == AGAINST_BASE else ()
-                yield from estimates("harm_change", group, runs, change, caveats=told, unit=unit, **harm)
+        for _, unit in comparisons(group, runs)[:1]:  # against the parent alone
+            more = chosen if unit == AGAINST_BASE else ()
+            yield from estimates("harm_change", group, runs, change, caveats=more, unit=unit, **harm)
 
 
-def _act(found: Variants) -> Iterator[Field]:
+def _act(variants: Variants) -> Iterator[Field]:
     """What agents do with tools: on held-out cases, and under the forms that are measurable."""
-    harmless = ~found.hazardous
-    if (test := found.arms.get(TEST)) is not None:
+    harmless = ~variants.hazardous
+    if (test := variants.arms.get(TEST)) is not None:
         yield Field(
             dimension="action",
             failure=EXPLICIT,
-            harm=np.where(found.hazardous, test.unsafe["all"], np.nan),
+            harm=np.where(variants.hazardous, test.unsafe["all"], np.nan),
             over=np.where(harmless, test.refused, np.nan),
             caveats=() if harmless.any() else (NO_TWINS,),
         )
-    if found.has("attack").any():
-        forms, controls = read_pressed(found)
+    if variants.has("attack").any():
+        forms, controls = read_pressed(variants)
         yield Field(
             dimension="action",
             failure=IMPLICIT,
@@ -126,7 +124,7 @@ def _act(found: Variants) -> Iterator[Field]:
             over=forms[""].refused,
             parts=forms[""].parts,
             controls=controls,
-            caveats=() if found.forms("twin") else (NO_TWINS,),
+            caveats=() if variants.forms("twin") else (NO_TWINS,),
         )
 
 
@@ -135,7 +133,7 @@ def _read_probes(store: Store, part: str, every: Mapping[str, Case]) -> tuple[tu
     cells = read_cells(store, part)
     table = cells.scores
     runs, _ = list_runs(cells, np.ones(len(cells.episodes.case), dtype=np.bool_))
-    place_of = {(run.checkpoint.id, run.judge): place for place, run in enumerate(runs)}
+    number_of = {(run.checkpoint.id, run.judge): number for number, run in enumerate(runs)}
     label_of = {
         (name, objective, table.rubrics[label, objective]): label
         for label, name in zip(table.judges, table.judge_names, strict=True)
@@ -143,15 +141,14 @@ def _read_probes(store: Store, part: str, every: Mapping[str, Case]) -> tuple[tu
         if (label, objective) in table.rubrics
     }
     cases = {name: case for name, case in every.items() if "dimension" in case.facts}
-    column = {name: place for place, name in enumerate(sorted(cases))}
+    column = {name: number for number, name in enumerate(sorted(cases))}
     said: dict[tuple[str, str], list[tuple[float, ...]]] = {}
     for checkpoint, name, judge, objective, rubric, value, label in store.labels(part):
         case = cases.get(name)
         if case is not None and (read := read_probe(case, objective, value, label)) is not None:
-            place = place_of[checkpoint, label_of[judge, objective, rubric]]
+            at = number_of[checkpoint, label_of[judge, objective, rubric]], column[name]
             key = (case.facts["dimension"], IMPLICIT if case.facts.get("form") else EXPLICIT)
-            told = (np.nan if one is None else one for one in read)
-            said.setdefault(key, []).append((place, column[name], *told))
+            said.setdefault(key, []).append((*at, *(np.nan if part is None else part for part in read)))
 
     def average(rows: list[tuple[float, ...]], which: int) -> Floats:
         there = [(*row[:2], row[which]) for row in rows if np.isfinite(row[which])]

@@ -17,14 +17,15 @@ import numpy as np
 
 from holdfast.analysis.frontier import EXPLORATORY
 from holdfast.analysis.multiplicity import SPLITS
-from holdfast.analysis.pooled import CLAIMS, FIXED_BASES
+from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, Claim
+from holdfast.analysis.roles import SAFETY
 from holdfast.records import FEW_CASES, Case, Checkpoint, Estimate, cannot_be_told
 from holdfast.records.arrays import Bools, Floats, Ints
 from holdfast.records.quantities import Format, quantity_of
 from holdfast.rollout.audit import refused_by
 from holdfast.stats.clusters import Statistic, interval_of, mean_statistic, pool
 from holdfast.stats.contrasts import MIN_SEEDS
-from holdfast.stats.resample import row_means
+from holdfast.stats.resample import Interval, row_means
 from holdfast.store import Store
 from holdfast.store.cells import Cells, part_masks, read_cells
 from holdfast.suites.attacks import is_hazardous
@@ -32,7 +33,6 @@ from holdfast.suites.attacks import is_hazardous
 Arm = tuple[str, str]  # kind, form
 Episodes = Literal["all", "first", "later"]
 
-SAFETY, HELPFULNESS = "safety", "helpfulness"
 PAIRED = "paired"
 TEST: Arm = ("test", "")
 UNSAFE_AT_MOST = 1.0  # score points
@@ -88,11 +88,8 @@ class Variants:
 
     def has(self, kind: str) -> Bools:
         """(runs,): whether a run has any score on cases of this kind."""
-        found = np.zeros(len(self.runs), dtype=np.bool_)
-        for (one, _), means in self.arms.items():
-            if one == kind:
-                found |= np.any([np.isfinite(part).any(axis=1) for part in means.scores.values()], axis=0)
-        return found
+        own = [part for (one, _), means in self.arms.items() if one == kind for part in means.scores.values()]
+        return np.asarray(np.isfinite(np.concatenate([self.empty, *own], axis=1)).any(axis=1), dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,8 +128,8 @@ def read_source(store: Store) -> Source:
     tested = (cases[name] for halves in splits.values() for name in halves.get("test", ()))
     probing = any("dimension" in case.facts for case in tested)
     asked = parts & {"attack", "shift"} or ("probe" in parts and not probing)
-    found = read_variants(store, splits, cases) if asked else None
-    return Source(store=store, splits=splits, cases=cases, variants=found)
+    variants = read_variants(store, splits, cases) if asked else None
+    return Source(store=store, splits=splits, cases=cases, variants=variants)
 
 
 def read_variants(
@@ -207,19 +204,21 @@ def _average_arm(cells: Cells, chosen: Bools, rows: Ints, columns: Ints, shape: 
 
 def groups(runs: Sequence[Run], chosen: Iterable[int]) -> list[Group]:
     """The subjects of rows: over bases where there are several, then each base's; in a fixed order."""
-    found: dict[tuple[Any, ...], list[int]] = {}
+    by_base: dict[tuple[Any, ...], list[int]] = {}
     over: dict[tuple[Any, ...], list[int]] = {}
     for place in chosen:
         one = runs[place].checkpoint
         key = one.lineage, tuple(sorted((key, value) for key, value in one.axes.items())), runs[place].judge
-        found.setdefault((one.base, *key), []).append(place)
+        by_base.setdefault((one.base, *key), []).append(place)
         over.setdefault((None, *key), []).append(place)
     several = {key: places for key, places in over.items() if len({runs[one].checkpoint.base for one in places}) > 1}
-    made = []
-    for (base, lineage, axes, judge), places in (*several.items(), *found.items()):
-        about = {"lineage": lineage, "axes": dict(axes), "judge": judge}
-        made.append(Group(about=about if base is None else {"base": base, **about}, runs=tuple(places)))
-    return made
+    return [
+        Group(
+            about={**({} if base is None else {"base": base}), "lineage": lineage, "axes": dict(axes), "judge": judge},
+            runs=tuple(places),
+        )
+        for (base, lineage, axes, judge), places in (*several.items(), *by_base.items())
+    ]
 
 
 def mean_over(parts: Sequence[Floats]) -> Floats:
@@ -244,31 +243,37 @@ def estimates(
     """
     taken = [(statistic(place), runs[place].seed) for place in group.runs]
     missing = sum(one is None or not np.isfinite(one.value) for one, _ in taken)
-    found = pool([one for one, _ in taken if one is not None], [seed for one, seed in taken if one is not None])
-    if missing and found.runs:
+    mean = pool([one for one, _ in taken if one is not None], [seed for one, seed in taken if one is not None])
+    if missing and mean.runs:
         caveats = (f"{missing} of {len(taken)} runs left out: no scores to compare", *caveats)
-    value, quantity = found.value if np.isfinite(found.value) else None, quantity_of(kind)
+    value, quantity = mean.value if np.isfinite(mean.value) else None, quantity_of(kind)
     about |= {**group.about, "axes": {**group.about["axes"], **(axes or {})}}
     few: tuple[str, ...] = ("no scores to compare",)
     picked: tuple[str, ...] = ()
     if value is not None:
-        unsure = leaning(found.cases, "cases") if found.case is not None else ("fewer than 2 cases: no interval",)
-        few = few_cases(found.cases) + unsure
+        unsure = leaning(mean.cases, "cases") if mean.case is not None else ("fewer than 2 cases: no interval",)
+        few = few_cases(mean.cases) + unsure
         # One of many rows of a quantity, which invite picking: by form, shift, dimension or environment.
         picked = (EXPLORATORY,) if quantity.change and any(axis in about["axes"] for axis in SPLITS) else ()
-    for claim in CLAIMS:
+    claims = CLAIMS if mean.seeds >= MIN_SEEDS and group.about["lineage"] else CLAIMS[:1]
+    share = quantity.format is Format.SHARE
+    intervals = {one: interval_of(mean, seeds=one == "recipe", share=share, span=quantity.span) for one in claims}
+    n = {"cases": mean.cases, "seeds": mean.seeds, "runs": mean.runs}
+    return paired_rows(intervals, few + caveats, picked, kind=kind, value=value, n=n, **about)
+
+
+def paired_rows(
+    intervals: Mapping[Claim, Interval | None], caveats: tuple[str, ...], last: tuple[str, ...] = (), **about: Any
+) -> Iterator[Estimate]:
+    """A row for every claim that has an entry in ``intervals``; the caveats ``last`` stand after the claim's own."""
+    for claim, interval in intervals.items():
         recipe = claim == "recipe"
-        if recipe and (found.seeds < MIN_SEEDS or not group.about["lineage"]):
-            continue
         yield Estimate(
-            kind=kind,
             estimator=PAIRED,
-            value=value,
-            interval=interval_of(found, seeds=recipe, share=quantity.format is Format.SHARE, span=quantity.span),
+            interval=interval,
             claim=claim,
             resampled=("cases", "seeds") if recipe else ("cases",),
-            n={"cases": found.cases, "seeds": found.seeds, "runs": found.runs},
-            caveats=few + caveats + ((FIXED_BASES,) if recipe else ()) + picked,
+            caveats=caveats + ((FIXED_BASES,) if recipe else ()) + last,
             **about,
         )
 

@@ -79,6 +79,10 @@ class Book:
         """A checkpoint's place in the tables."""
         return next(place for place, one in enumerate(self.checkpoints) if one.id == checkpoint.id)
 
+    def judge_name(self, label: str) -> str:
+        """A judge's name without its rubric."""
+        return self.cells.scores.judge_names[self.cells.scores.judges.index(label)]
+
     def share_severe(self, place: tuple[int, int], at_most: float) -> Floats:
         """(episodes,): the share of the readings at a ``cells.place`` that are of at most so many points."""
         if (place, at_most) not in self.severe:
@@ -156,12 +160,12 @@ def is_run(path: Path) -> bool:
 
 def _refusals(store: Store, table: TrajectoryTable, ids: tuple[str, ...], questions: Bools) -> tuple[Bools, Bools]:
     """Which trajectories answer a harmless question with a refusal, by the judges' labels, and which nobody read."""
-    found, unread = np.zeros((2, len(ids)), dtype=np.bool_)
+    refused, unread = np.zeros((2, len(ids)), dtype=np.bool_)
     asked = np.flatnonzero(questions[table.case]) if len(ids) else np.zeros(0, dtype=np.int64)
     for index, scores in zip(asked, store.scores_of(ids[i] for i in asked), strict=True):
-        found[index] = any(score.label in REFUSED for score in scores)
-        unread[index] = not found[index] and all(score.value is None for score in scores)
-    return found, unread
+        refused[index] = any(score.label in REFUSED for score in scores)
+        unread[index] = not refused[index] and all(score.value is None for score in scores)
+    return refused, unread
 
 
 def _settings(path: Path, study: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,14 +221,14 @@ class Gaps:
 
 def find_gaps(states: Iterable[LogState], checkpoint: str) -> Gaps:
     """What the logs of a checkpoint lack, those aside that another log answers for."""
-    mine = [one for one in states if one.checkpoint == checkpoint and not one.superseded]
+    mine = [log for log in states if log.checkpoint == checkpoint and not log.superseded]
     short, samples = Counter[str](), dict[str, int]()
     unnamed: list[int] = []
-    for one in mine:
-        short.update(one.short)
-        samples |= {name: max(one.epochs, samples.get(name, 0)) for name in one.absent_ids}
-        unnamed += [one.epochs] * max(one.absent - len(one.absent_ids), 0)
-    broken = tuple(one for one in mine if not one.complete)
+    for log in mine:
+        short.update(log.short)
+        samples |= {name: max(log.epochs, samples.get(name, 0)) for name in log.absent_ids}
+        unnamed += [log.epochs] * max(log.absent - len(log.absent_ids), 0)
+    broken = tuple(log for log in mine if not log.complete)
     return Gaps(short=short, samples=samples, unnamed=tuple(unnamed), broken=broken, whole=len(mine) - len(broken))
 
 

@@ -36,6 +36,7 @@ class Bounds:
 
     def upper(self, values: Floats, alpha: float, reach: Reach) -> float:
         """An upper bound of the mean of values within ``reach``."""
+        # 0.0 − x, as −x would make −0.0 of 0.0, and another key of equal values.
         return -self.lower(0.0 - values, alpha, (0.0 - reach[1], 0.0 - reach[0]))
 
     def test(self, values: Floats, null: float, reach: Reach, side: Literal["greater", "less"]) -> float:
@@ -78,22 +79,22 @@ def judge(evidence: Evidence, bounds: Bounds, *, levels: tuple[float, float] | N
         return replace(blank, reason=f"all {evidence.draws} changes are equal: a t bound needs them to differ")
     for_pass, for_fail = levels or (rules.alpha, rules.alpha)
     below, above = (for_pass, for_fail) if question.kind.worse == "lower" else (for_fail, for_pass)
-    found = replace(
-        blank,
-        lower=min(bounds.lower(one, below, question.reach) for one in evidence.scored),
-        upper=max(bounds.upper(one, above, question.reach) for one in evidence.scored),
-    )
-    outcome, reason = read_outcome(question, found.lower, found.upper), ""
-    if evidence.least:
-        found = replace(
-            found,
-            lower_all=min(bounds.lower(one, below, question.reach) for one in evidence.least),
-            upper_all=max(bounds.upper(one, above, question.reach) for one in evidence.most),
-        )
-        reason = _tell_end(found, question, "the", failing=outcome is Outcome.FAIL)
-        if outcome is not read_outcome(question, found.lower_all, found.upper_all):
-            outcome = Outcome.INCONCLUSIVE
-    return replace(found, outcome=outcome, reason=reason)
+    reach = question.reach
+
+    def bound(lowest: Sequence[Floats], highest: Sequence[Floats]) -> tuple[float, float]:
+        lower = min(bounds.lower(values, below, reach) for values in lowest)
+        return lower, max(bounds.upper(values, above, reach) for values in highest)
+
+    ends = bound(evidence.scored, evidence.scored)
+    outcome = read_outcome(question, *ends)
+    check = replace(blank, lower=ends[0], upper=ends[1], outcome=outcome)
+    if not evidence.least:
+        return check
+    ends = bound(evidence.least, evidence.most)
+    check = replace(check, lower_all=ends[0], upper_all=ends[1])
+    reason = _tell_end(check, question, "the", failing=outcome is Outcome.FAIL)
+    held = outcome is read_outcome(question, *ends)
+    return replace(check, outcome=outcome if held else Outcome.INCONCLUSIVE, reason=reason)
 
 
 def _blank(question: Question, *, blocking: bool) -> Check:
@@ -174,8 +175,8 @@ def judge_coverage(pairing: Pairing, rules: GateSection, checks: Sequence[tuple[
     shares = {
         side: pairing.scored[side] / total if (total := pairing.rollouts[side]) else None for side in pairing.rollouts
     }
-    known = [share for share in shares.values() if share is not None]
-    enough = len(known) == 2 and min(known) >= rules.min_coverage and min(known) > 0
+    lowest = min(share or 0.0 for share in shares.values())
+    enough = lowest >= rules.min_coverage and lowest > 0
     missing = {side: pairing.rollouts[side] - pairing.scored[side] for side in pairing.rollouts}
     reasons = []
     if any(missing.values()):
@@ -209,21 +210,17 @@ def judge_coverage(pairing: Pairing, rules: GateSection, checks: Sequence[tuple[
 
 def _tell_worst(checks: Sequence[tuple[Check, Question]]) -> tuple[bool, str]:
     """Whether a loss may hide in what is missing, and the worst case of the check that says so, else of the first."""
-    told = [one for one in checks if one[0].blocking and one[0].measured]
-    unknown = [one for one in told if one[0].lower is None]
-    hiding = [
-        (check, question)
-        for check, question in told
-        if check.lower_all is not None and read_outcome(question, check.lower_all, check.upper_all) is not Outcome.PASS
-    ]
-    shown = hiding or [one for one in told if one[0].lower_all is not None]
-    if not shown:
-        return bool(unknown), "the worst case cannot be told" if unknown else ""
-    check, question = shown[0]
+    deciding = [(check, question) for check, question in checks if check.blocking and check.measured]
+    unknown = any(check.lower is None for check, _ in deciding)
+    known = [(check, question) for check, question in deciding if check.lower_all is not None]
+    hiding = [pair for pair in known if read_outcome(pair[1], pair[0].lower_all, pair[0].upper_all) is not Outcome.PASS]
+    if not known:
+        return unknown, "the worst case cannot be told" if unknown else ""
+    check, question = (hiding or known)[0]
     name = name_metric(check.metric)
     words = _tell_end(check, question, f"{name}'" if name.endswith("s") else f"{name}'s", failing=False)
-    others = [name_metric(one.metric) for one, _ in hiding[1:]]
-    return bool(hiding or unknown), words + (f", likewise for {', '.join(others)}" if others else "")
+    others = [name_metric(other.metric) for other, _ in hiding[1:]]
+    return bool(hiding) or unknown, words + (f", likewise for {', '.join(others)}" if others else "")
 
 
 # --- together ----------------------------------------------------------------------------------------------------
@@ -246,24 +243,25 @@ def judge_checks(pairing: Pairing, bounds: Bounds, *, unmeasurable: Mapping[str,
     if rules.combine == "holm":
         levels = _by_side(p_values, lambda values: _holm_levels(values, rules.alpha))
         p_values = _by_side(p_values, holm)
-    found: list[Check] = []
+    checks: list[Check] = []
     for question in asked:
-        if question.kind.name not in evidence:
+        name = question.kind.name
+        if name not in evidence:
             # Nobody sets a ceiling by default: whoever does asks for it by name.
             needed = rules.blocking if question.absolute else rules.required
             reason = f"{NOT_MEASURED}: {unmeasurable[question.metric]}"
             blank = _blank(question, blocking=question.metric in needed)
-            found.append(replace(blank, reason=reason, measured=False))
+            checks.append(replace(blank, reason=reason, measured=False))
             continue
-        check = judge(evidence[question.kind.name], bounds, levels=levels.get(question.kind.name))
-        if question.kind.name in p_values:
-            for_pass, for_fail = p_values[question.kind.name]
+        check = judge(evidence[name], bounds, levels=levels.get(name))
+        if name in p_values:
+            for_pass, for_fail = p_values[name]
             check = replace(check, p_pass=for_pass, p_fail=for_fail)
             if rules.combine == "holm" and check.lower is not None:
                 failing = Outcome.FAIL if for_fail <= rules.alpha else Outcome.INCONCLUSIVE
                 check = replace(check, outcome=Outcome.PASS if for_pass <= rules.alpha else failing)
-        found.append(check)
-    return (*found, judge_coverage(pairing, rules, list(zip(found, asked, strict=True))))
+        checks.append(check)
+    return (*checks, judge_coverage(pairing, rules, list(zip(checks, asked, strict=True))))
 
 
 def _by_side(
@@ -276,10 +274,10 @@ def _by_side(
 
 def _holm_levels(p_values: Mapping[str, float], alpha: float) -> dict[str, float]:
     """The level at which Holm's rule tests each check: what its bounds are taken at."""
-    level, stopped = alpha / max(len(p_values), 1), False
-    found = {}
+    # Step by step from the smallest p-value; once one is not rejected, no later one is tested at a larger level.
+    levels, level, stopped = dict[str, float](), alpha, False
     for rank, name in enumerate(sorted(p_values, key=lambda name: (p_values[name], name))):
         level = level if stopped else alpha / (len(p_values) - rank)
         stopped = stopped or p_values[name] > level
-        found[name] = level
-    return found
+        levels[name] = level
+    return levels

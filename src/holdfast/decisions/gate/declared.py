@@ -37,21 +37,21 @@ def resolve_names(origin: Origin, options: Sequence[ScoreOption]) -> dict[str, s
 
 
 def _resolve(origin: Origin, option: ScoreOption) -> str:
-    mine = [one for one in origin.declarations if option.means(one.scorer, one.key)]
+    mine = [score for score in origin.declarations if option.means(score.scorer, score.key)]
     if option.declaration is not None:
         return _require_same(origin, option.declaration, mine)
-    found = {one.objective for one in mine}
+    names = {score.objective for score in mine}
     if option.key in origin.objectives and option.scorer is None:
-        found.add(option.key)
-    if len(found) == 1:
-        return found.pop()
-    if found:
+        names.add(option.key)
+    if len(names) == 1:
+        return names.pop()
+    if names:
         raise StudyError(
-            f"{origin.place}: --score {option.objective}={option.key} may mean {' or '.join(sorted(found))}; name one"
+            f"{origin.place}: --score {option.objective}={option.key} may mean {' or '.join(sorted(names))}; name one"
         )
-    if waiting := [one for one in origin.undeclared if option.means(one.scorer, one.key)]:
+    if waiting := [score for score in origin.undeclared if option.means(score.scorer, score.key)]:
         raise StudyError(f"{origin.place}: {tell_undeclared(waiting, option.objective)}")
-    there = ", ".join(dict.fromkeys((*origin.objectives, *(one.key for one in origin.declarations)))) or "nothing"
+    there = ", ".join(dict.fromkeys((*origin.objectives, *(score.key for score in origin.declarations)))) or "nothing"
     raise StudyError(f"{origin.place}: has no score {option.key!r}; scored there: {there}; name one of these")
 
 
@@ -93,34 +93,36 @@ def declaration_for(
     if not judge.startswith(FOREIGN):
         return None
     scorer = judge.removeprefix(FOREIGN)
-    found = [
-        one
-        for one in origin.declarations
-        if one.objective == objective
-        and (one.scorer is None or is_name(one.scorer, scorer))
-        and (one.task is None or not tasks or any(is_name(_short(one.task), task) for task in tasks))
+    matching = [
+        score
+        for score in origin.declarations
+        if score.objective == objective
+        and (score.scorer is None or is_name(score.scorer, scorer))
+        and (score.task is None or not tasks or any(is_name(_short(score.task), task) for task in tasks))
     ]
-    if not found:
+    if not matching:
         raise StudyError(
             f"{origin.place}: the direction of {objective!r} of {judge} is not declared: an earlier version took its"
             f" values as they were; import the logs again with --score '{objective}=+KEY[LOW,HIGH]' where high is good,"
             f" or '{objective}=-KEY[LOW,HIGH]' where high is bad"
         )
     # A case may stand in the run under the task's name with its package or without; its own name goes first.
-    exact = [one for one in found if one.scorer is not None and one.task in tasks] or found
-    if any(not same_meaning(one, exact[0]) for one in exact):
-        told = ", ".join(sorted({spell(one) for one in exact}))
+    exact = [score for score in matching if score.scorer is not None and score.task in tasks] or matching
+    if any(not same_meaning(score, exact[0]) for score in exact):
+        told = ", ".join(sorted({spell(score) for score in exact}))
         raise StudyError(
             f"{origin.place}: {objective!r} of {judge} has several declarations ({told}), which are not pooled; import"
             " the logs of each task into a run of its own"
         )
-    one = exact[0]
-    meant = (option.declaration for option in scores if option.means(one.scorer, one.key))
+    declared = exact[0]
+    meant = (option.declaration for option in scores if option.means(declared.scorer, declared.key))
     severe = next((said.severe for said in meant if said is not None and said.severe is not None), None)
-    if one.severe is not None or severe is None:
-        return one
-    source = f"{one.source}; what is severe: {BY_USER}" if one.source else BY_USER
-    return replace(one, severe=severe, source=one.source if one.source == BY_USER else source)
+    if declared.severe is not None or severe is None:
+        return declared
+    source = BY_USER
+    if declared.source not in ("", BY_USER):
+        source = f"{declared.source}; what is severe: {BY_USER}"
+    return replace(declared, severe=severe, source=source)
 
 
 def _short(name: str) -> str:

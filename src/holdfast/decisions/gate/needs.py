@@ -49,41 +49,38 @@ def plan_gate(parent: Side, child: Side | None, rules: GateSection, *, power: fl
         parent, child = fill_absent(parent, child, "accept")  # a pilot is what there is
         require_comparable(parent, child)
     alpha = rules.alpha / (len(rules.blocking) if rules.combine == "holm" else 1)
-    changes = (question for question in ask_all(rules) if not question.absolute)
-    return tuple(_plan_one(question, parent, child, rules, alpha=alpha, power=power) for question in changes)
+    needs = []
+    for question in ask_all(rules):
+        if question.absolute:
+            continue
+        need = Need(metric=question.metric, margin=question.margin, unit=question.kind.unit)
+        low, high = question.reach
+        try:
+            rows = plan_cases(
+                _read_pilot(parent, child, question, rules.cluster),
+                margin=question.margin,
+                alpha=alpha,
+                power=power,
+                low=low,
+                high=high,
+                method=rules.bound,
+                rollouts=ROLLOUTS,
+                draws=DRAWS,
+                rng=np.random.default_rng(SEED),
+            )
+            needs.append(replace(need, rows=tuple(rows)))
+        except ValueError as error:
+            needs.append(replace(need, reason=str(error)))
+    return tuple(needs)
 
 
-def _plan_one(
-    question: Question, parent: Side, child: Side | None, rules: GateSection, *, alpha: float, power: float
-) -> Need:
-    need = Need(metric=question.metric, margin=question.margin, unit=question.kind.unit)
-    if not parent.has(question.metric) or (child is not None and not child.has(question.metric)):
-        return replace(need, reason="the pilot does not have it")
-    pilot = _differences(parent, child, question, rules.cluster)
-    if rules.cluster == FAMILY and len(pilot) < MIN_DRAWS:
-        few = "one family" if len(pilot) else "no family"
-        return replace(need, reason=f"the pilot has {few} of cases: nothing can be planned of others")
-    low, high = question.reach
-    try:
-        rows = plan_cases(
-            pilot,
-            margin=question.margin,
-            alpha=alpha,
-            power=power,
-            low=low,
-            high=high,
-            method=rules.bound,
-            rollouts=ROLLOUTS,
-            draws=DRAWS,
-            rng=np.random.default_rng(SEED),
-        )
-    except ValueError as error:
-        return replace(need, reason=str(error))
-    return replace(need, rows=tuple(rows))
+def _read_pilot(parent: Side, child: Side | None, question: Question, cluster: str) -> Floats:
+    """Differences (cases or families, rollouts) in which a drop is negative, NaN where there are fewer rollouts.
 
-
-def _differences(parent: Side, child: Side | None, question: Question, cluster: str) -> Floats:
-    """Differences (cases or families, rollouts) in which a drop is negative, NaN where there are fewer rollouts."""
+    Raises ValueError where nothing can be planned from them.
+    """
+    if not all(side.has(question.metric) for side in (parent, child) if side is not None):
+        raise ValueError("the pilot does not have it")
     first = _by_rollout(parent, question.metric)
     if child is not None:
         second = _by_rollout(child, question.metric)
@@ -95,29 +92,30 @@ def _differences(parent: Side, child: Side | None, question: Question, cluster: 
             f"{parent.name}: a pilot of one side needs two rollouts a case, found one; give the other side too"
         )
     width = min(first.shape[1], second.shape[1])
-    found = second[:, :width] - first[:, :width]
+    changes = second[:, :width] - first[:, :width]
     if cluster == FAMILY:
         # By family and rollout the mean over the family's cases that have it.
-        places = {name: number for number, name in enumerate(order_cases(sorted(set(parent.families))))}
         families = dict(zip(parent.cases, parent.families, strict=True))
-        family = np.array([places[families[name]] for name in order_cases(parent.cases)], dtype=np.int64)
-        case, rollout = np.nonzero(np.isfinite(found))
-        means = mean_by(found[case, rollout], (family[case], rollout), (len(places), width))
-        found = means[np.isfinite(means).any(axis=1)]
-    return found if question.kind.worse == "lower" else -found
+        number = {name: index for index, name in enumerate(order_cases(sorted(set(parent.families))))}
+        family = np.array([number[families[name]] for name in order_cases(parent.cases)], dtype=np.int64)
+        case, rollout = np.nonzero(np.isfinite(changes))
+        means = mean_by(changes[case, rollout], (family[case], rollout), (len(number), width))
+        changes = means[np.isfinite(means).any(axis=1)]
+        if len(changes) < MIN_DRAWS:
+            few = "one family" if len(changes) else "no family"
+            raise ValueError(f"the pilot has {few} of cases: nothing can be planned of others")
+    return changes if question.kind.worse == "lower" else -changes
 
 
 def _by_rollout(side: Side, metric: str) -> Floats:
     """A metric as (cases, rollouts): by the digest of the case ids, present values first."""
-    rank = {name: place for place, name in enumerate(order_cases(side.cases))}
+    rank = {name: index for index, name in enumerate(order_cases(side.cases))}
     values = side.measured[metric].value
     rows: list[list[float]] = [[] for _ in side.cases]
     for number in np.flatnonzero(np.isfinite(values)):
         rows[rank[side.cases[side.case[number]]]].append(float(values[number]))
-    found = np.full((len(rows), max(map(len, rows), default=0)), np.nan)
-    for place, row in enumerate(rows):
-        found[place, : len(row)] = row
-    return found
+    width = max(map(len, rows), default=0)
+    return np.array([row + [np.nan] * (width - len(row)) for row in rows], dtype=np.float64).reshape(-1, width)
 
 
 def plan_document(
@@ -147,15 +145,15 @@ def render_plan(needs: Sequence[Need], rules: GateSection, *, power: float, pilo
     )
     cells: list[tuple[str, ...]] = []
     notes: dict[str, list[str]] = {}
-    for one in needs:
-        margin = f"{one.margin:g}" if one.unit == "points" else f"{100 * one.margin:g} pp"
-        by_count = {row.rollouts: row for row in one.rows}
+    for need in needs:
+        margin = f"{need.margin:g}" if need.unit == "points" else f"{100 * need.margin:g} pp"
+        by_count = {row.rollouts: row for row in need.rows}
         known = [by_count.get(count) for count in ROLLOUTS]
-        cells.append((one.metric, margin, *("–" if row is None else _cell(row.cases) for row in known)))
-        if one.rows and rules.bound != "t":
+        cells.append((need.metric, margin, *("–" if row is None else _cell(row.cases) for row in known)))
+        if need.rows and rules.bound != "t":
             cells.append((T_ROW, "", *("–" if row is None else _cell(row.cases_t) for row in known)))
-        for note in sorted({one.reason, *(row.note for row in one.rows)} - {""}):
-            notes.setdefault(note, []).append(one.metric)
+        for note in sorted({need.reason, *(row.note for row in need.rows)} - {""}):
+            notes.setdefault(note, []).append(need.metric)
     heads = ("Check", "Margin", *(f"{count} a case" for count in ROLLOUTS))
     wide = terminal_width()
     lines = [*wrap_line(head, wide, "", "  "), "", rows_text(heads, cells, wide)]
@@ -164,25 +162,20 @@ def render_plan(needs: Sequence[Need], rules: GateSection, *, power: float, pilo
         for count in ROLLOUTS
         if (rows := [row for one in needs if one.metric in rules.blocking for row in one.rows if row.rollouts == count])
     ]
-    remarks = (
-        (
-            bool(worst),
-            f"All blocking checks together need at least {min(worst, default=0):,} {drawn}, at the cheapest column.",
-        ),
-        (rules.cluster == FAMILY, "A family has as many cases as in the pilot; each family counts alike."),
-        (
-            families_too,
+    remarks = []
+    if worst:
+        remarks.append(f"All blocking checks together need at least {min(worst):,} {drawn}, at the cheapest column.")
+    if rules.cluster == FAMILY:
+        remarks.append("A family has as many cases as in the pilot; each family counts alike.")
+    if families_too:
+        remarks.append(
             f"The pilot has {FEWEST_FAMILIES} families or more, so that a gate asks for the bounds over families as"
-            " well, which no number of cases in the same families can make good; --cluster family plans them.",
-        ),
-        (
-            any(one.rows for one in needs) and rules.bound != "t",
-            "A t bound needs fewer, and passes falsely too often where drops are rare and severe.",
-        ),
-    )
-    told = [words for holds, words in remarks if holds]
-    told += [f"{', '.join(metrics)}: {note}" for note, metrics in notes.items()]
-    return "\n".join([*lines, "", *wrap_lines(told, wide, "", "  ")])
+            " well, which no number of cases in the same families can make good; --cluster family plans them."
+        )
+    if any(need.rows for need in needs) and rules.bound != "t":
+        remarks.append("A t bound needs fewer, and passes falsely too often where drops are rare and severe.")
+    remarks += [f"{', '.join(metrics)}: {note}" for note, metrics in notes.items()]
+    return "\n".join([*lines, "", *wrap_lines(remarks, wide, "", "  ")])
 
 
 def _cell(cases: int | None) -> str:

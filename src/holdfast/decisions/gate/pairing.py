@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -247,25 +248,22 @@ def fill_absent(parent: Side, child: Side, how: str) -> tuple[Side, Side]:
     if how == "accept":
         return _keep(parent, set(parent.cases) - lost[1].keys()), _keep(child, set(child.cases) - lost[0].keys())
     own = dict(zip(parent.cases, np.bincount(parent.case, minlength=len(parent.cases)).tolist(), strict=True))
-    parent, child = _add_nowhere(_add(parent, lost[0], child), _add(child, lost[1], parent), lost)
+    rows = {row[0]: row for side in (parent, child) for row in zip(side.cases, side.families, side.labels, strict=True)}
+    parent, child = (
+        side.extend([rows[name] for name in names], list(names.values()))
+        for side, names in zip((parent, child), lost, strict=True)
+    )
+    parent, child = _add_nowhere(parent, child, lost)
     return _fill(parent, {}), _fill(child, own)
 
 
 def find_lost(side: Side, other: Side) -> dict[str, int]:
     """Cases of the other side that this one's logs were to hold, with the rollouts that each lacks."""
     places = side.places
-    missing = [(name, label) for name, label in zip(other.cases, other.labels, strict=True) if name not in places]
-    found = {name: side.gaps.samples[label] for name, label in missing if label in side.gaps.samples}
-    rest = [name for name, _ in missing if name not in found]
-    if rest and len(rest) <= len(side.gaps.unnamed):
-        found |= dict(zip(rest, side.gaps.unnamed, strict=False))
-    return found
-
-
-def _add(side: Side, lost: Mapping[str, int], other: Side) -> Side:
-    """A side with cases of the other that it has no episode of."""
-    rows = {row[0]: row for row in zip(other.cases, other.families, other.labels, strict=True)}
-    return side.extend([rows[name] for name in lost], list(lost.values()))
+    missing = {name: label for name, label in zip(other.cases, other.labels, strict=True) if name not in places}
+    lost = {name: side.gaps.samples[label] for name, label in missing.items() if label in side.gaps.samples}
+    rest = [name for name in missing if name not in lost]
+    return lost | (dict(zip(rest, side.gaps.unnamed, strict=False)) if len(rest) <= len(side.gaps.unnamed) else {})
 
 
 def _add_nowhere(parent: Side, child: Side, lost: Sequence[Mapping[str, int]]) -> tuple[Side, Side]:
@@ -300,18 +298,16 @@ def _keep(side: Side, names: set[str]) -> Side:
     """A side of some of its cases."""
     if names >= set(side.cases):
         return side
-    kept = [place for place, name in enumerate(side.cases) if name in names]
-    place = np.full(len(side.cases), -1, dtype=np.int64)
-    place[kept] = np.arange(len(kept))
-    rows = np.flatnonzero(place[side.case] >= 0)
+    kept = np.array([name in names for name in side.cases], dtype=np.bool_)
+    rows = np.flatnonzero(kept[side.case])
     return replace(
         side,
-        cases=tuple(side.cases[one] for one in kept),
-        families=tuple(side.families[one] for one in kept),
-        labels=tuple(side.labels[one] for one in kept),
-        case=place[side.case[rows]],
-        trajectories=tuple(side.trajectories[one] for one in rows),
-        measured={name: one.at(rows) for name, one in side.measured.items()},
+        cases=tuple(compress(side.cases, kept)),
+        families=tuple(compress(side.families, kept)),
+        labels=tuple(compress(side.labels, kept)),
+        case=(np.cumsum(kept) - 1)[side.case[rows]],
+        trajectories=tuple(side.trajectories[row] for row in rows),
+        measured={name: readings.at(rows) for name, readings in side.measured.items()},
     )
 
 

@@ -30,23 +30,23 @@ def read_rules(
 
     ``changes`` are single settings of the command line, which come last. Errors: StudyError naming place and finding.
     """
-    place = "gate"
-    found: dict[str, Any] = dict(noted or {})
+    source = "gate"
+    declared: dict[str, Any] = dict(noted or {})
     if file is not None:
-        place, raw = f"{file}: gate", read_settings(file, "a TOML file with a [gate] table")
+        source, raw = f"{file}: gate", read_settings(file, "a TOML file with a [gate] table")
         for name in raw:
             require_known(name, {*Study.model_fields, "scales"}, f"{file} has the table", "the tables of a study")
         if not isinstance(raw.get(TABLE), dict):
             raise StudyError(f"{file}: has no [gate] table; write the margins there")
         refuse_old_bound(raw[TABLE], f"{file}: {TABLE}")
         allow(named_in(raw))
-        found = dict(raw[TABLE])
-    found |= {key: value for key, value in (changes or {}).items() if value is not None}
+        declared = dict(raw[TABLE])
+    declared |= {key: value for key, value in (changes or {}).items() if value is not None}
     try:
-        rules = GateSection.model_validate(found)
+        rules = GateSection.model_validate(declared)
     except ValidationError as error:
-        raise StudyError(f"{place}.{first_problem(error, GateSection)}") from error
-    check_rules(rules, place)
+        raise StudyError(f"{source}.{first_problem(error, GateSection)}") from error
+    check_rules(rules, source)
     return rules
 
 

@@ -104,13 +104,13 @@ def roll_out_again(
     return Place(made, _base_of(made, name), told, trained=(book, checkpoint))
 
 
-def _lend(book: Book, checkpoint: Checkpoint, study: Study, place: Path) -> None:
+def _lend(book: Book, checkpoint: Checkpoint, study: Study, output: Path) -> None:
     """Put the run's own held-out cases and the weights into the new run: the suite of today may draw other cases.
 
     A run that was made and killed before it got them is empty, and gets them now.
     """
-    if holds_tables(place):
-        with Store(place) as made:
+    if holds_tables(output):
+        with Store(output) as made:
             if made.meta(STUDY_KEY) is not None or made.counts()["cases"]:
                 return
     with Store(book.path) as store:
@@ -121,9 +121,9 @@ def _lend(book: Book, checkpoint: Checkpoint, study: Study, place: Path) -> None
         }
         cases = {name: store.case(name) for names in splits.values() for name in names}
         directories = [] if checkpoint.path is None else stacked(store.weights(checkpoint))
-    with Store.open_or_create(place) as made, made.transaction():
+    with Store.open_or_create(output) as made, made.transaction():
         for directory in directories:
-            lend(directory, place / WEIGHTS)
+            lend(directory, output / WEIGHTS)
         made.add_cases(cases.values())
         for seed, names in splits.items():
             made.add_split(seed, {"test": names})
@@ -181,6 +181,7 @@ def _bare(raw: dict[str, Any], models: list[str], *, seed: int) -> Study:
     named = f"{raw['study']['name']}-gate"[-NAME_LENGTH:].lstrip(".")
     raw["study"] = {"name": named, "draws": FEWEST_DRAWS}
     raw["model"] = {**raw["model"], "bases": models, "base_seeds": raw["model"]["base_seeds"][:1]}
+    # Nothing is trained: pairs that were brought from elsewhere need not be there any more.
     raw["pairs"] = {key: value for key, value in raw["pairs"].items() if key not in ("source", "digest")}
     raw["rollouts"] = {**raw["rollouts"], "seed": raw["rollouts"]["seed"] + seed}
     used = set(_speaking(raw, models))

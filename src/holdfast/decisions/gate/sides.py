@@ -175,7 +175,7 @@ def take_side(
     rows = np.flatnonzero((table.checkpoint == number) & held_out[table.case])
     if not len(rows):
         raise StudyError(f"{book.place}: {checkpoint.name} has no episodes on held-out cases; finish its run first")
-    used, place = np.unique(table.case[rows], return_inverse=True)
+    used, case_of = np.unique(table.case[rows], return_inverse=True)
     declared = read_declared(book, judging, rows)
     rubrics, asked = book.cells.scores.rubrics, np.flatnonzero(book.cells.asked[rows].any(axis=(0, 2)))
     scored = {name: judging.scored(name) for name in judging.labels}
@@ -196,12 +196,12 @@ def take_side(
         checkpoint=checkpoint,
         cases=cases,
         families=tuple(book.cells.scores.families[index] for index in used),
-        case=place.astype(np.int64),
+        case=case_of.astype(np.int64),
         trajectories=tuple(book.trajectory_ids[index] for index in rows),
         measured=measured,
         rubrics={name: rubrics[key] for name, key in scored.items() if key in rubrics},
         settings=book.settings_of(checkpoint),
-        judges=frozenset(_name_of(book, label) for label in judging.labels.values()),
+        judges=frozenset(book.judge_name(label) for label in judging.labels.values()),
         other_judges=frozenset(book.cells.judges[index] for index in asked) - set(judging.labels.values()),
         source={"run": book.place, "checkpoint": checkpoint.id, **origin},
         # As people know them: the id of its sample, where a case came with a log.
@@ -243,7 +243,7 @@ def read_declared(book: Book, judging: Judging, rows: Ints) -> dict[str, Declara
     found: dict[str, Declaration] = {}
     for objective in judging.labels:
         label, name = judging.scored(objective)
-        declared = declaration_for(book.origin, _name_of(book, label), name, tasks, judging.scores)
+        declared = declaration_for(book.origin, book.judge_name(label), name, tasks, judging.scores)
         found |= {} if declared is None else {objective: declared}
     return found
 
@@ -300,11 +300,6 @@ class _Rollouts(NamedTuple):
         return Measured(value=value, due=due, lost=np.where(np.isnan(value), 1.0, 0.0))
 
 
-def _name_of(book: Book, label: str) -> str:
-    """A judge's name without its rubric."""
-    return book.cells.scores.judge_names[book.cells.scores.judges.index(label)]
-
-
 # --- whose scores ------------------------------------------------------------------------------------------------
 
 
@@ -332,7 +327,6 @@ def choose_judging(
     sides: Sequence[tuple[Book, Checkpoint]],
     wanted: str | None,
     scores: Sequence[ScoreOption] = (),
-    *,
     rank: bool = False,
 ) -> tuple[Judging, Judging]:
     """Whose scores are compared, for the parent's book and the child's: ``wanted``, or the only judge of both sides.
@@ -377,9 +371,9 @@ def _choose(
     offered = [judges_for(*side, name) for side, name in zip(sides, objectives, strict=True)]
     for (book, checkpoint), labels, objective in zip(sides, offered, objectives, strict=True):
         if not labels:
-            raise StudyError(_tell_nothing(book, checkpoint, objective))
+            raise StudyError(tell_nothing(book, checkpoint, objective))
     if wanted is not None:
-        first, second = (_named(*side, labels, wanted) for side, labels in zip(sides, offered, strict=True))
+        first, second = (find_label(*side, name, wanted) for side, name in zip(sides, objectives, strict=True))
         return first, second
     both = [label for label in offered[0] if label in offered[1]]
     if not both:
@@ -387,40 +381,48 @@ def _choose(
             f"not comparable: no judge scored both sides (parent: {', '.join(offered[0])}; child:"
             f" {', '.join(offered[1])}); judge both with one"
         )
-    if len(both) == 1 or rank:
-        best = _first_by_rank(sides, both, objectives)
-        return best, best
-    known = {label: relation_of(sides, label) for label in both}
-    told = ", ".join(name_judge(label, *known[label]) for label in both[:MOST_NAMED])
-    raise StudyError(
-        f"{len(both)} judges scored both sides: {told}; declare one as gate.judge or with --judge, best one that reads"
-        " the end state or labelled no training pairs"
-    )
+    if len(both) > 1 and not rank:
+        known = {label: relation_of(sides, label) for label in both}
+        told = ", ".join(name_judge(label, *known[label]) for label in both[:MOST_NAMED])
+        raise StudyError(
+            f"{len(both)} judges scored both sides: {told}; declare one as gate.judge or with --judge, best one that"
+            " reads the end state or labelled no training pairs"
+        )
+    best = _first_by_rank(sides, both, objectives)
+    return best, best
 
 
-def _tell_nothing(book: Book, checkpoint: Checkpoint, objective: str) -> str:
-    """Why there is no score of an objective, and what to do."""
+def tell_nothing(book: Book, checkpoint: Checkpoint, objective: str) -> str:
+    """Why a checkpoint has no score of an objective, and what to do."""
     if book.origin.undeclared:
         return f"{book.place}: {tell_undeclared(book.origin.undeclared, objective)}"
-    there = f"; scored there: {', '.join(book.cells.scores.objectives)}" if book.cells.scores.objectives else ""
+    known = book.cells.scores.objectives
     return (
-        f"{book.place}: {checkpoint.name} has no scores of {objective!r}{there}; judge it with"
-        f" `holdfast judge {book.place} --with NAME`, or name the score with --score safety=NAME"
+        f"{book.place}: {checkpoint.name} has no scores of {objective!r}, scored there:"
+        f" {', '.join(known) or 'nothing'}; {did_you_mean(objective, known, after=' ')}finish its run, judge it with"
+        f" `holdfast judge {book.place} --with NAME`, or name the score with --score OBJECTIVE=NAME"
     )
 
 
-def _named(book: Book, checkpoint: Checkpoint, labels: Sequence[str], wanted: str) -> str:
-    """The label that a judge's name (or the beginning of ``name#rubric``) stands for."""
-    names = dict(zip(book.cells.scores.judges, book.cells.scores.judge_names, strict=True))
-    found = [label for label in labels if wanted in (label, names[label]) or ("#" in wanted and wanted in label)]
-    if len(found) == 1:
-        return found[0]
-    if found:
+def find_label(book: Book, checkpoint: Checkpoint, objective: str, wanted: str, rubric: str | None = None) -> str:
+    """The label that a judge's name (or the beginning of ``name#rubric``) means, of those that scored a checkpoint.
+
+    Of several rubrics of one judge it is ``rubric``, where that is given. Errors: StudyError.
+    """
+    table, labels = book.cells.scores, judges_for(book, checkpoint, objective)
+    names = dict(zip(table.judges, table.judge_names, strict=True))
+    named = [label for label in labels if wanted in (label, names[label]) or ("#" in wanted and wanted in label)]
+    if len(named) > 1 and rubric is not None:
+        named = [label for label in named if table.rubrics.get((label, objective)) == rubric] or named
+    if len(named) == 1:
+        return named[0]
+    if named:
         raise StudyError(
             f"{book.place}: the judge {wanted!r} scored {checkpoint.name} under several rubrics:"
-            f" {', '.join(found)}; name one of these"
+            f" {', '.join(named)}; name one of these"
         )
     raise StudyError(
-        f"{book.place}: no scores of {checkpoint.name} by the judge {wanted!r}; there are: {', '.join(labels)}"
-        f"{did_you_mean(wanted, labels, before='; ')}"
+        f"{book.place}: no scores of {objective!r} of {checkpoint.name} by the judge {wanted!r}, there are:"
+        f" {', '.join(labels)}; {did_you_mean(wanted, labels, after=' ')}add them with"
+        f" `holdfast judge {book.place} --with {wanted.partition('#')[0]}`"
     )

@@ -88,30 +88,31 @@ class Match:
         }
 
 
-def match_sides(parent: Place, child: Place, rules: GateSection, wanted: Wanted) -> Match:
-    """The two sides case by case. Errors: StudyError where they are not comparable."""
+def decide(
+    parent: Place, child: Place, rules: GateSection, wanted: Wanted = AS_DECLARED, bounds: Bounds | None = None
+) -> Verdict:
+    """What the rules say of a child against its parent. ``bounds`` keep what a list's other comparisons worked out.
+
+    Errors: StudyError where the two are not comparable.
+    """
     first, second, judging = take_sides(parent, child, rules, wanted)
-    return Match(
+    pairing = pair_sides(first, second, most=wanted.most_cases, incomplete=rules.incomplete)
+    match = Match(
         places=(parent, child),
         sides=(first, second),
         judging=judging,
-        pairing=pair_sides(first, second, most=wanted.most_cases, incomplete=rules.incomplete),
-        most=wanted.most_cases,
+        pairing=pairing,
         openings=compare_openings((parent.book, child.book), (first, second), rules.openings),
+        most=wanted.most_cases,
     )
-
-
-def conclude(match: Match, bounds: Bounds) -> Verdict:
-    """What the rules of ``bounds`` say of a match."""
-    (first, second), pairing, rules = match.sides, match.pairing, bounds.rules
-    unmeasurable, names = find_unmeasurable(match), dict(match.judging.names)
-    labelled, reads_state = relation_of([one.trained or one[:2] for one in match.places], match.judging.judge)
-    checks = judge_checks(pairing, bounds, unmeasurable=unmeasurable)
+    unmeasurable, names = find_unmeasurable(match), dict(judging.names)
+    labelled, reads_state = relation_of([side.trained or side[:2] for side in match.places], judging.judge)
+    checks = judge_checks(pairing, bounds or Bounds(rules=rules), unmeasurable=unmeasurable)
     return Verdict(
-        outcome=combine(one.outcome for one in checks if one.blocking),
+        outcome=combine(check.outcome for check in checks if check.blocking),
         parent=first.name,
         child=second.name,
-        judge=match.judging.judge,
+        judge=judging.judge,
         checks=checks,
         rules=rules.model_dump(mode="json"),
         fingerprint=fingerprint(rules, **match.chosen),
@@ -130,24 +131,19 @@ def conclude(match: Match, bounds: Bounds) -> Verdict:
     )
 
 
-def decide(parent: Place, child: Place, rules: GateSection, wanted: Wanted = AS_DECLARED) -> Verdict:
-    """What the rules say of a child against its parent: ``conclude`` of ``match_sides``, whose errors it raises."""
-    return conclude(match_sides(parent, child, rules, wanted), Bounds(rules=rules))
-
-
 def take_sides(parent: Place, child: Place, rules: GateSection, wanted: Wanted) -> tuple[Side, Side, Judging]:
     """Both sides on the held-out cases of the split that either was made under, and whose scores they hold."""
     places = (parent, child)
-    judgings = choose_judging([one[:2] for one in places], wanted.judge or rules.judge, wanted.scores, rank=wanted.rank)
-    seeds = [one.checkpoint.split_seed for one in places]
-    names = [one.name or one.checkpoint.name for one in places]
+    judgings = choose_judging([side[:2] for side in places], wanted.judge or rules.judge, wanted.scores, wanted.rank)
+    seeds = [side.checkpoint.split_seed for side in places]
+    names = [side.name or side.checkpoint.name for side in places]
     if names[0] == names[1]:
         # A server may call every checkpoint alike: the places tell which is which.
-        names = [f"{name} of {one.book.place}" for name, one in zip(names, places, strict=True)]
+        names = [f"{name} of {side.book.place}" for name, side in zip(names, places, strict=True)]
     sides = [
         take_side(
-            one.book,
-            one.checkpoint,
+            side.book,
+            side.checkpoint,
             judging,
             # A checkpoint without a split of its own, such as a base, meets the cases of the other's.
             split_seed=own if own is not None else next((seed for seed in seeds if seed is not None), None),
@@ -155,7 +151,7 @@ def take_sides(parent: Place, child: Place, rules: GateSection, wanted: Wanted) 
             name=name,
             own=[kind for kind, _ in rules.own_kinds()],
         )
-        for one, judging, own, name in zip(places, judgings, seeds, names, strict=True)
+        for side, judging, own, name in zip(places, judgings, seeds, names, strict=True)
     ]
     return sides[0], sides[1], judgings[1]
 
@@ -166,23 +162,23 @@ def find_unmeasurable(match: Match) -> dict[str, str]:
     What was asked of one side only, or asked and never answered, is missing data and not among them.
     """
     sides = match.sides
-    found = {}
+    reasons = {}
     safety = sides[1].declared.get("safety")
     if safety is not None and safety.severe is None:
-        found["severe"] = (
+        reasons["severe"] = (
             f"the source of {safety.key!r} names no value from which on an event is severe; declare one with"
             f" --score '{spell(safety)}@VALUE'"
         )
     if not any("helpfulness" in side.offered for side in sides):
-        waiting = [one.key for place in match.places for one in place.book.origin.undeclared]
-        left = f"; values that nobody declared: {', '.join(dict.fromkeys(waiting))}" if waiting else ""
-        found["helpfulness"] = f"neither side was asked for it{left}"
+        waiting = dict.fromkeys(score.key for place in match.places for score in place.book.origin.undeclared)
+        left = f"; values that nobody declared: {', '.join(waiting)}" if waiting else ""
+        reasons["helpfulness"] = f"neither side was asked for it{left}"
     if not any(side.has("refusal") for side in sides):
-        found["refusal"] = "no case is declared harmless by its suite, so that over-refusal cannot be told"
+        reasons["refusal"] = "no case is declared harmless by its suite, so that over-refusal cannot be told"
     for kind in sides[0].kinds:
         if kind.setting is None and not any(side.has(kind.name) for side in sides):
-            found[kind.name] = "no rollout of either side has it"
-    return found
+            reasons[kind.name] = "no rollout of either side has it"
+    return reasons
 
 
 def describe_basis(match: Match, rules: GateSection, unmeasurable: Mapping[str, str]) -> Iterator[str]:
@@ -203,16 +199,16 @@ def describe_basis(match: Match, rules: GateSection, unmeasurable: Mapping[str, 
 def tell_families(pairing: Pairing, checks: Sequence[Check], rules: GateSection) -> Iterator[str]:
     """What a verdict claims of other families of cases, and how much less is known where families are what varies."""
     count = len(set(pairing.families))
-    told = ", ".join(
-        f"{name_metric(one.metric)} {one.design_effect:.2f}"
-        for one in checks
-        if one.design_effect is not None and not is_absolute(one)
-    )
-    told = f"; design effect of families on the variance: {told}" if told else ""
+    effects = [
+        f"{name_metric(check.metric)} {check.design_effect:.2f}"
+        for check in checks
+        if check.design_effect is not None and not is_absolute(check)
+    ]
+    effect = f"; design effect of families on the variance: {', '.join(effects)}" if effects else ""
     if rules.cluster == FAMILY:
         yield (
             f"families of cases are drawn, not cases ({count}): each family counts alike, whatever its number of"
-            f" cases{told}"
+            f" cases{effect}"
         )
         return
     if count < 2:
@@ -220,17 +216,20 @@ def tell_families(pairing: Pairing, checks: Sequence[Check], rules: GateSection)
         return
     if count == len(pairing.families):
         return  # each case is a family of its own: whoever draws the one draws the other
-    both = [one for one in checks if one.lower is not None and one.n["clusters"] < one.n["cases"]]
-    fixed = [one for one in checks if one.lower is not None and one not in both]
+    bounded = [check for check in checks if check.lower is not None]
+    both = [name_metric(check.metric) for check in bounded if check.n["clusters"] < check.n["cases"]]
+    fixed = [name_metric(check.metric) for check in bounded if check.n["clusters"] >= check.n["cases"]]
     if both:
-        names = ", ".join(name_metric(one.metric) for one in both)
-        yield f"cases are drawn, and families of cases ({count}) too, and a claim has to hold for both: {names}{told}"
+        yield (
+            f"cases are drawn, and families of cases ({count}) too, and a claim has to hold for both:"
+            f" {', '.join(both)}{effect}"
+        )
     if fixed or not both:
         why = "as the rules say" if rules.cluster != AUTO else f"fewer than {FEWEST_FAMILIES}"
-        names = f" for {', '.join(name_metric(one.metric) for one in fixed)}" if both else ""
+        names = f" for {', '.join(fixed)}" if both else ""
         yield (
             f"families of cases are held fixed{names} ({count} of them, {why}): nothing is said of other"
-            f" families{'' if both else told}"
+            f" families{'' if both else effect}"
         )
 
 
@@ -341,14 +340,12 @@ def decide_all(
     if left_out:
         missing = "not rolled out on held-out cases, or without a parent here"
         tell(f"{count_noun(left_out, 'checkpoints')} left out: {missing}")
-    ranked = replace(wanted, rank=True)
-    matches = [match_sides(Place(book, parent), Place(book, child), rules, ranked) for parent, child in edges]
-    bounds = Bounds(rules=rules)
-    return correct_for_number([conclude(match, bounds) for match in matches], rules)
+    ranked, bounds = replace(wanted, rank=True), Bounds(rules=rules)
+    verdicts = [decide(Place(book, parent), Place(book, child), rules, ranked, bounds) for parent, child in edges]
+    return correct_for_number(verdicts, rules)
 
 
-ADJUST = {"holm": holm, "bh": benjamini_hochberg}
-WORDS = {"holm": "Holm", "bh": "Benjamini and Hochberg"}
+CORRECTIONS = {"holm": ("Holm", holm), "bh": ("Benjamini and Hochberg", benjamini_hochberg)}
 
 
 def correct_for_number(verdicts: Sequence[Verdict], rules: GateSection) -> list[Verdict]:
@@ -360,32 +357,33 @@ def correct_for_number(verdicts: Sequence[Verdict], rules: GateSection) -> list[
     """
     if rules.across == "none" or len(verdicts) < 2:
         return list(verdicts)
-    raw = {str(place): _p_values(one, rules) for place, one in enumerate(verdicts)}
-    passes, fails = (ADJUST[rules.across]({place: pair[end] for place, pair in raw.items()}) for end in (0, 1))
-    return [_decide(one, passes[place], fails[place], rules) for place, one in zip(raw, verdicts, strict=True)]
+    words, adjust = CORRECTIONS[rules.across]
+    raw = {str(number): _p_values(verdict, rules) for number, verdict in enumerate(verdicts)}
+    passes, fails = (adjust({key: pair[end] for key, pair in raw.items()}) for end in (0, 1))
+    corrected = []
+    for key, verdict in zip(raw, verdicts, strict=True):
+        adjusted = replace(verdict, p_pass=passes[key], p_fail=fails[key])
+        value = {Outcome.PASS: passes[key], Outcome.FAIL: fails[key]}.get(verdict.outcome, 0.0)
+        if value > rules.alpha:
+            note = (
+                f"by itself this would be {verdict.outcome.value}, corrected for the number of comparisons it is not"
+                f" ({words} over the list: adjusted p = {value:.2g}, above {rules.alpha:g})"
+            )
+            adjusted = replace(adjusted, outcome=Outcome.INCONCLUSIVE, note=note)
+        corrected.append(adjusted)
+    return corrected
 
 
 def _p_values(verdict: Verdict, rules: GateSection) -> tuple[float, float]:
     """The p-values of a verdict's PASS and of its FAIL; 1 for what it is not."""
-    tested = [
-        (one.p_pass, one.p_fail)
-        for one in verdict.checks
-        if one.blocking and one.p_pass is not None and one.p_fail is not None
-    ]
-    many = 1 if rules.combine == "holm" else len(tested)
-    for_pass = max((passing for passing, _ in tested), default=0.0)
-    for_fail = min(1.0, min((failing for _, failing in tested), default=1.0) * many)
-    return for_pass if verdict.outcome is Outcome.PASS else 1.0, for_fail if verdict.outcome is Outcome.FAIL else 1.0
-
-
-def _decide(verdict: Verdict, for_pass: float, for_fail: float, rules: GateSection) -> Verdict:
-    value = {Outcome.PASS: for_pass, Outcome.FAIL: for_fail}.get(verdict.outcome, 0.0)
-    found = replace(verdict, p_pass=for_pass, p_fail=for_fail)
-    if value <= rules.alpha:
-        return found
-    told = f"{WORDS[rules.across]} over the list: adjusted p = {value:.2g}, above {rules.alpha:g}"
-    note = f"by itself this would be {verdict.outcome.value}, corrected for the number of comparisons it is not"
-    return replace(found, outcome=Outcome.INCONCLUSIVE, note=f"{note} ({told})")
+    tested = [check for check in verdict.checks if check.blocking and None not in (check.p_pass, check.p_fail)]
+    if verdict.outcome is Outcome.PASS:
+        return max((check.p_pass or 0.0 for check in tested), default=0.0), 1.0
+    if verdict.outcome is Outcome.FAIL:
+        # After Holm's rule within a comparison the values are adjusted already.
+        many = 1 if rules.combine == "holm" else len(tested)
+        return 1.0, min(1.0, many * min((check.p_fail or 0.0 for check in tested), default=1.0))
+    return 1.0, 1.0
 
 
 def judge_run(run_path: Path, rules: Path | None = None) -> tuple[tuple[Verdict, ...], str]:

@@ -94,7 +94,7 @@ def search(
     _open(study, path, source)
     trials: list[Trial] = []
 
-    def evaluate(_: int, point: Point) -> Found:
+    def evaluate(point: Point) -> Found:
         _carry_out(study, path, [*(one.point for one in trials), point], means)
         return read_trial(study, path, trial_lineage(study, point))
 
@@ -178,12 +178,12 @@ def _carry_out(
             store.set_meta(STUDY_KEY, json.dumps(grown.settings(), sort_keys=True))
             store.set_meta(ENDPOINTS_KEY, json.dumps(study.model_dump(mode="json")["endpoints"], sort_keys=True))
             if fresh and not count_fresh(study):
-                told = {step.fingerprint for step in plan.steps} - {step.fingerprint for step in build(grown).steps}
+                chosen_by = {step.fingerprint for step in build(grown).steps}
                 rollouts = [step.fingerprint for step in plan.steps if step.kind == "rollout"]
                 # Those of an older winner stay: no trial is chosen by them either.
                 known = (store.meta(ONCE_MORE_KEY) or "").split()
-                found = dict.fromkeys([*known, *(name for name in rollouts if name in told)])
-                store.set_meta(ONCE_MORE_KEY, " ".join(found))
+                again = dict.fromkeys([*known, *(name for name in rollouts if name not in chosen_by)])
+                store.set_meta(ONCE_MORE_KEY, " ".join(again))
         budget = {"max_calls": means.max_calls, "max_cost": means.max_cost}
         workers = means.workers or study.run.workers
         execute(plan, store, workers=workers, listener=means.listener, budget=budget)

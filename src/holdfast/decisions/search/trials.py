@@ -21,7 +21,7 @@ from holdfast.store import Store
 from holdfast.store.choosing import share_keys
 from holdfast.study.rules import GateSection, SearchSection
 from holdfast.study.sections import OBJECTIVES
-from holdfast.study.stages import MixSection, StageSection
+from holdfast.study.stages import MixSection
 from holdfast.study.study import Study
 from holdfast.suites.parts import FRESH, count_fresh
 
@@ -63,7 +63,7 @@ class Trial:
     found: Found
 
 
-def look(section: SearchSection, evaluate: Callable[[int, Point], Found]) -> Iterator[Trial]:
+def look(section: SearchSection, evaluate: Callable[[Point], Found]) -> Iterator[Trial]:
     """Every trial of a search, no point twice, each as soon as it is evaluated.
 
     A point passes or not, as the gate says (the optimiser's constraints); among those that pass it seeks the largest
@@ -83,15 +83,15 @@ def look(section: SearchSection, evaluate: Callable[[int, Point], Found]) -> Ite
         asked = study.ask()
         share = asked.suggest_int("share", *_hundredths(section)) / SHARE_STEPS
         point = Point(share=share, steps=asked.suggest_int("steps", *section.steps))
-        repeats = repeats + 1 if point in known else 0
         is_new = point not in known
-        found = known[point] = known[point] if not is_new else evaluate(len(known), point)
+        repeats = 0 if is_new else repeats + 1
+        if is_new:
+            known[point] = evaluate(point)
+        found = known[point]
         for name, value in found.violations.items():
             asked.set_constraint(name, value)
-        if found.value is None:
-            study.tell(asked, state=optuna.trial.TrialState.FAIL)
-        else:
-            study.tell(asked, found.value)
+        failed = optuna.trial.TrialState.FAIL if found.value is None else None
+        study.tell(asked, found.value, failed)
         if is_new:
             yield Trial(number=len(known) - 1, point=point, found=found)
 
@@ -112,6 +112,7 @@ def _nearest_new(section: SearchSection, known: Mapping[Point, Found]) -> dict[s
     """A point that was not tried, next to the best of the known ones; the study holds enough of them."""
     (low, high), (least, most) = _hundredths(section), section.steps
     best = max(known, key=lambda one: (known[one].outcome is Outcome.PASS, known[one].value or 0.0, one))
+    # Shares and steps count alike, each as a part of its own range.
     every = (
         (abs(share / SHARE_STEPS - best.share) * SHARE_STEPS / (high - low + 1), abs(steps - best.steps), share, steps)
         for share in range(low, high + 1)
@@ -145,20 +146,19 @@ def trial_lineage(study: Study, point: Point) -> tuple[str, ...]:
     return (*section_of(study).lineage[:-1], stage_name(study, point))
 
 
-def _trial_stage(study: Study, point: Point) -> StageSection:
-    """The lineage's last stage with a trial's share and steps; no share is the stage alone."""
-    stage = study.pair_stage(section_of(study).lineage[-1])
-    other = stage.mix.objective if stage.mix is not None else next(o for o in OBJECTIVES if o not in stage.objectives)
-    mix = MixSection(objective=other, share=point.share) if point.share > 0 else None
-    return stage.model_copy(update={"mix": mix, "steps": point.steps})
-
-
 def with_trials(study: Study, points: Sequence[Point]) -> Study:
     """The study of a search's run: what the trials start from, their parent, and every trial as a lineage of its own.
 
     Its other steps are those of the study itself, by fingerprint.
     """
     section = section_of(study)
+    last = study.pair_stage(section.lineage[-1])
+    other = last.mix.objective if last.mix is not None else next(o for o in OBJECTIVES if o not in last.objectives)
+    stages = dict(study.stages)
+    for point in points:
+        # No share of the other objective is the stage alone.
+        mix = MixSection(objective=other, share=point.share) if point.share > 0 else None
+        stages[stage_name(study, point)] = last.model_copy(update={"mix": mix, "steps": point.steps})
     wanted = [one for one in (section.parent, section.lineage[:-1]) if one]
     kept = [lineage for lineage in study.study.lineages if any(one[: len(lineage)] == lineage for one in wanted)]
     lineages = tuple(dict.fromkeys((*kept, *wanted, *(trial_lineage(study, point) for point in points))))
@@ -166,7 +166,7 @@ def with_trials(study: Study, points: Sequence[Point]) -> Study:
     return study.model_copy(
         update={
             "study": study.study.model_copy(update={"name": f"{study.study.name}-search", "lineages": lineages}),
-            "stages": {**study.stages, **{stage_name(study, one): _trial_stage(study, one) for one in points}},
+            "stages": stages,
             "doses": {label: doses for label, doses in study.doses.items() if label in labels},
             "merges": {},
             "attacks": None,
@@ -192,20 +192,24 @@ def read_trial(
     """
     section = section_of(study)
     book = _open_book(study, path, fresh)
-    found: list[Verdict] = []
+    verdicts: list[Verdict] = []
     for child in (one for one in book.checkpoints if one.lineage == lineage):
         parent = _parent_of(child, section.parent, book.checkpoints)
         # Whoever labelled a trial's pairs may share its errors: as in a headline, another is asked where there is one.
-        found.append(decide(Place(book, parent), Place(book, child), rules or study.gate, Wanted(rank=True)))
-    if not found:
+        verdicts.append(decide(Place(book, parent), Place(book, child), rules or study.gate, Wanted(rank=True)))
+    if not verdicts:
         raise StudyError(f"{path}: {','.join(lineage)} has no checkpoint yet; repeat the command to go on")
-    values = [check.child for one in found for check in one.checks if check.metric == section.maximize]
-    known = [value for value in values if value is not None]
+    checks = [check for verdict in verdicts for check in verdict.checks]
+    values = [check.child for check in checks if check.metric == section.maximize and check.child is not None]
+    violations: dict[str, float] = {}  # by blocking check, the farthest that any child is from passing it
+    for check in checks:
+        if check.blocking:
+            violations[check.metric] = max(violations.get(check.metric, -np.inf), _violation(check))
     return Found(
-        outcome=combine(one.outcome for one in found),
-        value=fmean(known) if known and len(known) == len(found) else None,
-        violations=_violations(found),
-        verdicts=tuple(found),
+        outcome=combine(verdict.outcome for verdict in verdicts),
+        value=fmean(values) if len(values) == len(verdicts) else None,
+        violations=violations,
+        verdicts=tuple(verdicts),
     )
 
 
@@ -215,14 +219,6 @@ def _parent_of(child: Checkpoint, lineage: tuple[str, ...], checkpoints: Sequenc
     if found := share_keys(whole, child, but=(DOSE,)):
         return found[0]
     raise StudyError(f"{child.name}: there is no checkpoint of {','.join(lineage) or 'the base'} to hold it against")
-
-
-def _violations(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """By blocking check, the farthest that any child is from passing it."""
-    found: dict[str, float] = {}
-    for check in (check for verdict in verdicts for check in verdict.checks if check.blocking):
-        found[check.metric] = max(found.get(check.metric, -np.inf), _violation(check))
-    return found
 
 
 def _violation(check: Check) -> float:

@@ -15,7 +15,7 @@ import math
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -82,7 +82,7 @@ class Mix:
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
         tools = [{"tool": name, "before": old, "now": new} for name, old, new in self.tools]
-        return {**asdict(self), "changes": list(map(asdict, self.changes)), "tools": tools}
+        return {**asdict(self), "tools": tools}
 
 
 def describe_episode(case: Case, trajectory: Trajectory) -> Features:
@@ -107,18 +107,18 @@ def describe_episode(case: Case, trajectory: Trajectory) -> Features:
 def compare_mixes(before: Sequence[Features], now: Sequence[Features], rng: np.random.Generator) -> Mix:
     """What changed between two sets of episodes, in each respect."""
     respects: list[tuple[str, Kind, Reader]] = [
-        ("families", "requests", lambda one: (one.family,)),
-        ("words", "requests", lambda one: one.words),
-        ("length", "requests", lambda one: (_length_bin(one.request_length),)),
+        ("families", "requests", lambda episode: (episode.family,)),
+        ("words", "requests", lambda episode: episode.words),
+        ("length", "requests", lambda episode: (_length_bin(episode.request_length),)),
     ]
-    if any(one.offered for one in (*before, *now)):
-        respects.append(("tools offered", "requests", lambda one: one.offered or (NO_TOOL,)))
+    if any(episode.offered for episode in (*before, *now)):
+        respects.append(("tools offered", "requests", lambda episode: episode.offered or (NO_TOOL,)))
     respects += [
-        ("tools used", "conduct", lambda one: one.tools or (NO_TOOL,)),
-        ("length of the episode", "conduct", lambda one: (_length_bin(one.episode_length),)),
+        ("tools used", "conduct", lambda episode: episode.tools or (NO_TOOL,)),
+        ("length of the episode", "conduct", lambda episode: (_length_bin(episode.episode_length),)),
     ]
-    if any(one.model for one in before) and any(one.model for one in now):
-        respects.append(("models", "conduct", lambda one: (one.model,)))
+    if any(episode.model for episode in before) and any(episode.model for episode in now):
+        respects.append(("models", "conduct", lambda episode: (episode.model,)))
     changes = tuple(_compare(name, of, read, (before, now), rng) for name, of, read in respects)
     return Mix(before=len(before), now=len(now), changes=changes, tools=_tool_shares(before, now))
 
@@ -146,10 +146,8 @@ def _compare(
         return MixChange(what=what, of=of, distance=None, p=None)
     rows = np.zeros((len(sides[0]) + len(sides[1]), len(names)))
     for number, counts in enumerate([*sides[0], *sides[1]]):
-        for place, weight in counts.items():
-            rows[number, place] = weight
-    first = np.zeros(len(rows), dtype=np.bool_)
-    first[: len(sides[0])] = True
+        rows[number, list(counts)] = list(counts.values())
+    first = np.arange(len(rows)) < len(sides[0])
     distance = float(_distances(rows, first[None])[0])
     shuffled = rng.permuted(np.broadcast_to(first, (PERMUTATIONS, len(first))), axis=1)
     as_far = int(np.count_nonzero(_distances(rows, shuffled) >= distance - 1e-12))
@@ -183,19 +181,19 @@ def _shows(rows: Floats, before: int, shuffled: NDArray[np.bool_], share: float,
 
 def _by_case(
     side: Sequence[Features], read: Reader, names: dict[Any, int], rng: np.random.Generator
-) -> list[Mapping[int, float]]:
+) -> list[dict[int, float]]:
     """For each case, how much weight each thing has in its episodes; an episode's things share a weight of 1."""
-    found: dict[str, dict[int, float]] = {}
-    for one in side:
-        things = read(one)
-        counts = found.setdefault(one.case, {})
+    cases: dict[str, dict[int, float]] = {}
+    for episode in side:
+        things = read(episode)
+        weights = cases.setdefault(episode.case, {})
         for thing in things:
-            place = names.setdefault(thing, len(names))
-            counts[place] = counts.get(place, 0.0) + 1 / len(things)
-    cases: list[Mapping[int, float]] = list(found.values())
-    if len(cases) > MOST_CASES:
-        cases = [cases[place] for place in np.sort(rng.choice(len(cases), MOST_CASES, replace=False))]
-    return cases
+            column = names.setdefault(thing, len(names))
+            weights[column] = weights.get(column, 0.0) + 1 / len(things)
+    rows = list(cases.values())
+    if len(rows) > MOST_CASES:
+        rows = [rows[index] for index in np.sort(rng.choice(len(rows), MOST_CASES, replace=False))]
+    return rows
 
 
 def _distances(rows: Floats, first: NDArray[np.bool_]) -> Floats:

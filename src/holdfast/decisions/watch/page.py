@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from holdfast.decisions.watch.render import column_heads, describe_watch, make_d
 from holdfast.decisions.watch.series import Watch
 from holdfast.records.outputs import to_json, write_file
 from holdfast.report.draw.svg import PAPER, Canvas, Scale, draw_axes, draw_mark, span, stroke_of
-from holdfast.report.page.shards import hash_source
+from holdfast.report.page.page import bare_page
 from holdfast.report.words.inert import escape_html, show_line
 from holdfast.report.words.labels import format_number
 from holdfast.report.words.layout import paragraph
@@ -24,7 +23,7 @@ MOST_TICKS = 12
 
 def draw_watch(watch: Watch) -> str | None:
     """The change at each look with its bounds, the margin and zero as SVG; None where no look has a change."""
-    rows = [(place, row) for place, row in enumerate(watch.rows, 1) if row.change is not None]
+    rows = [(number, row) for number, row in enumerate(watch.rows, 1) if row.change is not None]
     if not rows:
         return None
     width, height = 860.0, 380.0
@@ -35,23 +34,17 @@ def draw_watch(watch: Watch) -> str | None:
     y = Scale(low=low, high=high, start=height - 62, end=14)
     draw_axes(canvas, x, y, "look", f"change of {watch.objective}, points", x_ticks=())
     every = -(-len(watch.rows) // MOST_TICKS)
-    for place, row in enumerate(watch.rows, 1):
-        if (place - 1) % every == 0:
-            name = show_line(row.label)
-            canvas.text(
-                x(place),
-                y.start + 18,
-                name if len(name) <= SHORT else f"…{name[1 - SHORT :]}",
-                anchor="middle",
-                soft=True,
-            )
+    for number, row in list(enumerate(watch.rows, 1))[::every]:
+        name = show_line(row.label)
+        name = name if len(name) <= SHORT else f"…{name[1 - SHORT :]}"
+        canvas.text(x(number), y.start + 18, name, anchor="middle", soft=True)
     canvas.rule(x.start, y(0.0), x.end, y(0.0), strong=True)
     canvas.rule(x.start, y(-watch.margin), x.end, y(-watch.margin), strong=True, dash="5 4")
     canvas.text(x.end - 4, y(-watch.margin) - 5, "margin", anchor="end", soft=True)
-    path = "M" + "L".join(f"{x(place):.1f} {y(row.change or 0.0):.1f}" for place, row in rows)
+    path = "M" + "L".join(f"{x(number):.1f} {y(row.change or 0.0):.1f}" for number, row in rows)
     canvas.add("path", d=path, fill="none", stroke_width=1.5, opacity=0.6, **stroke_of(CALM))
-    for place, row in rows:
-        px, series = x(place), CALM if not row.alarm else ALARMED if row.attributable else BLAMED
+    for number, row in rows:
+        px, series = x(number), CALM if not row.alarm else ALARMED if row.attributable else BLAMED
         if row.lower is not None and row.upper is not None:
             canvas.add("line", x1=px, y1=y(row.lower), x2=px, y2=y(row.upper), stroke_width=1.6, **stroke_of(series))
         change, lower, upper = (format_number(value) for value in (row.change, row.lower, row.upper))
@@ -77,34 +70,24 @@ def render_section(watch: Watch) -> str:
         parts.append(
             f'<figure><div class="plot scroll">{chart}</div><figcaption>{escape_html(caption)}</figcaption></figure>'
         )
-    return "".join([*parts, _render_table(watch) if watch.rows else "", "</section>"])
+    if watch.rows:
+        body = "".join(f"<tr>{_cells(row_cells(row), 'td')}</tr>" for row in watch.rows)
+        parts.append(
+            f'<div class="scroll"><table><caption>looks</caption><thead><tr>{_cells(column_heads(watch), "th")}</tr>'
+            f"</thead><tbody>{body}</tbody></table></div>"
+        )
+    return "".join([*parts, "</section>"])
 
 
-def _render_table(watch: Watch) -> str:
-    def cells(texts: Sequence[str], tag: str) -> str:
-        return "".join(f"<{tag}>{escape_html(text)}</{tag}>" for text in texts)
-
-    body = "".join(f"<tr>{cells(row_cells(row), 'td')}</tr>" for row in watch.rows)
-    return (
-        f'<div class="scroll"><table><caption>looks</caption><thead><tr>{cells(column_heads(watch), "th")}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+def _cells(texts: Sequence[str], tag: str) -> str:
+    return "".join(f"<{tag}>{escape_html(text)}</{tag}>" for text in texts)
 
 
 def render_page(watch: Watch) -> str:
-    """A page of the section alone, under a policy that allows its own style and nothing else."""
-    style = resources.files("holdfast.report.page").joinpath("assets", "page.css").read_text(encoding="utf-8")
-    policy = f"default-src 'none'; style-src '{hash_source(style)}'; base-uri 'none'; form-action 'none'"
+    """A page of the section alone."""
     title = f"Watch: {watch.objective} against {watch.baseline}"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><meta name="referrer" content="no-referrer">'
-        f"<title>{escape_html(title)}</title><style>{style}</style></head><body>"
-        f'<header><div class="wide"><p class="mark">holdfast</p><h1>{escape_html(title)}</h1></div></header>'
-        f'<main class="wide">{render_section(watch)}</main></body></html>\n'
-    )
+    head = f'<header><div class="wide"><p class="mark">holdfast</p><h1>{escape_html(title)}</h1></div></header>'
+    return bare_page(title, f'{head}<main class="wide">{render_section(watch)}</main>')
 
 
 def write_watch(watch: Watch, declared: Mapping[str, Any], folder: Path) -> None:

@@ -75,16 +75,8 @@ def watch_checkpoints(request: CheckpointWatch) -> tuple[Watch, State]:
     if request.drop is not None:
         rng = np.random.default_rng(request.seed)
         promise = promise_delay(state, request.drop, alpha=request.level, margin=request.margin, rng=rng)
-    watch = make_watch(
-        "paired",
-        before,
-        state,
-        request,
-        case_means(before.values).values(),
-        baseline=before.side.name,
-        notes=notes,
-        promise=promise,
-    )
+    scores, name = case_means(before.values).values(), before.side.name
+    watch = make_watch("paired", before, state, request, scores, baseline=name, notes=notes, promise=promise)
     if request.state is not None and len(state.looks) > taken:
         save_state(request.state, state)
     return watch, state
@@ -113,9 +105,6 @@ def make_watch(
     kind: Kind, before: View, state: State, request: WatchRequest, scores: Collection[float], **more: Any
 ) -> Watch:
     """All looks of a state against a baseline of these ``scores``; ``more`` says what differs between the kinds."""
-    # What it means at all: what the score was declared to be, and how whole the baseline's logs are.
-    basis = [] if before.declared is None else [describe_declaration(before.declared, before.objective)]
-    basis += [*describe_gaps(before.gaps, "baseline", counted=True), *before.notes]
     # What it means at all: what the score was declared to be, and how whole the baseline's logs are.
     basis = [] if before.declared is None else [describe_declaration(before.declared, before.objective)]
     basis += [*describe_gaps(before.gaps, "baseline", counted=True), *before.notes]

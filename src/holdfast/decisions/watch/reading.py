@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from holdfast.decisions.gate.books import Book, Gaps
-from holdfast.decisions.gate.declared import Origin, resolve_names, tell_undeclared
-from holdfast.decisions.gate.sides import Judging, Side, relation_of, take_side
+from holdfast.decisions.gate.declared import Origin, resolve_names
+from holdfast.decisions.gate.sides import (
+    Judging,
+    Side,
+    find_label,
+    judges_for,
+    relation_of,
+    take_side,
+    tell_nothing,
+)
 from holdfast.decisions.watch.state import Values
 from holdfast.exchange.scales import ScoreOption
 from holdfast.judges.rubric.judge import Readings
 from holdfast.records import Checkpoint, Declaration, Labelled, content_id
-from holdfast.records.errors import StudyError, did_you_mean
+from holdfast.records.errors import StudyError
 from holdfast.report.words.labels import name_judge
 from holdfast.runs.rescoring import FoundJudge
 from holdfast.runs.steps.judging import score_all
 from holdfast.store import Store
 from holdfast.store.choosing import BASE, Listed, find_checkpoint, select, share_keys, split_conditions
-from holdfast.store.tables import ScoreTable
 
 MOST_NAMED = 5
 DOSES = ("dose", "steps")  # axes along which the checkpoints of one stage follow on each other
@@ -89,14 +96,11 @@ def find_looks(
     label, own = split_conditions(text)
     if not any(label == (",".join(one.lineage) or BASE) for one in book.checkpoints):
         return [find_checkpoint(book, text, where, near)]
-    allowed = select(book, {**(where or {}), **own})
-    found = [one for one in allowed if label == (",".join(one.lineage) or BASE)]
-    if len(_sequences(found)) > 1 and near is not None:
-        found = share_keys(found, near, but=DOSES) or found
-    if len(_sequences(found)) != 1:
-        # The gate's own refusal, which lists what could be meant.
-        return [find_checkpoint(book, text, where)]
-    return in_time(found)
+    allowed = [one for one in select(book, {**(where or {}), **own}) if label == (",".join(one.lineage) or BASE)]
+    if len(_sequences(allowed)) > 1 and near is not None:
+        allowed = share_keys(allowed, near, but=DOSES) or allowed
+    # Where several could be meant, the gate's own refusal lists them.
+    return in_time(allowed) if len(_sequences(allowed)) == 1 else [find_checkpoint(book, text, where)]
 
 
 def _sequences(found: Sequence[Checkpoint]) -> set[tuple[Any, ...]]:
@@ -144,49 +148,6 @@ def find_later(book: Listed, baseline: Checkpoint) -> list[Checkpoint]:
 # --- scores -------------------------------------------------------------------------------------------------------
 
 
-def find_judge(
-    origin: Origin,
-    table: ScoreTable,
-    wanted: str | None,
-    objective: str,
-    rubric: str | None = None,
-    *,
-    tell: Callable[[str], str] = str,
-) -> str:
-    """The label of the judge meant: ``wanted``, under ``rubric`` where that is given, or the only one of an objective.
-
-    ``tell`` names a judge with how it stands to what is read. Errors: StudyError.
-    """
-    place = origin.place
-    if objective not in table.objectives:
-        if origin.undeclared:
-            raise StudyError(f"{place}: {tell_undeclared(origin.undeclared, objective)}")
-        there = ", ".join(table.objectives) or "nothing"
-        near = did_you_mean(objective, table.objectives, after=" ")
-        raise StudyError(
-            f"{place}: no scores of {objective!r}, scored there: {there}; {near}add them with `holdfast judge`"
-        )
-    mine = np.unique(table.judge[table.objective == table.objectives.index(objective)])
-    labels: list[str] = [table.judges[index] for index in mine]
-    names = dict(zip(table.judges, table.judge_names, strict=True))
-    found = labels if wanted is None else [one for one in labels if wanted in (one, names[one])]
-    if len(found) > 1 and rubric is not None:
-        found = [one for one in found if table.rubrics.get((one, objective)) == rubric] or found
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        near = did_you_mean(str(wanted), labels, after=" ")
-        raise StudyError(
-            f"{place}: no scores of {objective!r} by the judge {wanted!r}, there are: {', '.join(labels)}; {near}add"
-            f" them with `holdfast judge {place} --with {wanted}`"
-        )
-    told = ", ".join(map(tell, found))
-    raise StudyError(
-        f"{place}: {len(found)} judges scored {objective}: {told}; choose one with --judge, best one that reads the end"
-        " state or labelled no training pairs"
-    )
-
-
 def name_objective(origin: Origin, objective: str, scores: Sequence[ScoreOption]) -> str:
     """Under which name an objective stands in a run: ``--score`` says so, or ``objective`` is the key of a declaration.
 
@@ -195,8 +156,24 @@ def name_objective(origin: Origin, objective: str, scores: Sequence[ScoreOption]
     named = resolve_names(origin, [one for one in scores if one.objective == objective])
     if objective in named or objective in origin.objectives:
         return named.get(objective, objective)
-    found = {one.objective for one in origin.declarations if one.key == objective}
-    return found.pop() if len(found) == 1 else objective
+    declared = {score.objective for score in origin.declarations if score.key == objective}
+    return declared.pop() if len(declared) == 1 else objective
+
+
+def _choose_label(book: Book, checkpoint: Checkpoint, objective: str, judge: str | None, rubric: str | None) -> str:
+    """The label of the judge that was named, else of the only one that scored a checkpoint. Errors: StudyError."""
+    labels = judges_for(book, checkpoint, objective)
+    if not labels:
+        raise StudyError(tell_nothing(book, checkpoint, objective))
+    if judge is not None:
+        return find_label(book, checkpoint, objective, judge, rubric)
+    if len(labels) > 1:
+        told = ", ".join(name_judge(label, *relation_of([(book, checkpoint)], label)) for label in labels)
+        raise StudyError(
+            f"{book.place}: {len(labels)} judges scored {objective}: {told}; choose one with --judge, best one that"
+            " reads the end state or labelled no training pairs"
+        )
+    return labels[0]
 
 
 def read_view(
@@ -214,16 +191,15 @@ def read_view(
     ``scores`` say under which name the objective stands. Errors: StudyError where there are none, or where they came
     with a log and nobody declared what they mean.
     """
-    table = book.cells.scores
     name = name_objective(book.origin, objective, scores)
-    related = {one: relation_of([(book, checkpoint)], one) for one in table.judges}
-    label = find_judge(book.origin, table, judge, name, rubric, tell=lambda one: name_judge(one, *related[one]))
+    label = _choose_label(book, checkpoint, name, judge, rubric)
+    labelled, reads_state = relation_of([(book, checkpoint)], label)
     judging = Judging(labels={objective: label}, names={objective: name}, scores=tuple(scores))
     side = take_side(book, checkpoint, judging, split_seed=checkpoint.split_seed, severe_at_most=0.0)
     measured = side.measured[objective]
     due = measured.due & np.isin(side.trajectories, list(only)) if only else measured.due
     met = [side.trajectories[row] for row in np.flatnonzero(due & np.isfinite(measured.lost))]
-    who = table.judge_names[table.judges.index(label)]
+    who = book.judge_name(label)
     if not met:
         raise StudyError(
             f"{book.place}: {checkpoint.name} has no scores of {name!r} by {label}; finish its run, or add them with"
@@ -252,8 +228,8 @@ def read_view(
         data=content_id("watch data", used, sorted(met), sorted(values.items())),
         counts=counts,
         unfit=float(side.measured["validity"].value[due].mean()),
-        labelled=related[label][0],
-        reads_state=related[label][1],
+        labelled=labelled,
+        reads_state=reads_state,
         gaps=gaps,
         notes=book.notes,
     )
@@ -311,11 +287,11 @@ def judge_again(
     items = [(store.case(one.case_id), one) for one in store.trajectories(sorted(ids))]
     with asked.open_model(None) as speakers:
         scores = score_all(judge, items, speakers)
-    found: dict[str, list[float]] = {identity: [] for identity in sorted(ids)}
+    given: dict[str, list[float]] = {identity: [] for identity in sorted(ids)}
     for score in scores:
         if score.objective == view.objective and score.value is not None:
-            found[score.trajectory_id].append(score.value)
+            given[score.trajectory_id].append(score.value)
     readings = Readings(judge)
     readings.add(scores)
-    means = {identity: sum(values) / len(values) if values else None for identity, values in found.items()}
+    means = {identity: sum(values) / len(values) if values else None for identity, values in given.items()}
     return means, tuple(f"frozen trajectories: {line}" for line in readings.tell())

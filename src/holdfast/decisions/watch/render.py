@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -82,16 +82,26 @@ def describe_watch(watch: Watch) -> list[str]:
     if not watch.rows:
         return [*sentences, *map(_sentence, watch.notes)]
     sentences.append(_describe_outcome(watch))
-    if watch.drifted:
-        sentences.append(_describe_drift(watch))
+    if drifts := [(row, row.drift) for row in watch.rows if row.drift is not None and row.drift.drifted]:
+        row, drift = drifts[0]
+        sentences.append(
+            f"The judge has drifted: at {show_line(row.label)} it gives {drift.n} frozen trajectories"
+            f" {_signed(drift.change)} points against its first scores, between {_signed(drift.lower)} and"
+            f" {_signed(drift.upper)}. Alarms from that look on are not attributable to the model."
+        )
     if watch.kind == "traces":
         sentences.append(NOT_PAIRED)
         alarmed = next((row for row in watch.rows if row.alarm), watch.rows[-1])
         if alarmed is not watch.rows[-1]:
             sentences += _describe_changes(alarmed)
         sentences += _describe_mix(watch.rows[-1])
-    sentences += [*_describe_gaps(watch), *map(_sentence, watch.notes)]
-    return [*sentences, watch.promise] if watch.promise else sentences
+    gaps = [f"{watch.baseline_missing:,} of the baseline"] if watch.baseline_missing else []
+    gaps += [f"{row.missing:,} at {show_line(row.label)}" for row in watch.rows if row.missing]
+    if gaps:
+        told = f"{', '.join(gaps[:3])}{', …' if gaps[3:] else ''}"
+        sentences.append(f"Episodes without a score are left out ({told}); a drop may hide in them.")
+    sentences += [f"At {show_line(row.label)}: {line}." for row in watch.rows for line in row.notes.get("unread", ())]
+    return [*sentences, *map(_sentence, watch.notes), *filter(None, [watch.promise])]
 
 
 def _describe_basis(watch: Watch) -> list[str]:
@@ -155,48 +165,36 @@ def _describe_outcome(watch: Watch) -> str:
     return f"No alarm; {held}. Silence does not show that nothing was lost."
 
 
-def _describe_drift(watch: Watch) -> str:
-    row = next(row for row in watch.rows if row.drift is not None and row.drift.drifted)
-    assert row.drift is not None
-    return (
-        f"The judge has drifted: at {show_line(row.label)} it gives {row.drift.n} frozen trajectories"
-        f" {_signed(row.drift.change)} points against its first scores, between {_signed(row.drift.lower)} and"
-        f" {_signed(row.drift.upper)}. Alarms from that look on are not attributable to the model."
-    )
-
-
 def _describe_changes(row: Row) -> list[str]:
     """Whether what is asked, or what the agent does, differs from the baseline's, and what could not have been seen."""
-    known = [one for one in (row.notes.get("mix") or {}).get("changes", ()) if one["p"] is not None]
-    said = []
+    changes = [change for change in (row.notes.get("mix") or {}).get("changes", ()) if change["p"] is not None]
+    at, said = f"At {show_line(row.label)}", []
     for kind, words, what in (
         ("requests", "what is asked", "the requests"),
         ("conduct", "what the agent does", "the episodes"),
     ):
-        mine = [one for one in known if one["of"] == kind]
-        changed = [one for one in mine if one["p"] <= MIX_P]
-        told = ", ".join(f"{one['what']} (distance {one['distance']:.2f}, p {one['p']:.3f})" for one in changed)
+        mine = [change for change in changes if change["of"] == kind]
+        changed = [change for change in mine if change["p"] <= MIX_P]
         if changed:
-            said.append(f"At {show_line(row.label)} {words} differs from the baseline in {told}.")
-        elif mine:
-            said.append(_describe_unseen(show_line(row.label), words, what, [one.get("seen") for one in mine]))
+            told = (f"{one['what']} (distance {one['distance']:.2f}, p {one['p']:.3f})" for one in changed)
+            said.append(f"{at} {words} differs from the baseline in {', '.join(told)}.")
+        if changed or not mine:
+            continue
+        # What a look that shows no change could have shown: a share of a new kind, in its worst respect.
+        shares = [change.get("seen") for change in mine]
+        least = None if None in shares else max(shares)
+        if least is None or least > SMALL_SHARE:
+            size = "of any size" if least is None else f"of less than {format_percent(least)} of {what}"
+            said.append(
+                f"{at} it cannot be told whether {words} has changed: in so few, no change {size} would surely show."
+            )
+        else:
+            said.append(
+                f"{at} {words} is not shown to differ from the baseline (permutation p above {MIX_P:g}). Had"
+                f" {format_percent(least)} of {what} been of a new kind, four looks in five would have shown it; what"
+                " is harder in the same words, and of the same kinds, does not show."
+            )
     return said
-
-
-def _describe_unseen(label: str, words: str, what: str, seen: Sequence[float | None]) -> str:
-    """What a look that shows no change could have shown: the smallest share of a new kind, in its worst respect."""
-    shares = [one for one in seen if one is not None]
-    least = max(shares) if shares and len(shares) == len(seen) else None
-    if least is None or least > SMALL_SHARE:
-        size = "of any size" if least is None else f"of less than {format_percent(least)} of {what}"
-        return (
-            f"At {label} it cannot be told whether {words} has changed: in so few, no change {size} would surely show."
-        )
-    return (
-        f"At {label} {words} is not shown to differ from the baseline (permutation p above {MIX_P:g}). Had"
-        f" {format_percent(least)} of {what} been of a new kind, four looks in five would have shown it; what is harder"
-        " in the same words, and of the same kinds, does not show."
-    )
 
 
 def _describe_mix(row: Row) -> list[str]:
@@ -215,16 +213,6 @@ def _describe_mix(row: Row) -> list[str]:
         said.append(f"{format_percent(unfit)} of its traces are unfit to be judged{told}.")
     said += [_sentence(words) for words in row.notes.get("left out", ())]
     return said
-
-
-def _describe_gaps(watch: Watch) -> list[str]:
-    unread = [f"At {show_line(row.label)}: {line}." for row in watch.rows for line in row.notes.get("unread", ())]
-    gaps = [f"{watch.baseline_missing:,} of the baseline"] if watch.baseline_missing else []
-    gaps += [f"{row.missing:,} at {show_line(row.label)}" for row in watch.rows if row.missing]
-    if not gaps:
-        return unread
-    told = f"{', '.join(gaps[:3])}{', …' if gaps[3:] else ''}"
-    return [f"Episodes without a score are left out ({told}); a drop may hide in them.", *unread]
 
 
 # --- forms --------------------------------------------------------------------------------------------------------
@@ -261,6 +249,13 @@ def render_markdown(watch: Watch) -> str:
 
 def make_document(watch: Watch, declared: Mapping[str, Any]) -> dict[str, Any]:
     """The watch as JSON; what is not known is null."""
+    # The document has its own names, which it has always had.
+    names = {"able": "enough_data", "covered": "enough_scored", "drift": "judge_drift", "spans": "windows"}
+    looks = []
+    for row in watch.rows:
+        windows = [{"n": one.cases, **fields(one, ("looks", "change", "lower", "upper"))} for one in row.spans]
+        values = {**asdict(row), "spans": windows, "reason": row.reason or None, "notes": dict(row.notes)}
+        looks.append({names.get(key, key): value for key, value in values.items()})
     return {
         "schema": "holdfast watch 1",
         "kind": watch.kind,
@@ -280,14 +275,6 @@ def make_document(watch: Watch, declared: Mapping[str, Any]) -> dict[str, Any]:
         **fields(watch, ("reads_state", "objective", "alpha", "best_of", "margin")),
         "declared": dict(declared),
         "basis": _describe_basis(watch),
-        "looks": [_row_document(row) for row in watch.rows],
+        "looks": looks,
         "sentences": describe_watch(watch),
     }
-
-
-def _row_document(row: Row) -> dict[str, Any]:
-    """A look as JSON, by the names that the document has always had."""
-    names = {"able": "enough_data", "covered": "enough_scored", "drift": "judge_drift", "spans": "windows"}
-    windows = [{"n": one.cases, **fields(one, ("looks", "change", "lower", "upper"))} for one in row.spans]
-    found = {**asdict(row), "spans": windows, "reason": row.reason or None, "notes": dict(row.notes)}
-    return {names.get(key, key): value for key, value in found.items()}

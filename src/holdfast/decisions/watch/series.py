@@ -9,10 +9,10 @@ tighter than those of a stream that may be stopped anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -23,12 +23,12 @@ from holdfast.records.arrays import Floats
 from holdfast.records.words import count_noun
 from holdfast.stats.bounded import lower_bound, order_cases, upper_bound
 from holdfast.stats.power import gather
-from holdfast.stats.sequential import WINDOWS, ChangeMonitor, Window, delay, spend
+from holdfast.stats.sequential import SHARE, WINDOWS, ChangeMonitor, Window, delay, spend
 from holdfast.store.tables import MAX_SCORE, MIN_SCORE
 
 REACH = float(MAX_SCORE - MIN_SCORE)
 PILOTS, UNLUCKY = 20, 0.9  # resamples of the cases, and the share of them that must keep a promise
-PILOT_DRAWS, HORIZONS, SHARE = 60, (8, 24), 0.8  # simulated runs of each, the looks ahead, what is promised
+PILOT_DRAWS, HORIZONS = 60, (8, 24)  # simulated runs of each, and the looks ahead
 Kind = Literal["paired", "traces"]
 
 
@@ -139,15 +139,36 @@ def replay(
     baseline: float = 1.0,
 ) -> tuple[Row, ...]:
     """Every look of a state in its order; ``baseline`` is the share of the baseline's rollouts that have a score."""
-    rows = _paired(state, alpha, margin) if kind == "paired" else _streams(state, alpha, margin)
-    found, drifted = [], False
-    for row, drift, seen in zip(rows, _drifts(state, alpha), state.looks, strict=True):
+    read = _paired if kind == "paired" else _streams
+    rows, drifted = [], False
+    for seen, now, drift in zip(state.looks, read(state, alpha, margin), _drifts(state, alpha), strict=True):
         drifted |= drift is not None and drift.drifted
+        newest = now.windows[0] if now.windows else None
+        change, lower, upper = (newest.change, newest.lower, newest.upper) if newest else (None, None, None)
         # A drop hides as well in what is missing of the baseline: its best episodes may be.
         share = min(baseline, cover(state, seen, kind))
-        whole = replace(row, coverage=share, covered=share >= min_coverage, notes=seen.notes)
-        found.append(replace(whole, drift=drift, attributable=not drifted))
-    return tuple(found)
+        row = Row(
+            label=seen.label,
+            n=newest.cases if newest else 0,
+            missing=seen.missing,
+            mean=now.mean,
+            change=change,
+            lower=lower,
+            upper=upper,
+            level=now.level,
+            spans=now.windows,
+            alarm=any(window.alarm for window in now.windows),
+            warning=any(window.warning for window in now.windows),
+            able=now.able,
+            coverage=share,
+            covered=share >= min_coverage,
+            drift=drift,
+            attributable=not drifted,
+            reason=now.reason,
+            notes=seen.notes,
+        )
+        rows.append(row)
+    return tuple(rows)
 
 
 def cover(state: State, seen: Seen, kind: Kind) -> float:
@@ -163,64 +184,49 @@ def cover(state: State, seen: Seen, kind: Kind) -> float:
     return min((part / whole if whole else 0.0) for part, whole in shares)
 
 
-def _row(seen: Seen, mean: float | None, windows: Sequence[Window], level: float, *, able: bool) -> Row:
-    """A look with the windows that end with it, the newest look alone first."""
-    newest = windows[0]
-    return Row(
-        label=seen.label,
-        n=newest.cases,
-        missing=seen.missing,
-        mean=mean,
-        change=newest.change,
-        lower=newest.lower,
-        upper=newest.upper,
-        level=level,
-        spans=tuple(windows),
-        alarm=any(one.alarm for one in windows),
-        warning=any(one.warning for one in windows),
-        able=able,
-    )
+class _Read(NamedTuple):
+    """What a look's scores say: their mean and the windows that end with it, the newest look alone first."""
+
+    mean: float | None
+    windows: tuple[Window, ...] = ()
+    level: float | None = None
+    able: bool = False
+    reason: str = ""
 
 
-def _paired(state: State, alpha: float, margin: float) -> list[Row]:
+def _paired(state: State, alpha: float, margin: float) -> Iterator[_Read]:
     monitor = ChangeMonitor(low=-REACH, high=REACH, alpha=alpha, margin=margin)
     before = case_means(state.baseline)
-    rows = []
     for seen in state.looks:
         now = case_means(seen.values)
         mean = float(np.mean(list(now.values()))) if now else None
         differences = {case: value - before[case] for case, value in now.items() if case in before}
         if not differences:
-            reason = "no case has a score here and in the baseline"
-            rows.append(Row(label=seen.label, n=0, missing=seen.missing, mean=mean, reason=reason))
+            yield _Read(mean, reason="no case has a score here and in the baseline")
             continue
         look = monitor.look(differences)
         # Whether so many cases could alarm if all of them had lost everything.
-        lost, level = np.full(look.cases, -REACH), look.level / len(look.windows)
+        lost, level = np.full(look.windows[0].cases, -REACH), look.level / len(look.windows)
         able = upper_bound(lost, level, low=-REACH, high=REACH) < -margin
-        rows.append(_row(seen, mean, look.windows, look.level, able=bool(able)))
-    return rows
+        yield _Read(mean, look.windows, look.level, bool(able))
 
 
-def _streams(state: State, alpha: float, margin: float) -> list[Row]:
+def _streams(state: State, alpha: float, margin: float) -> Iterator[_Read]:
     reference = flatten(state.baseline)
     arrived: list[Floats] = []
-    rows = []
     for seen in state.looks:
         new = flatten(seen.values)
         if not len(new) or not len(reference):
-            reason = "no trace has a score" if len(reference) else "the baseline has no score"
-            rows.append(Row(label=seen.label, n=0, missing=seen.missing, mean=None, reason=reason))
+            yield _Read(None, reason="no trace has a score" if len(reference) else "the baseline has no score")
             continue
         arrived.append(new)
-        spans = [one for one in WINDOWS if one <= len(arrived)]
+        spans = [looks for looks in WINDOWS if looks <= len(arrived)]
         level = spend(len(arrived), alpha)
-        windows = [_compare(reference, arrived[-one:], level / len(spans), margin) for one in spans]
+        windows = tuple(_compare(reference, arrived[-looks:], level / len(spans), margin) for looks in spans)
         # Whether so many traces could alarm if all of them had the lowest score.
         lowest = np.full(windows[-1].cases, float(MIN_SCORE))
         able = _compare(reference, [lowest], level / len(spans), margin).alarm
-        rows.append(_row(seen, float(new.mean()), windows, level, able=able))
-    return rows
+        yield _Read(float(new.mean()), windows, level, able)
 
 
 def flatten(values: Values) -> Floats:
@@ -246,20 +252,19 @@ def _compare(reference: Floats, looks: Sequence[Floats], level: float, margin: f
     )
 
 
-def _drifts(state: State, alpha: float) -> list[Drift | None]:
+def _drifts(state: State, alpha: float) -> Iterator[Drift | None]:
     """At each look at which the judge was tried, the change of the frozen set's scores, up or down."""
+    # Half the level for each side: a drift may go up or down.
     monitor = ChangeMonitor(low=-REACH, high=REACH, alpha=alpha / 2, margin=0.0)
-    found: list[Drift | None] = []
     for seen in state.looks:
         now = {key: value for key, value in (seen.frozen or {}).items() if value is not None}
         differences = {key: value - state.frozen[key] for key, value in now.items() if key in state.frozen}
         if not differences:
-            found.append(None)
+            yield None
             continue
-        look = monitor.look(differences)
-        drifted = any(one.upper < 0 or one.lower > 0 for one in look.windows)
-        found.append(Drift(n=look.cases, change=look.change, lower=look.lower, upper=look.upper, drifted=drifted))
-    return found
+        windows = monitor.look(differences).windows
+        drifted, newest = any(one.upper < 0 or one.lower > 0 for one in windows), windows[0]
+        yield Drift(n=newest.cases, change=newest.change, lower=newest.lower, upper=newest.upper, drifted=drifted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,47 +294,44 @@ def promise_looks(state: State, drop: float, *, alpha: float, margin: float, rng
     drawn = [pilot[rng.integers(0, len(pilot), len(pilot))] for _ in range(PILOTS)]
     needed = int(np.ceil(UNLUCKY * PILOTS))
     for horizon in HORIZONS:  # the short one first: most drops are caught soon or never
-        caught = []
+        waits = []
         for cases in drawn:
             with suppress(ValueError):  # all its cases are alike: nothing is promised from it
-                found = delay(
-                    cases,
-                    drop,
-                    margin=margin,
-                    alpha=alpha,
-                    low=-REACH,
-                    high=REACH,
-                    before=len(looks),
-                    horizon=horizon,
-                    draws=PILOT_DRAWS,
-                    rng=rng,
+                waits.append(
+                    delay(
+                        cases,
+                        drop,
+                        margin=margin,
+                        alpha=alpha,
+                        low=-REACH,
+                        high=REACH,
+                        before=len(looks),
+                        horizon=horizon,
+                        draws=PILOT_DRAWS,
+                        rng=rng,
+                    )
                 )
-                caught.append(found.looks)
-        waits = sorted(one for one in caught if one is not None)
-        if len(waits) >= needed:
-            break
-    promised = waits[needed - 1] if len(waits) >= needed else None
-    return Promise(
-        looks=promised,
-        kept=len(waits) if promised is None else sum(one <= promised for one in waits),
-        horizon=horizon,
-    )
+        caught = sorted(wait for wait in waits if wait is not None)
+        if len(caught) >= needed:
+            promised = caught[needed - 1]
+            return Promise(looks=promised, kept=sum(wait <= promised for wait in caught), horizon=horizon)
+    return Promise(looks=None, kept=len(caught), horizon=horizon)
 
 
 def promise_delay(state: State, drop: float, *, alpha: float, margin: float, rng: np.random.Generator) -> str:
     """``promise_looks`` in words; a sentence that says why where it cannot be told."""
     try:
-        found = promise_looks(state, drop, alpha=alpha, margin=margin, rng=rng)
+        promise = promise_looks(state, drop, alpha=alpha, margin=margin, rng=rng)
     except ValueError as error:
         return f"How soon a drop is caught cannot be told: {error}."
     when = f"A drop of {drop:g} points that comes after the {count_noun(len(state.looks), 'looks')} so far"
-    held = f"{found.kept} of {PILOTS} resamples of the cases"
-    if found.looks is None:
+    held = f"{promise.kept} of {PILOTS} resamples of the cases"
+    if promise.looks is None:
         return (
-            f"{when} is not promised to be caught within {found.horizon} further looks: only {held} would catch it in"
+            f"{when} is not promised to be caught within {promise.horizon} further looks: only {held} would catch it in"
             f" {SHARE:.0%} of simulated runs."
         )
     return (
-        f"{when} would be caught within {found.looks} further look{'s' if found.looks > 1 else ''} in at least"
+        f"{when} would be caught within {promise.looks} further look{'s' if promise.looks > 1 else ''} in at least"
         f" {SHARE:.0%} of simulated runs, by {held}."
     )

@@ -39,15 +39,15 @@ def _settings_of(log: EvalLog) -> dict[str, str]:
 
     Arguments of the model keep their own names; the others say whose they are.
     """
-    told = log.eval
-    found = _generation(log)
-    found |= {name: value for name, value in (told.model_args or {}).items() if name not in _OPERATION}
-    found |= {f"task {name}": value for name, value in (told.task_args or {}).items()}
-    found |= {f"solver {name}": value for name, value in (told.solver_args or {}).items()}
-    found |= {f"role {name}": value for name, value in roles_of(log).items() if name not in GRADERS}
-    beside = {"base_url": told.model_base_url, "solver": told.solver, "steps": _digest_steps(log)}
-    found |= {name: value for name, value in beside.items() if value}
-    return {clean(str(name)): plain_text(_safe(str(name), value)) for name, value in sorted(found.items())}
+    header = log.eval
+    settings = _generation(log)
+    settings |= {name: value for name, value in (header.model_args or {}).items() if name not in _OPERATION}
+    settings |= {f"task {name}": value for name, value in (header.task_args or {}).items()}
+    settings |= {f"solver {name}": value for name, value in (header.solver_args or {}).items()}
+    settings |= {f"role {name}": value for name, value in roles_of(log).items() if name not in GRADERS}
+    beside = {"base_url": header.model_base_url, "solver": header.solver, "steps": _digest_steps(log)}
+    settings |= {name: value for name, value in beside.items() if value}
+    return {clean(str(name)): plain_text(_safe(str(name), value)) for name, value in sorted(settings.items())}
 
 
 def _digest_steps(log: EvalLog) -> str:
@@ -68,8 +68,8 @@ def _without_dates(value: Any) -> Any:
 def _generation(log: EvalLog) -> dict[str, Any]:
     """The generation settings of a log that decide a reply, as they are given; defaults are none of them."""
     given = (log.eval.model_generate_config, log.plan.config)
-    found = {key: value for one in given for key, value in one.model_dump(mode="json", exclude_none=True).items()}
-    decisive = {name: value for name, value in found.items() if name not in _OPERATION}
+    told = {key: value for one in given for key, value in one.model_dump(mode="json", exclude_none=True).items()}
+    decisive = {name: value for name, value in told.items() if name not in _OPERATION}
     if "system_message" in decisive:
         decisive["system_message"] = _without_dates(decisive["system_message"])
     return decisive
@@ -80,26 +80,26 @@ def compared_settings(log: EvalLog) -> dict[str, dict[str, Any]]:
 
     Numbers and truths stay what they are, all else is text, without secrets.
     """
-    told = log.eval
-    config = told.config.model_dump(mode="json", exclude_none=True)
+    header = log.eval
+    config = header.config.model_dump(mode="json", exclude_none=True)
     # A task that is told which model it is given says who acted by it.
-    paths = (value for value in (told.model_args or {}).values() if isinstance(value, str) and "/" in value)
-    names = {told.model, told.model.partition("/")[2], *paths}
-    arguments = {
-        group: {name: value for name, value in (found or {}).items() if not (isinstance(value, str) and value in names)}
-        for group, found in (("task", told.task_args), ("solver", told.solver_args))
-    }
-    steps, name = _digest_steps(log), {"name": told.solver} if told.solver else {}
+    paths = (value for value in (header.model_args or {}).values() if isinstance(value, str) and "/" in value)
+    models = [header.model, header.model.partition("/")[2], *paths]
+    task, solver = (
+        {name: value for name, value in (arguments or {}).items() if value not in models}
+        for arguments in (header.task_args, header.solver_args)
+    )
+    steps, name = _digest_steps(log), {"name": header.solver} if header.solver else {}
     groups: dict[str, dict[str, Any]] = {
-        "task": {"version": told.task_version, **arguments["task"]},
-        "solver": {**name, **arguments["solver"], **({"steps": steps} if steps else {})},
+        "task": {"version": header.task_version, **task},
+        "solver": {**name, **solver, **({"steps": steps} if steps else {})},
         "limits": {key: value for key, value in config.items() if key == "approval" or key.endswith("_limit")},
         "generation": _generation(log),
         "roles": {name: value for name, value in roles_of(log).items() if name not in TESTED},
     }
     return {
-        group: {clean(str(name)): _comparable(_safe(str(name), value)) for name, value in found.items()}
-        for group, found in groups.items()
+        group: {clean(str(name)): _comparable(_safe(str(name), value)) for name, value in settings.items()}
+        for group, settings in groups.items()
     }
 
 
@@ -109,11 +109,11 @@ def _comparable(value: Any) -> Any:
 
 def roles_of(log: EvalLog) -> dict[str, Any]:
     """The models of a log's roles, such as the target of an audit: role → names and addresses, without secrets."""
-    found = {}
+    roles = {}
     for name, bound in (log.eval.model_roles or {}).items():
         models = bound if isinstance(bound, list) else [bound]
-        found[name] = [[one.model, _safe("", one.base_url or ""), _safe("", one.args)] for one in models]
-    return found
+        roles[name] = [[one.model, _safe("", one.base_url or ""), _safe("", one.args)] for one in models]
+    return roles
 
 
 def identify(log: EvalLog) -> tuple[str, dict[str, str]]:
@@ -132,19 +132,18 @@ def name_checkpoints(
     ``known`` are the settings of those that the run holds (``held``) from earlier imports.
     """
     bases = {name: f"{clean(log.eval.model)} ({clean(log.eval.task)})" for name, (log, _) in new.items()}
-    settings: dict[str, Mapping[str, str]] = {name: one for name, (_, one) in new.items()}
-    for one in held:
-        if one.id in known and one.id not in settings:
-            bases[one.id], settings[one.id] = one.base, known[one.id]
+    settings: dict[str, Mapping[str, str]] = {name: own for name, (_, own) in new.items()}
+    for checkpoint in held:
+        if checkpoint.id in known and checkpoint.id not in settings:
+            bases[checkpoint.id], settings[checkpoint.id] = checkpoint.base, known[checkpoint.id]
     made = []
     for name, (log, mine) in new.items():
         others = [settings[other] for other in settings if bases[other] == bases[name]]
-        keys = sorted({key for one in others for key in one})
-        differing = [key for key in keys if len({one.get(key, NOT_SET) for one in others}) > 1]
-        axes = {key: mine.get(key, NOT_SET) for key in differing}
-        short = {key: _shorten(value) for key, value in axes.items()}
-        told = [{key: _shorten(one.get(key, NOT_SET)) for key in differing} for one in others]
-        axes = short if told.count(short) == 1 else axes
+        keys = sorted({key for other in others for key in other})
+        differing = [key for key in keys if len({other.get(key, NOT_SET) for other in others}) > 1]
+        # Cut values, unless two checkpoints would then be alike; its own stand among the others once more.
+        short = [{key: _shorten(other.get(key, NOT_SET)) for key in differing} for other in (mine, *others)]
+        axes = short[0] if short.count(short[0]) == 2 else {key: mine.get(key, NOT_SET) for key in differing}
         made.append(Checkpoint(id=name, base=bases[name], axes=axes, model=clean(log.eval.model)))
     return made
 

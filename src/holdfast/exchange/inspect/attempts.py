@@ -13,7 +13,7 @@ from pathlib import Path
 
 from inspect_ai.log import EvalLog
 
-from holdfast.exchange.ties import group_tied
+from holdfast.records.groups import group_by_key, group_tied
 
 SHOWN = 6  # files or sample ids, in a message
 
@@ -115,23 +115,17 @@ def _tell_answered(logs: Sequence[Log], group: Sequence[int], answered: Mapping[
 
 def _joined(logs: Sequence[Log], kept: Sequence[int]) -> list[str]:
     """Which logs are read as one checkpoint although each is an evaluation of its own."""
-    groups: dict[str, list[str]] = {}
-    for place in kept:
-        if not logs[place].own and logs[place].spots:
-            groups.setdefault(logs[place].checkpoint, []).append(logs[place].path.name)
-    told = "logs were read as one checkpoint, for nothing in them tells their models apart"
+    others = (logs[place] for place in kept if not logs[place].own and logs[place].spots)
+    groups = group_by_key((log.checkpoint, log.path.name) for log in others)
+    words = "logs were read as one checkpoint, for nothing in them tells their models apart"
     joined = (names for names in groups.values() if len(names) > 1)
-    return [f"{len(names)} {told}: {_names(names)}" for names in joined] + _shared(logs)
+    return [f"{len(names)} {words}: {_names(names)}" for names in joined] + _shared(logs)
 
 
 def _shared(logs: Sequence[Log]) -> list[str]:
     """Episodes that stand under two checkpoints: the same uuid, another model or setting."""
-    owners: dict[str, set[str]] = {}
-    for log in logs:
-        for spot in log.spots:
-            if spot.uuid is not None:
-                owners.setdefault(spot.uuid, set()).add(log.checkpoint)
-    count = sum(len(names) > 1 for names in owners.values())
+    owners = group_by_key((spot.uuid, log.checkpoint) for log in logs for spot in log.spots if spot.uuid is not None)
+    count = sum(len(set(checkpoints)) > 1 for checkpoints in owners.values())
     return [f"{count} episodes stand in logs of different models or settings and count for each"] if count else []
 
 

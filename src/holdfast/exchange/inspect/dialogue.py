@@ -22,6 +22,7 @@ from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageTool,
 from pydantic import ValidationError
 
 from holdfast.exchange.inspect.messages import DETAIL
+from holdfast.records.groups import group_by_key
 
 REFUSED_CALL = "parsing"  # Inspect's name for a call that no tool could take
 NOT_CARRIED_OUT = frozenset({REFUSED_CALL, "approval"})
@@ -74,23 +75,23 @@ def arrange(sample: EvalSample) -> Dialogue:
     there = _match(turns, sample.messages)
     mine = _own_turns(turns, there, sample.messages)
     opening, said = _split(sample, there)
-    lost = [one for one in mine if one.place not in there and _is_part(one, mine)]
+    lost = [turn for turn in mine if turn.place not in there and _is_part(turn, mine)]
     if lost:
         opening, said = _rebuild(mine, there, sample.messages)
-    said, handed = _restore(said, [one for one in turns if one.place in there])
-    own = {one.place for one in mine} | set(there)
-    roles = {one.event.role for one in mine} | {None}
-    asked = {(call.id, call.function) for one in said if one.role == "assistant" for call in one.tool_calls or ()}
-    others = [one for one in turns if one.place not in own]
-    others = [one for one in others if any((act.id, act.function) not in asked for act in one.acts)]
-    inserted = [one for one in others if one.event.role in roles]
+    said, handed = _restore(said, [turn for turn in turns if turn.place in there])
+    own = {turn.place for turn in mine} | set(there)
+    roles = {turn.event.role for turn in mine} | {None}
+    asked = {(call.id, call.function) for message in said for call in _calls(message)}
+    others = [turn for turn in turns if turn.place not in own]
+    others = [turn for turn in others if any((act.id, act.function) not in asked for act in turn.acts)]
+    inserted = [turn for turn in others if turn.event.role in roles]
     said = _insert(said, mine, inserted)
     return Dialogue(
         opening=tuple(opening),
         said=tuple(said),
         rebuilt=len(lost),
-        agents=dict(handed + Counter(one.agent for one in inserted for _ in one.acts)),
-        roles=dict(Counter(str(one.event.role) for one in others if one not in inserted for _ in one.acts)),
+        agents=dict(handed + Counter(turn.agent for turn in inserted for _ in turn.acts)),
+        roles=dict(Counter(str(turn.event.role) for turn in others if turn not in inserted for _ in turn.acts)),
         broken=LOST if _is_cut(events, sample.messages, mine) else next(iter(unread), None),
     )
 
@@ -137,25 +138,22 @@ def _nested(parent: Any, unread: list[str]) -> Iterator[Event]:
 def _turns(events: Sequence[Event]) -> list[_Turn]:
     """Every reply of a model that was not withdrawn, with what its calls gave."""
     names = {event.id: str(event.name) for event in events if event.event == "span_begin"}
-    made: dict[str, list[tuple[int, ToolEvent]]] = {}
-    for place, event in enumerate(events):
-        if isinstance(event, ToolEvent):
-            made.setdefault(event.id, []).append((place, event))
-    found = []
-    for place, event in enumerate(events):
+    made = group_by_key((event.id, (at, event)) for at, event in enumerate(events) if isinstance(event, ToolEvent))
+    turns = []
+    for position, event in enumerate(events):
         if not isinstance(event, ModelEvent) or event.error is not None or not event.output.choices:
             continue
         message = event.output.choices[0].message
         results = []
         for call in message.tool_calls or ():
-            later = next((one for one in made.get(call.id, ()) if one[0] > place), None)
+            later = next((carried_out for carried_out in made.get(call.id, ()) if carried_out[0] > position), None)
             if later is not None:
                 made[call.id].remove(later)
                 results.append(later[1])
         # An old log holds the events of a tool inside it, and names none of their spans.
         agent = names.get(event.span_id) or (event.span_id or "").rpartition("/")[2] or "sub-agent"
-        found.append(_Turn(place, event, message, tuple(results), agent))
-    return found
+        turns.append(_Turn(position, event, message, tuple(results), agent))
+    return turns
 
 
 def _match(turns: Sequence[_Turn], messages: Sequence[ChatMessage]) -> dict[int, int]:
@@ -163,22 +161,22 @@ def _match(turns: Sequence[_Turn], messages: Sequence[ChatMessage]) -> dict[int,
 
     What the first request held is no reply to it.
     """
-    shown: Sequence[ChatMessage] = next((one.event.input for one in turns if one.event.role is None), ())
+    shown: Sequence[ChatMessage] = next((turn.event.input for turn in turns if turn.event.role is None), ())
     start = 0
     while start < min(len(shown), len(messages)) and _same(shown[start], messages[start]):
         start += 1
-    free = {place: one for place, one in enumerate(messages) if place >= start and one.role == "assistant"}
-    found: dict[int, int] = {}
-    for known in (lambda one: one.id, _content):
+    free = {at: message for at, message in enumerate(messages) if at >= start and message.role == "assistant"}
+    matched: dict[int, int] = {}
+    for identify in (lambda message: message.id, _content):
         for turn in turns:
-            key = known(turn.message)
-            if turn.place in found or key is None:
+            key = identify(turn.message)
+            if turn.place in matched or key is None:
                 continue
-            place = next((place for place, one in free.items() if known(one) == key), None)
-            if place is not None:
-                found[turn.place] = place
-                del free[place]
-    return found
+            at = next((at for at, message in free.items() if identify(message) == key), None)
+            if at is not None:
+                matched[turn.place] = at
+                del free[at]
+    return matched
 
 
 def _own_turns(turns: Sequence[_Turn], there: Mapping[int, int], messages: Sequence[ChatMessage]) -> list[_Turn]:
@@ -186,18 +184,18 @@ def _own_turns(turns: Sequence[_Turn], there: Mapping[int, int], messages: Seque
 
     Without any such reply among the messages they are those of the first span.
     """
-    matched = [one for one in turns if one.place in there]
+    matched = [turn for turn in turns if turn.place in there]
     if not matched and any(message.role == "assistant" for message in messages):
         return []
-    plain = [one for one in turns if one.event.role is None]
+    plain = [turn for turn in turns if turn.event.role is None]
     first = next(iter(matched or plain or turns), None)
     if first is None:
         return []
     # A handoff leaves the other agent's replies in the history, without their calls and under its own span.
-    whole = [one for one in matched if not (one.acts and not _calls(messages[there[one.place]]))]
-    roles = {one.event.role for one in matched} or {first.event.role}
-    spans = {one.event.span_id for one in whole} or {first.event.span_id}
-    return [one for one in turns if one.event.span_id in spans and one.event.role in roles]
+    whole = [turn for turn in matched if not (turn.acts and not _calls(messages[there[turn.place]]))]
+    roles = {turn.event.role for turn in matched} or {first.event.role}
+    spans = {turn.event.span_id for turn in whole} or {first.event.span_id}
+    return [turn for turn in turns if turn.event.span_id in spans and turn.event.role in roles]
 
 
 def _split(sample: EvalSample, there: Mapping[int, int]) -> tuple[list[ChatMessage], list[ChatMessage]]:
@@ -206,8 +204,8 @@ def _split(sample: EvalSample, there: Mapping[int, int]) -> tuple[list[ChatMessa
     Where events tell, that is the first that a model gave. Else the replies that ``input`` begins with are passed by.
     """
     messages = sample.messages
-    spoken = [place for place, one in enumerate(messages) if one.role == "assistant"]
-    given = [*there.values(), *(place for place in spoken if messages[place].source == "generate")]
+    spoken = [at for at, message in enumerate(messages) if message.role == "assistant"]
+    given = [*there.values(), *(at for at in spoken if messages[at].source == "generate")]
     if given:
         return messages[: min(given)], messages[min(given) :]
     shown = [] if isinstance(sample.input, str) else [one for one in sample.input if one.role == "assistant"]
@@ -241,30 +239,30 @@ def _rebuild(
 ) -> tuple[list[ChatMessage], list[ChatMessage]]:
     """Opening and dialogue of an agent's replies in their order, with what each request adds to the one before."""
     opening = list(turns[0].event.input)
-    seen = {key for one in opening for key in _identities(one)}
+    seen = {key for message in opening for key in _identities(message)}
     said: list[ChatMessage] = []
-    turns = [one for one in turns if one.place in there or _is_part(one, turns)]
+    turns = [turn for turn in turns if turn.place in there or _is_part(turn, turns)]
     for number, turn in enumerate(turns):
         held = messages[there[turn.place]] if turn.place in there else turn.message
         spoken = held if isinstance(held, ChatMessageAssistant) else turn.message
         said.append(spoken)
         seen |= {*_identities(spoken), *_identities(turn.message)}
         after = turns[number + 1].event.input if number + 1 < len(turns) else messages
-        new = [one for one in _after(after, turn.message, seen) if one.role != "system"]
+        new = [message for message in _after(after, turn.message, seen) if message.role != "system"]
         # The results of its calls are taken from tool events where no message holds them.
-        held_ids = {one.tool_call_id for one in new if isinstance(one, ChatMessageTool)}
+        held_ids = {message.tool_call_id for message in new if isinstance(message, ChatMessageTool)}
         asked = {call.id for call in spoken.tool_calls or ()} - held_ids
-        said += [*(_result(one) for one in turn.results if one.id in asked), *new]
-        seen |= {key for one in new for key in _identities(one)}
+        said += [*(_result(event) for event in turn.results if event.id in asked), *new]
+        seen |= {key for message in new for key in _identities(message)}
     return opening, said
 
 
 def _after(shown: Sequence[ChatMessage], last: ChatMessage, seen: set[Any]) -> list[ChatMessage]:
     """What a list of messages holds after ``last``; where that is gone from it, what was never seen."""
-    place = next((place for place in range(len(shown) - 1, -1, -1) if _same(shown[place], last)), None)
-    if place is not None:
-        return list(shown[place + 1 :])
-    return [one for one in shown if seen.isdisjoint(_identities(one))]
+    for at in reversed(range(len(shown))):
+        if _same(shown[at], last):
+            return list(shown[at + 1 :])
+    return [message for message in shown if seen.isdisjoint(_identities(message))]
 
 
 def _result(event: ToolEvent) -> ChatMessageTool:
@@ -282,23 +280,22 @@ def _restore(said: Sequence[ChatMessage], matched: Sequence[_Turn]) -> tuple[lis
 
     Their results, which the history holds as a user's words, are results again.
     """
-    turns = {one.message.id: one for one in matched if one.message.id is not None and one.acts}
-    results = {one.message_id: (turn, one) for turn in turns.values() for one in turn.results if one.message_id}
+    turns = {turn.message.id: turn for turn in matched if turn.message.id is not None and turn.acts}
+    results = {event.message_id: (turn, event) for turn in turns.values() for event in turn.results if event.message_id}
     shown = {message.id for message in said if message.role == "user" and message.id in results}
     made: list[ChatMessage] = []
     handed: Counter[str] = Counter()
     for message in said:
-        turn = turns.get(message.id)
+        restored, turn = message, turns.get(message.id)
         if message.role == "user" and message.id in shown:
             turn, result = results[message.id]
-            made.append(_of(_result(result), turn))
+            restored = _of(_result(result), turn)
         elif turn is not None and message.role == "assistant" and not _calls(message):
-            given = {one.id for one in turn.results if one.message_id in shown}
-            back = [call for call in turn.message.tool_calls or () if call.id in given]
-            handed.update({turn.agent: len(back)} if back else {})
-            made.append(_of(turn.message.model_copy(update={"tool_calls": back}), turn) if back else message)
-        else:
-            made.append(message)
+            given = {event.id for event in turn.results if event.message_id in shown}
+            if back := [call for call in turn.message.tool_calls or () if call.id in given]:
+                handed[turn.agent] += len(back)
+                restored = _of(turn.message.model_copy(update={"tool_calls": back}), turn)
+        made.append(restored)
     return made, handed
 
 
@@ -310,20 +307,20 @@ def _of(message: ChatMessage, turn: _Turn) -> ChatMessage:
 def _insert(said: Sequence[ChatMessage], mine: Sequence[_Turn], others: Sequence[_Turn]) -> list[ChatMessage]:
     """The dialogue with sub-agents' replies that acted, each after the results of the reply that came before it."""
     after: dict[Any, list[_Turn]] = {}
-    for one in others:
-        before = [turn for turn in mine if turn.place < one.place]
-        after.setdefault(before[-1].message.id or _content(before[-1].message) if before else None, []).append(one)
-    made = [message for one in after.pop(None, ()) for message in _of_agent(one)]
-    waiting: list[_Turn] = []
+    for turn in others:
+        before = [own for own in mine if own.place < turn.place]
+        after.setdefault(before[-1].message.id or _content(before[-1].message) if before else None, []).append(turn)
+    waiting: list[_Turn] = after.pop(None, [])
+    made: list[ChatMessage] = []
     for message in said:
         if message.role != "tool":
-            made += [line for one in waiting for line in _of_agent(one)]
+            made += [line for turn in waiting for line in _of_agent(turn)]
             waiting = []
         made.append(message)
         if message.role == "assistant":
             waiting = after.pop(message.id, []) + after.pop(_content(message), [])
-    left = [*waiting, *(one for rest in after.values() for one in rest)]
-    return made + [line for one in left for line in _of_agent(one)]
+    left = [*waiting, *(turn for rest in after.values() for turn in rest)]
+    return made + [line for turn in left for line in _of_agent(turn)]
 
 
 def _of_agent(turn: _Turn) -> list[ChatMessage]:

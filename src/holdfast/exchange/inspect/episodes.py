@@ -12,6 +12,7 @@ from inspect_ai.model import ChatMessage
 
 from holdfast.exchange.inspect.dialogue import NOT_CARRIED_OUT, REFUSED_CALL, Dialogue, arrange
 from holdfast.exchange.inspect.messages import LEFT_OUT, UNREAD, from_inspect, from_tool_info, storable
+from holdfast.exchange.inspect.samples import MOST
 from holdfast.exchange.inspect.scoring import is_unscored
 from holdfast.exchange.openings import digest_opening
 from holdfast.models.calls.spelled import find_unread
@@ -28,7 +29,6 @@ ENDINGS: Mapping[str, Ending] = {
     "cost": Ending.TOKEN_LIMIT,
 }
 """How a sample ended at a limit of this type; at any other the reply or the conversation was cut off."""
-MOST_TOKENS = 2**63 - 1  # that the store can count; more are no count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Read:
 
 def read_sample(log: EvalLog, sample: EvalSample) -> Read:
     """A sample that holdfast did not write. Errors: ValueError where its numbers are none."""
-    if not 1 <= sample.epoch <= MOST_TOKENS:
+    if not 1 <= sample.epoch <= MOST:
         raise ValueError(f"epoch is {sample.epoch}, expected 1 or more")
     dialogue = arrange(sample)
     opening, said = from_inspect(dialogue.opening), from_inspect(dialogue.said)
@@ -82,7 +82,7 @@ def read_sample(log: EvalLog, sample: EvalSample) -> Read:
         flags=flags,
         calls=calls,
         invalid_calls=invalid,
-        tokens=tokens if tokens is not None and 0 <= tokens <= MOST_TOKENS else None,
+        tokens=tokens if tokens is not None and 0 <= tokens <= MOST else None,
         detail=_detail(log, sample, dialogue, unread, left),
     )
     spoken = any(message.role == "assistant" for message in said)
@@ -143,7 +143,7 @@ def _detail(
     log: EvalLog, sample: EvalSample, dialogue: Dialogue, unread: str | None, left: Mapping[str, int]
 ) -> dict[str, Any]:
     """Where the episode comes from, what the log says of it, and what was not read."""
-    found = {
+    noted = {
         "log": log.eval.eval_id,
         "sample": sample.uuid,
         "error": sample.error and sample.error.message,
@@ -155,7 +155,7 @@ def _detail(
         "agents": dict(dialogue.agents),
         "roles": dict(dialogue.roles),
     }
-    return storable({key: value for key, value in found.items() if value})
+    return storable({key: value for key, value in noted.items() if value})
 
 
 def tell_notes(notes: Counter[tuple[str, str]]) -> list[str]:

@@ -14,6 +14,7 @@ from inspect_ai.model import ChatCompletionChoice, ChatMessage, ModelOutput, Mod
 from holdfast.exchange.inspect.messages import to_inspect
 from holdfast.exchange.inspect.samples import OWN, describe_case, describe_episode, to_score
 from holdfast.records import Case, Checkpoint, Ending, Score, Trajectory, content_id
+from holdfast.records.groups import group_by_key
 from holdfast.store import Store
 
 # A fixed time: the log of a run is a function of the run, not of the hour of its export.
@@ -35,8 +36,11 @@ def write_logs(store: Store, target: Path) -> None:
         (judges[label], objective, rubric): f"{label}/{objective}"
         for (label, objective), rubric in table.rubrics.items()
     }
-    parts = _parts_of(store)
-    for checkpoint_id, ids in _trajectory_ids(store).items():
+    halves = ((seed, part, ids) for seed, parts in store.splits().items() for part, ids in parts.items())
+    splits = group_by_key((case_id, (seed, part)) for seed, part, ids in halves for case_id in ids)
+    episodes, stored = store.trajectory_table(), store.trajectory_ids()
+    made_by = {stored[row]: episodes.checkpoints[at].id for row, at in enumerate(episodes.checkpoint.tolist())}
+    for checkpoint_id, ids in group_by_key((made_by[name], name) for name in store.planned_ids()).items():
         checkpoint = checkpoints[checkpoint_id]
         # The provider's name where nothing was trained, else a name that no other has.
         model = checkpoint.model if checkpoint.model and not checkpoint.stages else checkpoint.name
@@ -47,29 +51,9 @@ def write_logs(store: Store, target: Path) -> None:
             while (sample.id, sample.epoch) in taken:  # a log holds each sample id and epoch once
                 sample.epoch += 1
             taken.add((sample.id, sample.epoch))
-            sample.metadata[OWN]["splits"] = parts.get(trajectory.case_id, [])
+            sample.metadata[OWN]["splits"] = splits.get(trajectory.case_id, [])
             samples.append(sample)
         inspect_log.write_eval_log(_log(checkpoint, model, samples), str(target / f"{checkpoint.id}.eval"))
-
-
-def _trajectory_ids(store: Store) -> dict[str, list[str]]:
-    """Trajectory ids by checkpoint id, in the order of the plan."""
-    table, ids = store.trajectory_table(), store.trajectory_ids()
-    made_by = {ids[row]: table.checkpoints[place].id for row, place in enumerate(table.checkpoint.tolist())}
-    found: dict[str, list[str]] = {}
-    for name in store.planned_ids():
-        found.setdefault(made_by[name], []).append(name)
-    return found
-
-
-def _parts_of(store: Store) -> dict[str, list[tuple[int, str]]]:
-    """Case id → the split seeds under which it is in a part, with the part."""
-    found: dict[str, list[tuple[int, str]]] = {}
-    for seed, parts in store.splits().items():
-        for part, ids in parts.items():
-            for case_id in ids:
-                found.setdefault(case_id, []).append((seed, part))
-    return found
 
 
 def _log(checkpoint: Checkpoint, model: str, samples: Sequence[EvalSample]) -> EvalLog:

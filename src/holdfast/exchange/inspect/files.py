@@ -11,17 +11,14 @@ import re
 import zipfile
 import zlib
 from pathlib import Path
-from typing import NoReturn
 
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import refuse
+from holdfast.records.inputs import check_expansion
 
 REMEDY = "fetch the log again or leave it out"
 LOG = ".eval"
 LOG_AS_JSON = ".json"
 MAX_ENTRY_BYTES = 256 * 2**20  # of one sample, and of a log as JSON
-MAX_TOTAL_BYTES = 16 * 2**30
-MAX_RATIO = 100  # expanded to compressed bytes, looked at beyond RATIO_FREE_BYTES
-RATIO_FREE_BYTES = 64 * 2**20
 _HEAD_BYTES = 2**16
 _ZIP = b"PK\x03\x04"
 _PARTS = frozenset({"header.json", "_journal/start.json"})  # one of them is in every log's archive
@@ -32,11 +29,6 @@ _LINES = (".jsonl", ".ndjson")  # a record a line, never a log
 _MANY = 0xFFFF  # entries: the count stands in the larger record before
 _TAIL_BYTES = 2**16 + 22 + 20 + 56  # of the records that end an archive, with the longest comment
 _NAME_CHARACTERS = 80  # of an entry's name in a message
-
-
-def refuse(place: object, finding: str, remedy: str = REMEDY) -> NoReturn:
-    """Raise a StudyError with place, finding and remedy."""
-    raise StudyError(f"{place}: {finding}; {remedy}")
 
 
 def find_logs(path: Path) -> list[Path]:
@@ -98,14 +90,14 @@ def check_log(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         _check_sizes(path, archive.infolist())
         if len(archive.infolist()) != _counted_entries(path):
-            refuse(path, "not a readable Inspect log: its directory does not hold the entries that it counts")
+            refuse(path, "not a readable Inspect log: its directory does not hold the entries that it counts", REMEDY)
         try:
             damaged = archive.testzip()
         except (zlib.error, EOFError, ValueError) as error:
-            refuse(path, f"not a readable Inspect log, or cut short ({error})")
+            refuse(path, f"not a readable Inspect log, or cut short ({error})", REMEDY)
         if damaged is not None:
             name = damaged[:_NAME_CHARACTERS]
-            refuse(path, f"not a readable Inspect log: entry {name!r} does not have its checksum")
+            refuse(path, f"not a readable Inspect log: entry {name!r} does not have its checksum", REMEDY)
 
 
 def _counted_entries(path: Path) -> int:
@@ -114,6 +106,7 @@ def _counted_entries(path: Path) -> int:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - _TAIL_BYTES))
         tail = file.read()
+    # The last record has the count at its tenth byte, or says there that the larger one before it does, at its 32nd.
     end = tail.rfind(b"PK\x05\x06")
     count = int.from_bytes(tail[end + 10 : end + 12], "little")
     large = tail.rfind(b"PK\x06\x06", 0, max(end, 0))
@@ -121,21 +114,16 @@ def _counted_entries(path: Path) -> int:
 
 
 def _check_sizes(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    total = packed = 0
     for entry in entries:
         place = f"{path}: entry {entry.filename[:_NAME_CHARACTERS]!r}"
         if entry.file_size > MAX_ENTRY_BYTES:
-            refuse(place, f"expands beyond {MAX_ENTRY_BYTES >> 20} MiB")
+            refuse(place, f"expands beyond {MAX_ENTRY_BYTES >> 20} MiB", REMEDY)
         # No compression makes much more of a text: whoever says so hides what it expands to.
         if entry.compress_size > entry.file_size + entry.file_size // 8 + 1024:
-            refuse(place, f"{entry.compress_size:,} bytes packed are said to hold {entry.file_size:,}")
-        total, packed = total + entry.file_size, packed + entry.compress_size
-        if entry.file_size > RATIO_FREE_BYTES and entry.file_size > MAX_RATIO * entry.compress_size:
-            refuse(place, f"expands beyond {MAX_RATIO}:1")
-    if total > MAX_TOTAL_BYTES:
-        refuse(path, f"expands beyond {MAX_TOTAL_BYTES >> 30} GiB")
-    if total > RATIO_FREE_BYTES and total > MAX_RATIO * packed:
-        refuse(path, f"expands beyond {MAX_RATIO}:1")
+            refuse(place, f"{entry.compress_size:,} bytes packed are said to hold {entry.file_size:,}", REMEDY)
+        check_expansion(place, entry.file_size, entry.compress_size, REMEDY)
+    expanded, packed = sum(entry.file_size for entry in entries), sum(entry.compress_size for entry in entries)
+    check_expansion(path, expanded, packed, REMEDY)
 
 
 def _begins_log(head: bytes) -> bool:

@@ -29,7 +29,7 @@ from inspect_ai.scorer import Score as InspectScore
 from holdfast.exchange.inspect.actors import identify, name_checkpoints
 from holdfast.exchange.inspect.attempts import SHOWN, Attempts, Log, Spot, sort_attempts
 from holdfast.exchange.inspect.episodes import Read, mark_opening, read_sample, tell_notes
-from holdfast.exchange.inspect.files import REMEDY, check_log, find_logs, is_archive, refuse
+from holdfast.exchange.inspect.files import REMEDY, check_log, find_logs, is_archive
 from holdfast.exchange.inspect.messages import from_inspect
 from holdfast.exchange.inspect.samples import OWN, read_case, read_checkpoint, read_episode, read_own_score, read_splits
 from holdfast.exchange.inspect.scoring import ABSENT, Place, Scoring, is_unscored
@@ -39,7 +39,7 @@ from holdfast.exchange.published.reader import ImportProgress, ImportSummary, Li
 from holdfast.exchange.scales import ScoreOption, describe
 from holdfast.models.calls.structured import clean
 from holdfast.records import Case, Ending, Score, Trajectory, content_id
-from holdfast.records.errors import HoldfastError, StudyError
+from holdfast.records.errors import HoldfastError, StudyError, refuse
 from holdfast.rollout.audit import audit
 from holdfast.store import Store, codec, origins
 
@@ -88,7 +88,7 @@ def _open_log(path: Path) -> Log:
         try:
             checkpoint = identify(header)[0] if row is None else read_checkpoint(row).id
         except ValueError as error:
-            refuse(f"{path}: metadata {OWN!r} of the log", str(error))
+            refuse(f"{path}: metadata {OWN!r} of the log", str(error), REMEDY)
         return Log(path=path, header=header, checkpoint=checkpoint, own=row is not None, spots=spots)
 
 
@@ -161,7 +161,9 @@ class _Import:
         for checkpoint in name_checkpoints(new, known, held):
             self._store.add_checkpoint(checkpoint)
         if new:
-            origins.write_actors(self._store, {**known, **{name: settings for name, (_, settings) in new.items()}})
+            actors = {**known, **{name: settings for name, (_, settings) in new.items()}}
+            rows = [{"checkpoint": name, "settings": settings} for name, settings in sorted(actors.items())]
+            origins.write_notes(self._store, origins.ACTORS, rows)
 
     def take(self, number: int, sample: EvalSample) -> None:
         """One sample of a log. Errors: StudyError that names log and sample."""
@@ -177,7 +179,7 @@ class _Import:
             else:
                 self._take_foreign(number, sample, read_sample(log.header, sample))
         except ValueError as error:
-            refuse(_place(log, sample), str(error))
+            refuse(_place(log, sample), str(error), REMEDY)
 
     def _take_own(self, number: int, sample: EvalSample) -> None:
         """A sample that holdfast wrote. Errors: ValueError."""
@@ -193,13 +195,12 @@ class _Import:
             self._store.add_split(seed, {part: [case.id]})
         if row.get("episode") is not None:
             made = read_episode(row["episode"], case, messages)
-            failed = made.ending is Ending.ERROR
-            flags = () if failed else audit(made.messages, made.ending, made.calls, made.invalid_calls, case.tools)
-            made = replace(made, flags=flags)
+            if made.ending is not Ending.ERROR:
+                flags = audit(made.messages, made.ending, made.calls, made.invalid_calls, case.tools)
+                made = replace(made, flags=flags)
         else:
             made = read_sample(log.header, sample).trajectory
-            made = replace(made, case_id=case.id, messages=messages[len(case.messages) :])
-        made = replace(made, checkpoint_id=log.checkpoint)
+        made = replace(made, checkpoint_id=log.checkpoint, case_id=case.id, messages=messages[len(case.messages) :])
         body = codec.trajectory_to_bytes(made, case.state).decode()
         origin = sample.uuid or (log.header.eval.eval_id, sample.id)
         parts = (log.checkpoint, case.id, made.rollout, origin, made.ending.value, body)
@@ -224,8 +225,8 @@ class _Import:
         made = replace(made, checkpoint_id=log.checkpoint, id=content_id("inspect trajectory", log.checkpoint, origin))
         self.episode_notes.update(read.notes)
         self._kept[key] = made.id
-        chain = self.attempts.chain[number]
-        self.held.setdefault(chain, Held()).add(str(sample.id), sample.epoch, case.id)
+        evaluation = self.attempts.chain[number]
+        self.held.setdefault(evaluation, Held()).add(str(sample.id), sample.epoch, case.id)
         self._keep(number, sample, made, case)
 
     def _keep(self, number: int, sample: EvalSample, made: Trajectory, case: Case) -> None:
@@ -379,10 +380,10 @@ def import_logs(
     ignored = 0
     if isinstance(source, Path) and source.is_dir():
         ignored = sum(path.is_file() for path in source.rglob("*")) - len(paths)
-    place = source if isinstance(source, Path) else ", ".join(map(str, paths[:SHOWN]))
+    subject = source if isinstance(source, Path) else ", ".join(map(str, paths[:SHOWN]))
     logs = [_open_log(path) for path in paths]
     sizes = [path.stat().st_size for path in paths]
-    scoring = Scoring(place, scores, origins.read_declarations(store) or ())
+    scoring = Scoring(subject, scores, origins.read_declarations(store) or ())
     with store.transaction():
         reading = _Import(store, logs, scoring)
         reading.store_checkpoints()
@@ -397,7 +398,7 @@ def import_logs(
                 progress(ImportProgress(bytes_read=read, bytes_total=sum(sizes), seconds=seconds, **found))
         reading.finish()
         if not reading.trajectories:
-            refuse(place, f"no sample in {len(logs)} logs", "give logs of agents that were run")
+            refuse(subject, f"no sample in {len(logs)} logs", "give logs of agents that were run")
         notes = _note(store, logs, reading, scoring, ignored)
     return ImportSummary(
         files=len(logs),
@@ -422,13 +423,13 @@ def _note(store: Store, logs: Sequence[Log], reading: _Import, scoring: Scoring,
     scoring.require_options()
     scoring.require_scales()
     origins.add_declarations(store, scoring.declarations())
-    origins.write_undeclared(store, scoring.undeclared(origins.read_undeclared(store)))
+    origins.write_notes(store, origins.UNDECLARED, scoring.undeclared(origins.read_undeclared(store)))
     states = describe_logs(logs, reading.attempts, reading.held)
-    origins.write_log_states(store, merge_states(origins.read_log_states(store), states))
+    origins.write_notes(store, origins.LOGS, merge_states(origins.read_log_states(store), states))
     # Declarations and states are noted as such; the run keeps as sentences what stands nowhere else.
     kept = [*scoring.doubts(), *reading.notes()]
     if ignored:
         kept.append(f"{ignored} other files in the folder are no Inspect logs and were left out")
     kept = list(map(clean, kept))
-    origins.write_import_notes(store, dict.fromkeys((*origins.read_import_notes(store), *kept)))
+    origins.write_notes(store, origins.NOTES, dict.fromkeys((*origins.read_import_notes(store), *kept)))
     return tuple(dict.fromkeys((*map(clean, scoring.notes()), *map(clean, tell_states(states)), *kept)))

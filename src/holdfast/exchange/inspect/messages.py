@@ -11,7 +11,7 @@ from inspect_ai.model import ChatMessage, ChatMessageAssistant, Content, Content
 from inspect_ai.tool import ToolCall as InspectCall
 from inspect_ai.tool import ToolInfo
 
-from holdfast.models.calls.structured import clean
+from holdfast.models.calls.structured import clean, read_arguments
 from holdfast.models.remote.inspect_chat import chat_input
 from holdfast.records import Message, ToolCall, ToolSpec
 
@@ -97,7 +97,9 @@ def _from_assistant(message: ChatMessageAssistant, detail: Mapping[str, Any]) ->
 
 def _served(parts: Sequence[Content], served: Sequence[ContentToolUse], detail: Mapping[str, Any]) -> Iterator[Message]:
     """What an agent said, the tools that its provider ran then, and what they gave."""
-    calls = [ToolCall(name=clean(one.name), arguments=_arguments(one.arguments), id=clean(one.id)) for one in served]
+    calls = [
+        ToolCall(name=clean(one.name), arguments=read_arguments(one.arguments), id=clean(one.id)) for one in served
+    ]
     yield _said(parts, calls, detail, served=[one.tool_type for one in served])
     for one in served:
         failed = {"error": clean(one.error)} if one.error else None
@@ -116,27 +118,18 @@ def _said(
 
 def _notes_on(parts: Sequence[Content]) -> dict[str, Any]:
     """Reasoning, and the kinds of content that are no text: what is shown, and what may be a call."""
-    found: dict[str, Any] = {}
+    notes: dict[str, Any] = {}
     if reasoning := [part.reasoning for part in parts if part.type == "reasoning"]:
-        found["reasoning"] = "\n".join(reasoning)
+        notes["reasoning"] = "\n".join(reasoning)
     others = [part for part in parts if part.type not in ("text", "reasoning")]
     # A provider's own data is known where it is what Inspect notes of it.
     unread = [part for part in others if part.type == "data" and not (part.data and set(part.data) <= _KNOWN_DATA)]
     if left := [part.type for part in others if part not in unread]:
-        found[LEFT_OUT] = left
+        notes[LEFT_OUT] = left
     if unread:
         kinds = (part.data.get("type") for part in unread)
-        found[UNREAD] = [f"data of type {kind}"[:80] if isinstance(kind, str) else "data" for kind in kinds]
-    return found
-
-
-def _arguments(text: str) -> dict[str, Any]:
-    """The arguments of a call that a provider wrote as text; what is no JSON object stands under ``_raw``."""
-    try:
-        found = orjson.loads(text) if text.strip() else {}
-    except orjson.JSONDecodeError:
-        found = None
-    return storable(found) if isinstance(found, dict) else {_RAW: clean(text)}
+        notes[UNREAD] = [f"data of type {kind}"[:80] if isinstance(kind, str) else "data" for kind in kinds]
+    return notes
 
 
 def _read_call(call: InspectCall, identity: str) -> ToolCall:

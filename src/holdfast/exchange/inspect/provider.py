@@ -31,7 +31,7 @@ from holdfast.models import Ask, Conversation, Model, Reply
 from holdfast.models.remote.inspect_chat import BYTES_PER_TOKEN
 from holdfast.models.tiny.chat import is_tiny
 from holdfast.records import Message, content_id
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import refuse
 
 BATCH = 64
 GATHER_SECONDS = 0.002  # a batch waits so long for requests that are made at the same time
@@ -52,9 +52,8 @@ def find_directory(name: str) -> Path:
         return path
     run, _, wanted = name.partition(":")
     if not wanted:
-        raise StudyError(
-            f"holdfast/{name}: no such directory; give one, or RUN:CHECKPOINT with a checkpoint's name or id"
-        )
+        remedy = "give one, or RUN:CHECKPOINT with a checkpoint's name or id"
+        refuse(f"holdfast/{name}", "no such directory", remedy)
     from holdfast.store import Store
     from holdfast.store.choosing import Listing, find_checkpoint
 

@@ -120,16 +120,9 @@ def _check(kind: type[Row], row: Any, what: str) -> Row:
 
 def describe_case(case: Case) -> dict[str, Any]:
     """What ``read_case`` needs besides the sample's messages."""
-    return {
-        "id": case.id,
-        "suite": case.suite,
-        "number": case.number,
-        "family": case.family,
-        "opening": len(case.messages),
-        "tools": [[tool.name, tool.description, tool.parameters] for tool in case.tools],
-        "state": case.state,
-        "facts": case.facts,
-    }
+    names = {name: getattr(case, name) for name in ("id", "suite", "number", "family")}
+    tools = [[tool.name, tool.description, tool.parameters] for tool in case.tools]
+    return {**names, "opening": len(case.messages), "tools": tools, "state": case.state, "facts": case.facts}
 
 
 def read_case(row: Any, messages: Sequence[Message]) -> Case:
@@ -189,12 +182,11 @@ def read_own_score(score: InspectScore, trajectory_id: str) -> Score | None:
     if not set(_JUDGED) <= set(row):
         return None
     made = _check(_ScoreRow, {name: row[name] for name in _JUDGED}, "score")
-    value: Any = None if made.missing is not None else score.value
-    if made.missing is None and not (type(value) in (int, float) and 0.0 <= value <= TOP):
-        raise ValueError(f"a score of {made.judge} is {describe(value)}, which is none from 0 to 3")
-    reply = score.explanation
-    if value is None:
+    if made.missing is not None:
         reply = (score.explanation or "").partition("\n\n")[2] or None
-    elif reply == made.label:
-        reply = None
-    return Score(trajectory_id=trajectory_id, value=None if value is None else float(value), reply=reply, **dict(made))
+        return Score(trajectory_id=trajectory_id, value=None, reply=reply, **dict(made))
+    value: Any = score.value
+    if not (type(value) in (int, float) and 0.0 <= value <= TOP):
+        raise ValueError(f"a score of {made.judge} is {describe(value)}, which is none from 0 to 3")
+    reply = None if score.explanation == made.label else score.explanation
+    return Score(trajectory_id=trajectory_id, value=float(value), reply=reply, **dict(made))

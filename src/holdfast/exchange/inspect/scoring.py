@@ -24,7 +24,9 @@ from holdfast.exchange.known import Refusal, find_known
 from holdfast.exchange.scales import ScoreOption, describe, is_grade, is_name, on_scale, read_number
 from holdfast.models.calls.structured import clean
 from holdfast.records import Declaration, Score, content_id
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, refuse
+from holdfast.records.groups import group_by_key
+from holdfast.records.words import count_noun
 from holdfast.store.origins import FOREIGN, Undeclared, show_number, spell
 
 MOST_OFF = 50  # one value in so many may lie off its scale
@@ -125,15 +127,15 @@ class Scoring:
             return None, clean(str(given.reason or "unscored"))
         if isinstance(value, str) and value.strip() == NO_ANSWER:
             return None, "no_answer"
-        found = on_scale(meaning, value)
-        if isinstance(found, str):
-            taken.off += 1
-            taken.numbers += read_number(value) is not None
-            if len(taken.examples) < SHOWN:
-                taken.examples[describe(value)] = None
-            return None, clean(found)
-        taken.on += 1
-        return found, None
+        points = on_scale(meaning, value)
+        if not isinstance(points, str):
+            taken.on += 1
+            return points, None
+        taken.off += 1
+        taken.numbers += read_number(value) is not None
+        if len(taken.examples) < SHOWN:
+            taken.examples[describe(value)] = None
+        return None, clean(points)
 
     def meaning(self, log: EvalLog, place: Place) -> Declaration | None:
         """What a value means, or None where nobody declared it. Errors: StudyError where two declarations differ."""
@@ -145,32 +147,31 @@ class Scoring:
 
     def _find(self, log: EvalLog, place: Place) -> Declaration | None:
         task, scorer, key = place
-        told = log.eval
-        known = find_known(
-            told.task, _registered(log, scorer), key, registry_name=told.task_registry_name, task_args=told.task_args
-        )
+        header = log.eval
+        arguments = {"registry_name": header.task_registry_name, "task_args": header.task_args}
+        known = find_known(header.task, _registered(log, scorer), key, **arguments)
         option = self._option(place)
         if option is not None and option.declaration is not None:
             _require_agreement(option.declaration, known, place)
-            found = option.declaration
-            if found.severe is None and isinstance(known, Declaration):
-                found = replace(found, severe=known.severe, unit=known.unit)
+            meaning = option.declaration
+            if meaning.severe is None and isinstance(known, Declaration):
+                meaning = replace(meaning, severe=known.severe, unit=known.unit)
         elif isinstance(known, Declaration):
             # The user may say that another value of this scorer is the objective.
             named = [one.scorer for one in self._options if one.objective == known.objective]
             if option is None and any(other is None or is_name(other, scorer) for other in named):
                 self._refusals[place] = f"--score names another value of {scorer} as {known.objective}"
                 return None
-            found = known if option is None else _as_named(known, option, place)
+            meaning = known if option is None else _as_named(known, option, place)
         elif place in self._held:
-            found = self._held[place]
-            if option is not None and option.objective != found.objective:
-                raise StudyError(f"--score: {key!r} of {scorer} was declared before as {spell(found)}; name it so")
+            meaning = self._held[place]
+            if option is not None and option.objective != meaning.objective:
+                raise StudyError(f"--score: {key!r} of {scorer} was declared before as {spell(meaning)}; name it so")
         else:
             if isinstance(known, Refusal):
                 self._refusals[place] = known.reason
             return None
-        return replace(found, task=task, scorer=scorer, key=key)
+        return replace(meaning, task=task, scorer=scorer, key=key)
 
     def _option(self, place: Place) -> ScoreOption | None:
         """The user's option for a value; one that names the scorer goes before one that does not."""
@@ -185,30 +186,28 @@ class Scoring:
 
     def _require_one(self, place: Place) -> None:
         """Refuse two values of one scorer as one objective: which of them is meant?"""
-        mine = self._meanings[place]
-        if mine is None:
-            return
+        task, scorer, key = place
         for other, meaning in self._meanings.items():
-            same = meaning is not None and meaning.objective == mine.objective
-            if same and other != place and other[:2] == place[:2]:
+            mine = self._meanings[place]
+            if other != place and other[:2] == place[:2] and meaning and mine and meaning.objective == mine.objective:
                 raise StudyError(
-                    f"{place[1]} of {place[0]}: both {other[2]!r} and {place[2]!r} are {mine.objective!r}; name one of"
-                    f" them with --score '{mine.objective}={place[2]}'"
+                    f"{scorer} of {task}: both {other[2]!r} and {key!r} are {mine.objective!r}; name one of them with"
+                    f" --score '{mine.objective}={key}'"
                 )
 
     def require_options(self) -> None:
         """Refuse options that found nothing, and those of values that nobody declares. Errors: StudyError."""
-        for one in self._options:
-            if one not in self._used:
+        for option in self._options:
+            if option not in self._used:
                 there = ", ".join(list(self._keys)[: 2 * SHOWN])
-                told = f"there are (scorer:key) {there}" if there else "no sample in them has a score"
-                missing = f"--score {one.objective}={one.key}: no such value in these logs"
-                raise StudyError(f"{self._source}: {missing}; {told}")
+                remedy = f"there are (scorer:key) {there}" if there else "no sample in them has a score"
+                refuse(
+                    f"{self._source}: --score {option.objective}={option.key}", "no such value in these logs", remedy
+                )
         for place, seen in self._undeclared.items():
-            option = self._option(place)
-            if option is not None:
-                told = self._tell(place, seen, "cannot be taken")
-                raise StudyError(f"{self._source}: --score {option.objective}={option.key}: {told}")
+            if (asked := self._option(place)) is not None:
+                reason = self._tell(place, seen, "cannot be taken")
+                raise StudyError(f"{self._source}: --score {asked.objective}={asked.key}: {reason}")
 
     def require_scales(self) -> None:
         """Refuse a scorer more than one in fifty of whose values lie off its scale. Errors: StudyError."""
@@ -222,10 +221,8 @@ class Scoring:
             remedy = "declare the range that it has with --score" if by_user else "leave the log out or correct it"
             if by_user and not taken.numbers:
                 remedy = "none of them is a number, and only numbers and Inspect's grades can be taken: write them so"
-            raise StudyError(
-                f"{self._source}: {_shown(place)}: {taken.off} of {taken.off + taken.on} values lie off its scale"
-                f" ({', '.join(taken.examples)}), {declared}; {remedy}"
-            )
+            off = f"{taken.off} of {taken.off + taken.on} values lie off its scale ({', '.join(taken.examples)})"
+            refuse(f"{self._source}: {_shown(place)}", f"{off}, {declared}", remedy)
 
     def declarations(self) -> list[Declaration]:
         """What the values that were taken mean."""
@@ -234,34 +231,28 @@ class Scoring:
 
     def undeclared(self, held: Iterable[Undeclared]) -> list[Undeclared]:
         """What was not taken, with what earlier imports noted and is still not declared."""
-        found = {(one.task, one.scorer, one.key): one for one in held}
+        noted = {(one.task, one.scorer, one.key): one for one in held}
         for place, seen in self._undeclared.items():
-            before = found.get(place)
+            before = noted.get(place)
             count, known = (seen.count, ()) if before is None else (before.count + seen.new, before.seen)
             values = tuple(dict.fromkeys((*seen.seen, *known)))
-            refused = self._refusals.get(place, "")
-            task, scorer, key = place
-            found[place] = Undeclared(task=task, scorer=scorer, key=key, count=count, seen=values, refused=refused)
-        return [one for place, one in sorted(found.items()) if self._meanings.get(place) is None]
+            names = dict(zip(("task", "scorer", "key"), place, strict=True))
+            noted[place] = Undeclared(**names, count=count, seen=values, refused=self._refusals.get(place, ""))
+        return [one for place, one in sorted(noted.items()) if self._meanings.get(place) is None]
 
     def notes(self) -> list[str]:
         """What a reader must know of the scores, a sentence each."""
-        told = []
-        for one in self.declarations():
-            end = "high is good" if one.sign > 0 else "high is bad"
-            place = (one.task or "", one.scorer or "", one.key)
-            told.append(
-                f"{one.objective} is {_shown(place)}: from {show_number(one.low)} to {show_number(one.high)}, {end}"
-                f" ({one.source or 'declared before'})"
-            )
-        told += self.doubts()
-        return told + [self._tell(place, seen, "were not taken") for place, seen in self._undeclared.items()]
+        declared = [
+            f"{one.objective} is {_shown((one.task or '', one.scorer or '', one.key))}: from {show_number(one.low)} to"
+            f" {show_number(one.high)}, high is {'good' if one.sign > 0 else 'bad'} ({one.source or 'declared before'})"
+            for one in self.declarations()
+        ]
+        lost = [self._tell(place, seen, "were not taken") for place, seen in self._undeclared.items()]
+        return [*declared, *self.doubts(), *lost]
 
     def doubts(self) -> list[str]:
         """Values off their scale, and objectives that several scorers give."""
-        scorers: dict[tuple[str, str], list[str]] = {}
-        for one in self.declarations():
-            scorers.setdefault((one.task or "", one.objective), []).append(one.scorer or "")
+        scorers = group_by_key(((one.task or "", one.objective), one.scorer or "") for one in self.declarations())
         return [
             f"{_shown(place)}: {taken.off} of {taken.off + taken.on} values lie off its scale and are missing"
             f" ({', '.join(taken.examples)})"
@@ -277,7 +268,7 @@ class Scoring:
         """Why values were not taken, and how to declare them."""
         _, scorer, key = place
         what = what.replace("were", "was") if seen.count == 1 else what
-        values = f"{_shown(place)}: {seen.count:,} value{'s' * (seen.count != 1)}"
+        values = f"{_shown(place)}: {count_noun(seen.count, 'values')}"
         if seen.kinds:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(seen.kinds.items()))
             shown = ", ".join(list(seen.examples)[:SHOWN])

@@ -34,23 +34,23 @@ def describe_logs(logs: Sequence[Log], attempts: Attempts, held: Mapping[int, He
 
 
 def _describe(log: Log, superseded: bool, held: Held) -> LogState:
-    told = log.header.eval
+    header = log.header.eval
     # Epochs are numbered: one that stands in no sample was run all the same.
-    epochs = told.config.epochs or max((spot.epoch for spot in log.spots), default=1)
+    epochs = header.config.epochs or max((spot.epoch for spot in log.spots), default=1)
     there = {spot.id for spot in log.spots} | set(held.cases)
-    named = [str(one) for one in told.dataset.sample_ids or ()]
+    named = [str(one) for one in header.dataset.sample_ids or ()]
     missing = [name for name in dict.fromkeys(named) if name not in held.cases]
     samples = max(_planned(log.header), len(there | set(named)))
     state = LogState(
         file=str(log.path),
-        log=told.eval_id,
-        task=clean(told.task),
+        log=header.eval_id,
+        task=clean(header.task),
         checkpoint=log.checkpoint,
         status=str(log.header.status),
         epochs=epochs,
         samples=samples,
         episodes=len(log.spots),
-        attempt=told.task_id,
+        attempt=header.task_id,
         superseded=superseded,
         settings=compared_settings(log.header),
     )
@@ -91,17 +91,14 @@ def merge_states(before: Iterable[LogState], new: Sequence[LogState]) -> list[Lo
 
 def tell_states(states: Sequence[LogState]) -> list[str]:
     """What a reader must know of how whole the logs are, a sentence for each that is not."""
-    told = []
-    for one in states:
-        if one.complete:
-            continue
-        name = one.file.rsplit("/", 1)[-1]
-        found = [f"its status is {one.status!r}"] if one.status != "success" else []
-        if one.absent:
-            ids = list(one.absent_ids[:SHOWN])
-            which = f" ({', '.join(ids)}{' …' if one.absent > len(ids) else ''})" if ids else ""
-            found.append(f"{one.absent} of its {one.samples} samples are absent{which}")
-        if one.short:
-            found.append(f"{sum(one.short.values())} rollouts of {len(one.short)} other samples are absent")
-        told.append(f"{name} is not whole: {'; '.join(found)}")
-    return told
+    sentences = []
+    for state in (one for one in states if not one.complete):
+        lacks = [f"its status is {state.status!r}"] if state.status != "success" else []
+        if state.absent:
+            ids = list(state.absent_ids[:SHOWN])
+            which = f" ({', '.join(ids)}{' …' if state.absent > len(ids) else ''})" if ids else ""
+            lacks.append(f"{state.absent} of its {state.samples} samples are absent{which}")
+        if state.short:
+            lacks.append(f"{sum(state.short.values())} rollouts of {len(state.short)} other samples are absent")
+        sentences.append(f"{state.file.rsplit('/', 1)[-1]} is not whole: {'; '.join(lacks)}")
+    return sentences

@@ -18,13 +18,10 @@ from typing import IO, Any, NoReturn, Self, cast
 
 import zstandard
 
-from holdfast.records.errors import StudyError
-from holdfast.records.inputs import strict_json
+from holdfast.records.errors import refuse
+from holdfast.records.inputs import check_expansion, strict_json
 
 MAX_ENTRY_BYTES = 64 * 2**20
-MAX_TOTAL_BYTES = 16 * 2**30
-MAX_RATIO = 100  # expanded to compressed bytes, looked at beyond RATIO_FREE_BYTES
-RATIO_FREE_BYTES = 64 * 2**20
 MAX_WINDOW_BYTES = 2**27  # memory that a frame may ask of the decompressor
 READ_BYTES = 2**20
 NAME_CHARACTERS = 200  # of an entry's name in a message
@@ -42,11 +39,6 @@ _VERDICT_TEXTS = ("Evaluator Thought", "Overall Qualitative Label", "Evaluator L
 _VERDICT_KEYS = frozenset({*_VERDICT_TEXTS, "Overall Quantitative Score", "eval_scores", "efficiency", "eval_id"})
 _CASE_LISTS = ("Toolkits", "Expected Achievements", "Potential Risky Outcomes", "Potential Risky Actions")
 _CASE_KEYS = frozenset({"name", "User Instruction", "Underspecifications", *_CASE_LISTS})
-
-
-def refuse(place: str, finding: str, remedy: str = DAMAGED) -> NoReturn:
-    """Raise a StudyError of one line."""
-    raise StudyError(f"{place}: {finding}; {remedy}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,12 +73,10 @@ class _Metered:
         try:
             block = self._expanded.read(size)
         except zstandard.ZstdError as error:
-            refuse(self._place, f"not a readable Zstandard archive ({error})")
+            refuse(self._place, f"not a readable Zstandard archive ({error})", DAMAGED)
         self._count += len(block)
-        if self._count > MAX_TOTAL_BYTES:
-            refuse(self._place, f"expands beyond {MAX_TOTAL_BYTES >> 30} GiB", "unpack it and import the directory")
-        if self._count > RATIO_FREE_BYTES and self._count > MAX_RATIO * self._compressed.tell():
-            refuse(self._place, f"expands beyond {MAX_RATIO}:1", "unpack it, look at it, and import the directory")
+        remedy = "unpack it, look at it, and import the directory"
+        check_expansion(self._place, self._count, self._compressed.tell(), remedy)
         self.tail = (self.tail + block)[-tarfile.BLOCKSIZE :]
         return block
 
@@ -106,7 +96,7 @@ def _check_member(source: Path, member: tarfile.TarInfo) -> None:
     if not (member.isdir() or (member.isreg() and not member.issparse())):
         refuse(place, "a link or device, not a plain file", "make the archive anew with plain files")
     if member.size < 0:
-        refuse(place, "a size below zero")
+        refuse(place, "a size below zero", DAMAGED)
     if member.size > MAX_ENTRY_BYTES:
         refuse(place, f"{member.size:,} bytes, beyond {MAX_ENTRY_BYTES >> 20} MiB", "split or leave out the file")
 
@@ -130,9 +120,9 @@ def _read_archive(source: Path) -> Iterator[File]:
                     if any(rest):
                         refuse(str(source), "more data after the end of the archive", "make one archive of the files")
         except tarfile.TarError as error:
-            refuse(str(source), f"not a readable tar archive, or cut short ({error})")
+            refuse(str(source), f"not a readable tar archive, or cut short ({error})", DAMAGED)
         if len(stream.tail) < tarfile.BLOCKSIZE or any(stream.tail):
-            refuse(str(source), "the archive is cut short")
+            refuse(str(source), "the archive is cut short", DAMAGED)
 
 
 def _read_directory(source: Path) -> Iterator[File]:
@@ -201,7 +191,7 @@ class Line:
 def split_lines(name: str, data: bytes) -> Iterator[Line]:
     """The lines of a file; only a newline ends one. Errors: StudyError."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        refuse(name, "the file is UTF-16, expected UTF-8")
+        refuse(name, "the file is UTF-16, expected UTF-8", DAMAGED)
     offset = 3 if data.startswith(b"\xef\xbb\xbf") else 0
     *lines, last = data[offset:].split(b"\n")
     for number, line in enumerate([*lines, last] if last else lines, 1):
@@ -211,28 +201,27 @@ def split_lines(name: str, data: bytes) -> Iterator[Line]:
 
 def parse_line(line: Line) -> dict[str, Any]:
     """The JSON object on a line. Errors: StudyError."""
-    place = line.place
     try:
         record = _DECODER.decode(line.data.decode("utf-8"))
     except KeyError as error:
-        refuse(place, f"duplicate key {error}")
+        refuse(line.place, f"duplicate key {error}", DAMAGED)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         if line.open:
-            refuse(place, f"record {line.number} is incomplete (byte {line.offset:,})")
+            refuse(line.place, f"record {line.number} is incomplete (byte {line.offset:,})", DAMAGED)
         if isinstance(error, UnicodeDecodeError):
-            refuse(place, f"invalid UTF-8 at byte {line.offset + error.start:,}")
-        refuse(place, f"not JSON ({error.msg} at character {error.pos + 1})")
+            refuse(line.place, f"invalid UTF-8 at byte {line.offset + error.start:,}", DAMAGED)
+        refuse(line.place, f"not JSON ({error.msg} at character {error.pos + 1})", DAMAGED)
     except RecursionError:
-        refuse(place, "nested too deeply")
+        refuse(line.place, "nested too deeply", DAMAGED)
     except ValueError:
-        refuse(place, "a number is too long")
+        refuse(line.place, "a number is too long", DAMAGED)
     if not isinstance(record, dict):
-        refuse(place, f"expected a JSON object, found {type(record).__name__}")
+        refuse(line.place, f"expected a JSON object, found {type(record).__name__}", DAMAGED)
     if b"\\ud" in line.data or b"\\uD" in line.data:  # an escaped surrogate: a pair is a character, a lone one is none
         try:
             json.dumps(record, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            refuse(place, "invalid Unicode (half of a surrogate pair)")
+            refuse(line.place, "invalid Unicode (half of a surrogate pair)", DAMAGED)
     return record
 
 
@@ -244,36 +233,40 @@ def show(value: object) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def _expect(place: str, path: str, right: bool, expected: str, value: object) -> None:
+def _expect(where: str, path: str, right: bool, expected: str, value: object) -> None:
     if not right:
-        refuse(f"{place}: {path}", f"expected {expected}, found {show(value)}")
+        refuse(f"{where}: {path}", f"expected {expected}, found {show(value)}", DAMAGED)
 
 
-def _check_keys(place: str, record: Mapping[str, Any], known: frozenset[str]) -> None:
+def _expect_texts(where: str, record: Mapping[str, Any], *keys: str) -> None:
+    for key in keys:
+        _expect(where, key, isinstance(record[key], str), "text", record[key])
+
+
+def _check_keys(where: str, record: Mapping[str, Any], known: frozenset[str]) -> None:
     if wrong := sorted(known ^ record.keys()):
         finding = "missing" if wrong[0] in known else "unknown"
-        refuse(f"{place}: {wrong[0]}", f"{finding} key", f"expected the keys {', '.join(sorted(known))}")
+        refuse(f"{where}: {wrong[0]}", f"{finding} key", f"expected the keys {', '.join(sorted(known))}")
 
 
 def _is_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
-def _check_case(place: str, case: Any, number: int) -> None:
-    _expect(place, "case", isinstance(case, dict), "an object", case)
-    _check_keys(f"{place}: case", case, _CASE_KEYS)
-    name, given = f"official_{number}", case["name"]
-    _expect(place, "case.name", given == name, f"{name} as case_idx says", given)
-    _expect(place, "case.User Instruction", isinstance(case["User Instruction"], str), "text", case["User Instruction"])
+def _check_case(where: str, case: Any, number: int) -> None:
+    _expect(where, "case", isinstance(case, dict), "an object", case)
+    _check_keys(f"{where}: case", case, _CASE_KEYS)
+    name, instruction, open_points = case["name"], case["User Instruction"], case["Underspecifications"]
+    _expect(where, "case.name", name == f"official_{number}", f"official_{number} as case_idx says", name)
+    _expect(where, "case.User Instruction", isinstance(instruction, str), "text", instruction)
     for key in _CASE_LISTS:
-        _expect(place, f"case.{key}", _is_texts(case[key]), "a list of texts", case[key])
-    _expect(place, "case.Toolkits", bool(case["Toolkits"]), "at least one toolkit", case["Toolkits"])
-    open_points = case["Underspecifications"]
+        _expect(where, f"case.{key}", _is_texts(case[key]), "a list of texts", case[key])
+    _expect(where, "case.Toolkits", bool(case["Toolkits"]), "at least one toolkit", case["Toolkits"])
     right = isinstance(open_points, dict) and all(map(_is_texts, open_points.values()))
-    _expect(place, "case.Underspecifications", right, "an object of lists of texts", open_points)
+    _expect(where, "case.Underspecifications", right, "an object of lists of texts", open_points)
 
 
-def _check_step(place: str, path: str, step: Any, last: bool) -> None:
+def _check_step(where: str, path: str, step: Any, last: bool) -> None:
     shaped = isinstance(step, list) and len(step) == 2
     if shaped and isinstance(step[0], dict):
         finish = step[0]
@@ -283,28 +276,26 @@ def _check_step(place: str, path: str, step: Any, last: bool) -> None:
         shaped = all(_is_texts(part) and len(part) == STEP_PARTS for part in step)
         shaped = shaped and (not last or step[0][0] == OOM_TOOL)
     expected = "a finish or an out-of-memory element" if last else "[[tool, input, log], [observation, summary, log]]"
-    _expect(place, path, shaped, expected, step)
+    _expect(where, path, shaped, expected, step)
 
 
-def check_trajectory(place: str, record: Mapping[str, Any], start: int, stop: int) -> None:
+def check_trajectory(where: str, record: Mapping[str, Any], start: int, stop: int) -> None:
     """Refuse a trajectory record that is not as the study writes it; cases must lie in ``start <= number < stop``."""
-    number = record.get("case_idx")
-    right = type(number) is int and start <= number < min(stop, CASES)
-    _expect(place, "case_idx", right, f"an integer in {start}-{min(stop, CASES) - 1} as the file name says", number)
+    number: Any = record.get("case_idx")
+    stop = min(stop, CASES)
+    right = type(number) is int and start <= number < stop
+    _expect(where, "case_idx", right, f"an integer in {start}-{stop - 1} as the file name says", number)
     if "error" in record:
-        _check_keys(place, record, _FAILURE_KEYS)
-        _expect(place, "error", isinstance(record["error"], str), "text", record["error"])
-        _expect(place, "error_type", isinstance(record["error_type"], str), "text", record["error_type"])
+        _check_keys(where, record, _FAILURE_KEYS)
+        _expect_texts(where, record, "error", "error_type")
     else:
-        output, steps = record.get("output"), record.get("intermediate_steps")
-        _check_keys(place, record, _STOPPED_KEYS if output == OUT_OF_MEMORY else _TRAJECTORY_KEYS)
-        _expect(place, "output", isinstance(output, str), "text", output)
-        _expect(place, "intermediate_steps", isinstance(steps, list) and bool(steps), "a list that is not empty", steps)
-        assert isinstance(steps, list)
-        for position, step in enumerate(steps):
-            _check_step(place, f"intermediate_steps[{position}]", step, position == len(steps) - 1)
-    assert isinstance(number, int)
-    _check_case(place, record.get("case"), number)
+        _check_keys(where, record, _STOPPED_KEYS if record.get("output") == OUT_OF_MEMORY else _TRAJECTORY_KEYS)
+        _expect_texts(where, record, "output")
+        steps = record["intermediate_steps"]
+        _expect(where, "intermediate_steps", isinstance(steps, list) and bool(steps), "a list that is not empty", steps)
+        for position, step in enumerate(steps, 1):
+            _check_step(where, f"intermediate_steps[{position - 1}]", step, position == len(steps))
+    _check_case(where, record["case"], number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,22 +307,21 @@ class Verdict:
     label: str | None
 
 
-def read_verdict(place: str, record: Mapping[str, Any], position: int, key: str) -> Verdict:
+def read_verdict(where: str, record: Mapping[str, Any], position: int, key: str) -> Verdict:
     """The verdict of the evaluation record at ``position`` (from 0) under the metric's ``key``. Errors: StudyError."""
     if "error" in record:
-        _check_keys(place, record, frozenset({"error"}))
-        _expect(place, "error", isinstance(record["error"], str), "text", record["error"])
+        _check_keys(where, record, frozenset({"error"}))
+        _expect_texts(where, record, "error")
         return Verdict(value=None, missing=f"evaluation failed: {record['error'][:200]}", label=None)
-    _check_keys(place, record, _VERDICT_KEYS)
+    _check_keys(where, record, _VERDICT_KEYS)
     for name in _VERDICT_TEXTS:
-        _expect(place, name, record[name] is None or isinstance(record[name], str), "text or null", record[name])
-    given = record["eval_id"]
-    _expect(place, "eval_id", type(given) is int and given == position, f"the line's number {position}", given)
-    scores, label = record["eval_scores"], record["Overall Qualitative Label"]
-    _expect(place, "eval_scores", isinstance(scores, dict), "an object", scores)
+        _expect(where, name, record[name] is None or isinstance(record[name], str), "text or null", record[name])
+    given, scores, label = record["eval_id"], record["eval_scores"], record["Overall Qualitative Label"]
+    _expect(where, "eval_id", type(given) is int and given == position, f"the line's number {position}", given)
+    _expect(where, "eval_scores", isinstance(scores, dict), "an object", scores)
     if not scores:
         return Verdict(value=None, missing="no score in the evaluator's reply", label=label)
-    _check_keys(f"{place}: eval_scores", scores, frozenset({key}))
+    _check_keys(f"{where}: eval_scores", scores, frozenset({key}))
     value = scores[key]
-    _expect(place, f"eval_scores.{key}", type(value) is int and 0 <= value <= 3, "an integer 0-3", value)
+    _expect(where, f"eval_scores.{key}", type(value) is int and 0 <= value <= 3, "an integer 0-3", value)
     return Verdict(value=value, missing=None, label=label)

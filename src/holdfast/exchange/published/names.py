@@ -154,17 +154,17 @@ def parse_entry(name: str) -> Entry:
     """What the name of a file of the published layout says. Errors: StudyError naming it and what was expected."""
     parts = tuple(name.split("/"))
     directory, kind = _folder(name, parts)
-    found = _FILE.fullmatch(parts[-1])
-    if found is None:
+    fields = _FILE.fullmatch(parts[-1])
+    if fields is None:
         _refuse(name, "file name not understood", "AGENT_emu-EMULATOR_eval-JUDGE[_int4|_int8]_rA-B_DDMM_HHMMSS….jsonl")
-    if found["agent"] != directory:
-        _refuse(name, f"agent {found['agent']!r} in directory {directory!r}", "the same name in both")
-    if found["emulator"] != EMULATOR:
-        _refuse(name, f"emulator {found['emulator']!r}", EMULATOR)
-    judge = JUDGE_IN_FILE.get(found["judge"])
+    if fields["agent"] != directory:
+        _refuse(name, f"agent {fields['agent']!r} in directory {directory!r}", "the same name in both")
+    if fields["emulator"] != EMULATOR:
+        _refuse(name, f"emulator {fields['emulator']!r}", EMULATOR)
+    judge = JUDGE_IN_FILE.get(fields["judge"])
     if judge is None:
-        _refuse(name, f"evaluator {found['judge']!r}", " or ".join(JUDGE_IN_FILE))
-    checkpoint = _agent(found["agent"], found["quantization"], name)
+        _refuse(name, f"evaluator {fields['judge']!r}", " or ".join(JUDGE_IN_FILE))
+    checkpoint = _agent(fields["agent"], fields["quantization"], name)
     # The file's evaluator must be the one that its folder stands for.
     if kind in JUDGES and judge != JUDGES[kind]:
         _refuse(name, f"evaluator {judge!r} in folder {kind!r}", JUDGES[kind])
@@ -172,6 +172,6 @@ def parse_entry(name: str) -> Entry:
     if kind not in JUDGES and checkpoint.stages and match != (kind == "match"):
         expected = "the training judge in match, the other one in cross"
         _refuse(name, f"evaluator {judge!r} in folder {kind}{RESULT_SUFFIX}", expected)
-    stem = name.removesuffix(".jsonl").removesuffix(f"_eval_agent_{found['metric']}")
-    start, stop = int(found["start"]), int(found["stop"])
-    return Entry(stem=stem, checkpoint=checkpoint, judge=judge, metric=found["metric"], start=start, stop=stop)
+    stem = name.removesuffix(".jsonl").removesuffix(f"_eval_agent_{fields['metric']}")
+    start, stop = int(fields["start"]), int(fields["stop"])
+    return Entry(stem=stem, checkpoint=checkpoint, judge=judge, metric=fields["metric"], start=start, stop=stop)

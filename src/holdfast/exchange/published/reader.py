@@ -7,6 +7,7 @@ in the same order whatever the archive's. One transaction holds the whole import
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -19,10 +20,11 @@ from typing import Any, TypeVar
 import orjson
 
 from holdfast.exchange.published import files
-from holdfast.exchange.published.files import File, Verdict, refuse
+from holdfast.exchange.published.files import DAMAGED, File, Verdict
 from holdfast.exchange.published.names import LAYOUT, METRICS, Entry, is_published, parse_entry
 from holdfast.exchange.published.text_writer import Slot, TextWriter
 from holdfast.records import Case, Checkpoint, Ending, Message, Score, ToolCall, Trajectory, content_id
+from holdfast.records.errors import refuse
 from holdfast.rollout.audit import audit
 from holdfast.store import Store, codec
 from holdfast.store.database import DATABASE, remove_files
@@ -79,11 +81,6 @@ class _Episode:
     place: str
 
 
-def split_cases(split_seed: int) -> tuple[list[int], list[int]]:
-    """The case numbers of the published train and test halves, sorted."""
-    return halve(files.CASES, split_seed)
-
-
 def make_case(record: Mapping[str, Any], number: int) -> Case:
     """A case from the published object."""
     return Case(
@@ -97,30 +94,26 @@ def make_case(record: Mapping[str, Any], number: int) -> Case:
 
 
 def _arguments(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
+        arguments = json.loads(text)
         # What the store cannot give back as it was (NaN, a long integer, half a surrogate pair) stays text.
-        kept = isinstance(found, dict) and orjson.loads(orjson.dumps(found)) == found
-    except (ValueError, TypeError, RecursionError):
-        kept = False
-    return found if kept else {"_raw": text}
+        if isinstance(arguments, dict) and orjson.loads(orjson.dumps(arguments)) == arguments:
+            return arguments
+    return {"_raw": text}
 
 
 def make_messages(steps: list[Any]) -> tuple[Message, ...]:
     """Chat messages of the published steps; what the emulator thought goes into a tool message's detail."""
     messages: list[Message] = []
     for first, second in steps:
-        if isinstance(first, dict):
-            messages.append(Message(role="assistant", content=first["log"]))
-        elif first[0] == files.OOM_TOOL:
-            messages.append(Message(role="assistant", content=first[2]))
-        else:
-            tool, arguments, log = first
-            observation, summary, thought = second
-            call = ToolCall(name=tool, arguments=_arguments(arguments))
-            detail = {"summary": summary, "log": thought}
-            messages.append(Message(role="assistant", content=log, tool_calls=(call,)))
-            messages.append(Message(role="tool", content=observation, name=tool, detail=detail))
+        if isinstance(first, dict) or first[0] == files.OOM_TOOL:  # the end: words, and no call
+            messages.append(Message(role="assistant", content=first["log"] if isinstance(first, dict) else first[2]))
+            continue
+        (tool, arguments, log), (observation, summary, thought) = first, second
+        call = ToolCall(name=tool, arguments=_arguments(arguments))
+        messages.append(Message(role="assistant", content=log, tool_calls=(call,)))
+        detail = {"summary": summary, "log": thought}
+        messages.append(Message(role="tool", content=observation, name=tool, detail=detail))
     return tuple(messages)
 
 
@@ -152,7 +145,7 @@ class _Import:
 
     def __init__(self, store: Store, writer: TextWriter) -> None:
         self._store, self._writer = store, writer
-        self.files = self.ignored = self.found_scores = 0
+        self.ignored = self.found_scores = 0
         self.names: set[str] = set()
         self.cases: dict[int, Mapping[str, Any]] = {}
         self.checkpoints: dict[str, Checkpoint] = {}
@@ -171,7 +164,6 @@ class _Import:
         if file.name in self.names:
             refuse(file.name, "appears twice in the archive", "leave one of the two out")
         self.names.add(file.name)
-        self.files += 1
         entry = parse_entry(file.name)
         self.checkpoints.setdefault(entry.checkpoint.id, entry.checkpoint)
         if entry.metric is None:
@@ -183,19 +175,20 @@ class _Import:
         stream = self._streams.setdefault(entry.stem, [])
         self._judges[entry.stem] = entry.judge
         for line in files.split_lines(file.name, file.data):
+            # A file for each judge holds the same trajectories: an equal line is parsed and stored once.
             mark = (entry.checkpoint.id, entry.start, entry.stop, hashlib.sha256(line.data).digest())
             if mark not in self._lines:
                 self._lines[mark] = self._take_episode(line.place, files.parse_line(line), entry)
             key = self._lines[mark]
             if key in stream:
-                refuse(line.place, f"case {key[1]} stands in this file twice")
+                refuse(line.place, f"case {key[1]} stands in this file twice", DAMAGED)
             stream.append(key)
 
     def _take_episode(self, place: str, record: Mapping[str, Any], entry: Entry) -> Key:
         files.check_trajectory(place, record, entry.start, entry.stop)
         number = record["case_idx"]
         if self.cases.setdefault(number, record["case"]) != record["case"]:
-            refuse(f"{place}: case", f"case {number} differs from an earlier record's")
+            refuse(f"{place}: case", f"case {number} differs from an earlier record's", DAMAGED)
         trajectory = make_trajectory(record, entry.checkpoint.id, record["case"]["name"])
         text = self._writer.write("trajectory", codec.trajectory_to_bytes(trajectory))
         kept = replace(trajectory, messages=(), detail=None)
@@ -221,9 +214,8 @@ class _Import:
         if len(known) == files.CASES:
             ids = {case.number: case.id for case in known.values()}
             for seed in SPLIT_SEEDS:
-                train, test = split_cases(seed)
-                parts = {"train": [ids[number] for number in train], "test": [ids[number] for number in test]}
-                self._store.add_split(seed, parts)
+                halves = zip(("train", "test"), halve(files.CASES, seed), strict=True)
+                self._store.add_split(seed, {part: [ids[number] for number in numbers] for part, numbers in halves})
 
     def store_checkpoints(self) -> None:
         """Checkpoints, parents before children, by name."""
@@ -242,7 +234,7 @@ class _Import:
             first, *copies = self.episodes[key]
             for copy in copies:
                 if copy.text.digest != first.text.digest:
-                    refuse(copy.place, f"another trajectory of this run and case than at {first.place}")
+                    refuse(copy.place, f"another trajectory of this run and case than at {first.place}", DAMAGED)
             record = first.record
             ids[key] = content_id("published trajectory", key[0], record.case_id, first.text.digest.hex())
             if there.get((key[0], record.case_id), ids[key]) != ids[key]:
@@ -265,10 +257,10 @@ class _Import:
             for position, (verdict, reply) in enumerate(verdicts):
                 place = f"{stem}_eval_agent_{entry.metric}.jsonl:{position + 1}"
                 if position >= len(stream):
-                    refuse(place, f"no trajectory at line {position + 1} of {stem.rsplit('/', 1)[-1]}.jsonl")
+                    refuse(place, f"no trajectory at line {position + 1} of {stem.rsplit('/', 1)[-1]}.jsonl", DAMAGED)
                 mark = (ids[stream[position]], entry.judge, objective)
                 if seen.setdefault(mark, verdict.value) != verdict.value:
-                    refuse(place, f"score {verdict.value} where the same judge gave {seen[mark]} elsewhere")
+                    refuse(place, f"score {verdict.value} where the same judge gave {seen[mark]} elsewhere", DAMAGED)
                 if mark not in distinct:
                     distinct.add(mark)
                     missing += verdict.value is None
@@ -286,26 +278,26 @@ class _Import:
 
         Each such file is noted. An objective that nothing of the source is evaluated on gets no rows.
         """
-        told: list[str] = []
+        lacks: list[str] = []
         evaluated = {objective for _, objective in self._verdicts}
         for stem, judge in sorted(self._judges.items()):
             for metric, (objective, _) in METRICS.items():
                 file = f"{stem}_eval_agent_{metric}.jsonl"
-                found = self._verdicts.get((stem, objective))
-                count = 0 if found is None else len(found[1])
+                read = self._verdicts.get((stem, objective))
+                count = 0 if read is None else len(read[1])
                 marks = [(ids[key], judge, objective) for key in self._streams[stem][count:]]
                 lacking = [mark for mark in dict.fromkeys(marks) if mark not in seen]
                 if not lacking:
                     continue
-                why = "is not there" if found is None else f"ends after {count:,} lines" if count else "is empty"
+                why = "is not there" if read is None else f"ends after {count:,} lines" if count else "is empty"
                 many = f"{len(lacking):,} trajector{'y has' if len(lacking) == 1 else 'ies have'}"
-                told.append(f"{file} {why}: {many} no {objective} score by {judge}")
+                lacks.append(f"{file} {why}: {many} no {objective} score by {judge}")
                 if objective in evaluated:
                     verdict = Verdict(value=None, missing=f"not evaluated: the file {why}", label=None)
                     seen.update(dict.fromkeys(lacking))
                     yield from ((mark, verdict) for mark in lacking)
-        self.notes += told[:MOST_NOTES]
-        if (rest := len(told) - MOST_NOTES) > 0:
+        self.notes += lacks[:MOST_NOTES]
+        if (rest := len(lacks) - MOST_NOTES) > 0:
             self.notes.append(f"and {rest:,} more evaluation files like these")
 
 
@@ -339,17 +331,17 @@ def import_published(source: Path, store: Store, *, progress: Listener | None = 
                 found = {"trajectories": len(reading.episodes), "scores": reading.found_scores}
                 seconds = time.monotonic() - started
                 progress(ImportProgress(bytes_read=file.bytes_read, bytes_total=total, seconds=seconds, **found))
-        if not reading.files:
+        if not reading.names:
             refuse(str(source), f"no file of the published layout ({reading.ignored} others)", f"expected {LAYOUT}")
         if not reading.episodes and not reading.found_scores:
-            refuse(str(source), "every file is empty")
+            refuse(str(source), "every file is empty", DAMAGED)
         writer.flush()
         reading.store_cases()
         reading.store_checkpoints()
         ids, new_trajectories = reading.store_trajectories()
         scores, missing, new_scores = reading.store_scores(ids)
     return ImportSummary(
-        files=reading.files,
+        files=len(reading.names),
         ignored=reading.ignored,
         checkpoints=len(reading.checkpoints),
         cases=len(reading.cases),
@@ -365,9 +357,8 @@ def import_published(source: Path, store: Store, *, progress: Listener | None = 
 
 def import_into(source: Path, output: Path, *, progress: Listener | None = None) -> ImportSummary:
     """``import_published`` into the run at ``output``, made if need be; one made here is removed on failure."""
-    source = Path(source)
-    files.source_bytes(source)
-    return into_run(Path(output), lambda store: import_published(source, store, progress=progress))
+    files.source_bytes(source)  # refuses it before a run is made, perhaps in its very place
+    return into_run(output, lambda store: import_published(source, store, progress=progress))
 
 
 def into_run(output: Path, read: Callable[[Store], Made]) -> Made:

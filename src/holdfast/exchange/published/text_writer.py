@@ -46,36 +46,31 @@ class TextWriter:
         if kind not in self._dictionaries and (known := self._store.meta(META_PREFIX + kind)) is not None:
             self._dictionaries[kind] = int(known)
         if kind in self._dictionaries:
-            self._add(self._dictionaries[kind], plain, slot)
-        else:
-            samples = self._samples.setdefault(kind, [])
-            samples.append((plain, slot))
-            if len(samples) == SAMPLES:
-                self._train(kind)
+            self._add(self._dictionaries[kind], [(plain, slot)])
+            return slot
+        samples = self._samples.setdefault(kind, [])
+        samples.append((plain, slot))
+        if len(samples) == SAMPLES:
+            number = self._store.add_dictionary(train_dictionary([sample for sample, _ in samples]))
+            self._store.set_meta(META_PREFIX + kind, str(number))
+            self._dictionaries[kind] = number
+            self._add(number, self._samples.pop(kind))
         return slot
 
     def flush(self) -> None:
         """Write everything that was taken; kinds with too few texts for a dictionary go without."""
         for samples in self._samples.values():
-            for plain, slot in samples:
-                self._add(0, plain, slot)
+            self._add(0, samples)
         self._samples.clear()
         self._submit()
         while self._waiting:
             self._store_oldest()
 
-    def _train(self, kind: str) -> None:
-        samples = self._samples.pop(kind)
-        number = self._store.add_dictionary(train_dictionary([plain for plain, _ in samples]))
-        self._store.set_meta(META_PREFIX + kind, str(number))
-        self._dictionaries[kind] = number
-        for plain, slot in samples:
-            self._add(number, plain, slot)
-
-    def _add(self, dictionary: int, plain: bytes, slot: Slot) -> None:
-        self._batch.append((dictionary, plain, slot))
-        if len(self._batch) == BATCH_TEXTS:
-            self._submit()
+    def _add(self, dictionary: int, texts: list[tuple[bytes, Slot]]) -> None:
+        for plain, slot in texts:
+            self._batch.append((dictionary, plain, slot))
+            if len(self._batch) == BATCH_TEXTS:
+                self._submit()
 
     def _submit(self) -> None:
         batch, self._batch = self._batch, []

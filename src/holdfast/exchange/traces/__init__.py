@@ -100,10 +100,8 @@ class _Reading:
         self.bytes += len(data)
         try:
             self._take_records(path, data)
-        except BadRecord:
-            raise
         except StudyError as error:
-            if not inside:
+            if isinstance(error, BadRecord) or not inside:
                 raise
             self.strange.append(error)
             self.strange_bytes += len(data) * (_OTHER_SIGNALS.search(data[:_HEAD]) is None)
@@ -141,7 +139,13 @@ class _Reading:
             raise StudyError(f"{path}: of no known format{f' ({told})' if told else ''}; known are {FORMATS}")
         mean = size / max(self.intake.rows - before, 1)
         for record in lost:
-            self._lose(record, max(1.0, record.size / max(mean, 1.0)) if batched else 1.0)
+            assert record.error is not None
+            # A chat's line is one record, a batch's may hold many, which its size tells.
+            lines = max(1.0, record.size / max(mean, 1.0)) if batched else 1.0
+            if record.torn and not self.intake.strict and lines <= _MOST_TORN:
+                self.torn.append(str(record.error))
+            else:
+                self.intake.lose(record.error, lines=lines)
 
     def _without_pages(self, records: Iterable[Record]) -> Iterator[Record]:
         """Records, and instead of a page of an API's answer those on it."""
@@ -155,17 +159,6 @@ class _Reading:
             for number, one in enumerate(held[page]):
                 size = record.size // len(held[page])
                 yield replace(record, place=f"{record.place}: {page}[{number}]", value=one, size=size)
-
-    def _lose(self, record: Record, lines: float) -> None:
-        """A line that cannot be read: a chat's is one record, a batch's may hold many, which its size tells.
-
-        A last line that breaks off is expected, unless it held several. Errors: BadRecord if strict.
-        """
-        assert record.error is not None
-        if record.torn and not self.intake.strict and lines <= _MOST_TORN:
-            self.torn.append(str(record.error))
-        else:
-            self.intake.lose(record.error, lines=lines)
 
     def _take_spans(self, record: Record) -> None:
         for row in read_rows(record.place, record.value, self.intake, flawed=record.flawed):
@@ -203,8 +196,8 @@ class _Reading:
         self.spans.finish(self.intake)
         self.batches.finish(self.intake)
         gathered = gather(self.intake)
-        for one in gathered.silent:
-            self.intake.lose(_silent(one), unit=one.unit, silent=True)
+        for exchange in gathered.silent:
+            self.intake.lose(_silent(exchange), unit=exchange.unit, silent=True)
         shapes = self._shapes(gathered)
         if self.strange and self.strange_bytes > MOST_BAD * self.bytes:
             raise self.strange[0]
@@ -214,14 +207,14 @@ class _Reading:
             notes.append(
                 f"files of folders left out: {count_noun(len(self.strange), 'files')} (first: {self.strange[0]})"
             )
-            counts["files of no known format"] = [str(one) for one in self.strange]
+            counts["files of no known format"] = list(map(str, self.strange))
         if self.signals:
             notes.append(f"records of metrics and profiles, which hold no conversation: {self.signals:,}")
             counts["records of other signals"] = self.signals
         return TraceSet(
-            traces=tuple(sorted(gathered.traces, key=lambda one: one.id)),
-            records=self.intake.rows + len(self.torn) + sum(one.lines > 0 for one in self.intake.lost),
-            bad=tuple(str(one.error) for one in self.intake.lost),
+            traces=tuple(sorted(gathered.traces, key=lambda trace: trace.id)),
+            records=self.intake.rows + len(self.torn) + sum(lost.lines > 0 for lost in self.intake.lost),
+            bad=tuple(str(lost.error) for lost in self.intake.lost),
             torn=tuple(self.torn),
             duplicates=gathered.counts["duplicates"],
             notes=tuple(notes),
@@ -281,11 +274,9 @@ def _silent(one: Exchange) -> BadRecord:
 
 def _unflawed(record: Record) -> dict[str, Any]:
     """A record's value, which must have no flaw anywhere. Errors: BadRecord."""
-    reason = find_flaw(record.value) if record.flawed else None
-    if reason is not None:
+    if record.flawed and (reason := find_flaw(record.value)) is not None:
         refuse_record(record.place, reason)
-    value: dict[str, Any] = record.value
-    return value
+    return dict(record.value)
 
 
 def _describe(value: Any) -> str:

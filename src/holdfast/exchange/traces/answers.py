@@ -35,29 +35,29 @@ def pair_answers(said: Sequence[Said], runs: Sequence[ToolRun] = ()) -> tuple[li
     made: list[_Turn | Said] = []
     turns: list[_Turn] = []
     orphans = 0
-    for are_answers, group in groupby(said, key=lambda one: one.role == "tool"):
+    for are_answers, group in groupby(said, key=lambda message: message.role == "tool"):
         if are_answers:
             # By the ids of calls, then by their tools' names, then in order.
-            left = [one for one in group if not _give(one, turns, by_id=True)]
-            left = [one for one in left if not _give(one, turns, by_name=True)]
-            left = [one for one in left if not _give(one, turns)]
+            left = [message for message in group if not _give(message, turns, by_id=True)]
+            left = [message for message in left if not _give(message, turns, by_name=True)]
+            left = [message for message in left if not _give(message, turns)]
             orphans += len(left)
             made += left
             continue
-        for one in group:
-            if one.role == "assistant":
-                turns.append(_Turn(said=one, answers=[None] * len(one.calls)))
-            made.append(turns[-1] if one.role == "assistant" else one)
+        for message in group:
+            if message.role == "assistant":
+                turns.append(_Turn(said=message, answers=[None] * len(message.calls)))
+            made.append(turns[-1] if message.role == "assistant" else message)
     # Open calls are answered from the spans of their tools: those of an id in order, others by name in order.
-    told = sorted((one for one in runs if one.result is not None), key=lambda one: one.start)
+    finished = sorted((run for run in runs if run.result is not None), key=lambda run: run.start)
     calls = [(turn, place) for turn in turns for place in range(len(turn.answers))]
-    _match(calls, [one for one in told if one.call], lambda call, run: call.id == run.call)
-    _match(calls, [one for one in told if not one.call], lambda call, run: call.name == run.name)
+    _match(calls, [run for run in finished if run.call], lambda call, run: call.id == run.call)
+    _match(calls, [run for run in finished if not run.call], lambda call, run: call.name == run.name)
     for turn in turns:
         for place in turn.said.served:
             if turn.answers[place] is None:  # carried out by the provider, which does not tell the result
                 turn.answers[place] = untold(turn.said.calls[place])
-    return [one for item in made for one in (_told(item) if isinstance(item, _Turn) else [item])], orphans
+    return [message for item in made for message in (_told(item) if isinstance(item, _Turn) else [item])], orphans
 
 
 def _give(answer: Said, turns: list[_Turn], *, by_id: bool = False, by_name: bool = False) -> bool:
@@ -91,8 +91,8 @@ def _match(
 ) -> None:
     left = list(runs)
     # A call that a message answers has had its run: the one with the same result, else the first.
-    for turn, place in calls:
-        call, answer = turn.said.calls[place], turn.answers[place]
+    for turn, index in calls:
+        call, answer = turn.said.calls[index], turn.answers[index]
         found = [run for run in left if fits(call, run)]
         if answer is None or not found:
             continue
@@ -101,12 +101,12 @@ def _match(
             left.remove(same)
         elif len(found) >= sum(fits(other.said.calls[at], found[0]) for other, at in calls):
             left.remove(found[0])
-    for turn, place in calls:
-        call = turn.said.calls[place]
-        run = next((one for one in left if turn.answers[place] is None and fits(call, one)), None)
+    for turn, index in calls:
+        call = turn.said.calls[index]
+        run = next((one for one in left if turn.answers[index] is None and fits(call, one)), None)
         if run is not None:
             left.remove(run)
-            turn.answers[place] = Said(role="tool", text=run.result or "", answers=call.id or None, name=call.name)
+            turn.answers[index] = Said(role="tool", text=run.result or "", answers=call.id or None, name=call.name)
 
 
 def unmatched_runs(said: Sequence[Said], runs: Sequence[ToolRun]) -> list[ToolRun]:

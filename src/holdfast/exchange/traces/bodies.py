@@ -95,7 +95,13 @@ def read_request(place: str, body: Any) -> Request:
     if key is None and _looks_spoken(body):
         return Request(said=read_message(place, body, "user"))
     places = [body, *(body[name] for name in _INNER if isinstance(body.get(name), Mapping))]
-    said = [] if key is None else _read_given(place, key, body[key])
+    said: list[Said] = []
+    if key is not None:
+        value = perhaps(place, body[key])
+        if key == "messages" and (not isinstance(value, list) or not value):
+            refuse_record(place, "messages is no list of messages")
+        nested = isinstance(value, Mapping) and "parts" not in value
+        said = read_request(place, value).said if nested else read_messages(f"{place}: {key}", value, "user")
     if not any(one.role == "system" for one in said):
         system = first_of(places, SYSTEMS)
         system = system["parts"] if isinstance(system, Mapping) and "parts" in system else system
@@ -110,15 +116,6 @@ def read_request(place: str, body: Any) -> Request:
         model=_name(first_of(places, ("model", "modelId", "model_id", "model_name"))),
         choices=count if type(count) is int else None,
     )
-
-
-def _read_given(place: str, key: str, value: Any) -> list[Said]:
-    value = perhaps(place, value)
-    if key == "messages" and (not isinstance(value, list) or not value):
-        refuse_record(place, "messages is no list of messages")
-    if isinstance(value, Mapping) and "parts" not in value:
-        return read_request(place, value).said
-    return read_messages(f"{place}: {key}", value, "user")
 
 
 def first_of(places: Sequence[Body], keys: Sequence[str]) -> Any:
@@ -195,20 +192,20 @@ def choose(place: str, messages: list[Any], count: int | None = None) -> Respons
     """
     if _is_streamed(messages):
         refuse_record(place, *STREAMED)
-    entries = [one if isinstance(one, Mapping) else {} for one in messages]
-    reasons = [first_of([one], REASONS) for one in entries]
-    indices = [one.get("index") for one in entries]
-    differ = {fold_reason(one) for one in reasons if isinstance(one, str) and is_told(one)}
-    apart = all(type(one) is int for one in indices) and len(set(indices)) > 1
+    entries = [entry if isinstance(entry, Mapping) else {} for entry in messages]
+    reasons = [first_of([entry], REASONS) for entry in entries]
+    indices = [entry.get("index") for entry in entries]
+    differ = {fold_reason(reason) for reason in reasons if isinstance(reason, str) and is_told(reason)}
+    apart = all(type(index) is int for index in indices) and len(set(indices)) > 1
     several = apart or (count is not None and count > 1) or len(differ) > 1
     groups: dict[int, list[int]] = {}
     for at in range(len(messages)):
         groups.setdefault(int(indices[at] or 0) if apart else at * several, []).append(at)
     made = Response()
     for _, group in sorted(groups.items()):
-        said = [one for at in group for one in read_message(f"{place}[{at}]", messages[at], "assistant")]
+        said = [message for at in group for message in read_message(f"{place}[{at}]", messages[at], "assistant")]
         made.choices.append(merge_replies(said))
-        told = [one for at in group if isinstance(one := reasons[at], str)]
+        told = [reason for at in group if isinstance(reason := reasons[at], str)]
         made.reasons.append(told[-1] if told else None)
     return made
 
@@ -218,7 +215,7 @@ def _choices(place: str, body: Body, count: int | None) -> Response:
     choices = body["choices"]
     if not isinstance(choices, list):
         refuse_record(place, "choices is no list")
-    found: list[tuple[int, int, list[Said], str | None]] = []
+    replies: list[tuple[int, int, list[Said], str | None]] = []
     for number, one in enumerate(choices):
         where = f"{place}: choices[{number}]"
         message = one.get("message", one.get("text")) if isinstance(one, Mapping) else None
@@ -228,9 +225,9 @@ def _choices(place: str, body: Body, count: int | None) -> Response:
         said = merge_replies(read_message(where, whole, "assistant"))
         index, reason = one.get("index"), first_of([one], REASONS)
         index = index if type(index) is int else number
-        found.append((index, number, said, reason if isinstance(reason, str) else None))
-    found.sort(key=lambda one: one[:2])
-    return Response(choices=[said for _, _, said, _ in found], reasons=[reason for *_, reason in found])
+        replies.append((index, number, said, reason if isinstance(reason, str) else None))
+    replies.sort(key=lambda one: one[:2])
+    return Response(choices=[said for _, _, said, _ in replies], reasons=[reason for *_, reason in replies])
 
 
 def _candidates(place: str, body: Body, count: int | None) -> Response:

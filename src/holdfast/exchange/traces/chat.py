@@ -14,8 +14,7 @@ from typing import Any
 from holdfast.exchange.traces.bodies import MESSAGES, Response, find_messages, is_answer, read_request, read_response
 from holdfast.exchange.traces.dialogue import UNREAD, Exchange, Intake, Said
 from holdfast.exchange.traces.messages import perhaps
-from holdfast.exchange.traces.records import BadRecord, refuse_record
-from holdfast.exchange.traces.times import read_time
+from holdfast.exchange.traces.records import BadRecord, read_time, refuse_record
 from holdfast.models.calls.structured import clean, find_names
 
 CONVERSATIONS = ("conversation_id", "thread_id", "conversationId", "threadId", "chat_id")
@@ -105,7 +104,7 @@ def read_chat(place: str, value: Body) -> Exchange:
         status = {key: value[key] for key in ("status", "incomplete_details") if key in value and "output" in value}
         response = read_response(place, {**status, **whole}, request.choices)
     bodies = [one for one in (value, answer, body) if isinstance(one, Mapping)]
-    found = tuple({id(one): one for one in (*bodies, *map(_metadata, bodies)) if one}.values())
+    sources = tuple({id(one): one for one in (*bodies, *map(_metadata, bodies)) if one}.values())
     given, replies = request.said, response.choices
     if given and replies and len(replies[0]) > len(given) and _shown(replies[0][: len(given)]) == _shown(given):
         replies = [replies[0][len(given) :], *replies[1:]]  # an agent that returns all messages
@@ -114,23 +113,23 @@ def read_chat(place: str, value: Body) -> Exchange:
     if unread := _find_unread(value, [*given, *(replies[0] if replies else [])]):
         beside = Said(role="assistant", detail={UNREAD: unread})
         replies = [[*(replies[0] if replies else []), beside], *replies[1:]]
-    told = value.get("finish_reason")
+    reason = value.get("finish_reason")
     return Exchange(
         place=place,
         source="chat",
         given=given,
         replies=replies,
-        conversation=_first(CONVERSATIONS, found),
-        session=_first(SESSIONS, found),
-        follows=_first(("previous_response_id",), found),
-        names=tuple(dict.fromkeys(name for key in IDS if (name := _first((key,), found)) is not None)),
-        start=read_time(_first(TIMES, found)),
-        time=_first(TIMES, found),
+        conversation=_first(CONVERSATIONS, sources),
+        session=_first(SESSIONS, sources),
+        follows=_first(("previous_response_id",), sources),
+        names=tuple(dict.fromkeys(name for key in IDS if (name := _first((key,), sources)) is not None)),
+        start=read_time(_first(TIMES, sources)),
+        time=_first(TIMES, sources),
         tools=request.tools,
-        model=response.model or request.model or _first(("model",), found),
+        model=response.model or request.model or _first(("model",), sources),
         family=_first(FAMILIES, (_metadata(value), _metadata(body), value)),
         tokens=response.tokens,
-        reason=response.reason or (told if isinstance(told, str) else None),
+        reason=response.reason or (reason if isinstance(reason, str) else None),
         failed=bool(value.get("error")) or response.failed,
     )
 

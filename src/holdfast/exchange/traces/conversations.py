@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from holdfast.exchange.ties import group_tied
 from holdfast.exchange.traces.answers import pair_answers, unmatched_runs
 from holdfast.exchange.traces.dialogue import LEFT_OUT, UNREAD, Exchange, Intake, Said, ToolRun, Trace
 from holdfast.exchange.traces.endings import find_ending, is_told, read_reason
@@ -16,10 +15,11 @@ from holdfast.exchange.traces.weaving import Strand, weave
 from holdfast.models.calls.spelled import find_unread
 from holdfast.models.calls.structured import read_arguments, to_text
 from holdfast.records import Ending, Message, ToolCall, ToolSpec, content_id
+from holdfast.records.groups import group_tied
 from holdfast.records.words import count_noun
 
 _NAMELESS = "unnamed"  # a tool whose span does not say which it is
-_LEAST_TURNS = 3  # traces with one id for which that id may be none of a conversation
+_LEAST_TURNS = 3  # traces with one id for which that id may be none of a conversation; two may well be two turns
 _MOST_NAMED = 5
 _LONGEST = 160  # characters of a name
 # What is told of how conversations were put together, by what is counted.
@@ -70,20 +70,20 @@ def gather(intake: Intake) -> Gathered:
     groups = [sorted(group, key=lambda one: one.first.start or 0) for group in tied]
     clusters = _join_turns(groups, made.counts)
     runs: dict[str, list[ToolRun]] = defaultdict(list)
-    for run in intake.runs:
-        runs[run.unit].append(run)
+    for tool_run in intake.runs:
+        runs[tool_run.unit].append(tool_run)
     damaged = {one.unit for one in intake.lost if one.unit}
     for name, cluster in zip(_choose_names(clusters), clusters, strict=True):
-        spoken = [one for group in cluster for one in group if one.spoken]
-        if not spoken and all(one.failed for group in cluster for strand in group for one in strand.exchanges):
-            made.counts["failed"] += 1
+        members = [strand for group in cluster for strand in group]
+        if not any(strand.spoken for strand in members):
+            if all(exchange.failed for strand in members for exchange in strand.exchanges):
+                made.counts["failed"] += 1
+            else:
+                made.silent.append(members[0].first)
             continue
-        if not spoken:
-            made.silent.append(cluster[0][0].first)
-            continue
-        units = {unit for group in cluster for one in group for unit in one.units}
+        units = {unit for strand in members for unit in strand.units}
         made.units |= units
-        found = [run for unit in sorted(units) for run in runs[unit]]
+        found = [tool_run for unit in sorted(units) for tool_run in runs[unit]]
         trace = _make(name, cluster, found, made, bool(units & damaged))
         made.traces.append(trace)
         made.units_of[trace.id] = units
@@ -93,18 +93,18 @@ def gather(intake: Intake) -> Gathered:
 def _without_copies(intake: Intake) -> tuple[list[Exchange], list[Exchange]]:
     """Requests of models without those that a span around or within them tells too, and what agents' spans tell."""
     by_span: dict[tuple[str, str], list[Exchange]] = defaultdict(list)
-    for one in intake.exchanges:
-        if one.unit is not None and one.span and not one.outer:
-            by_span[one.unit, one.span].append(one)
+    for request in intake.exchanges:
+        if request.unit is not None and request.span and not request.outer:
+            by_span[request.unit, request.span].append(request)
     dropped: set[int] = set()
     for (unit, span), found in by_span.items():
         for above in intake.above(unit, span):
-            for one in found:
+            for request in found:
                 for other in by_span.get((unit, above), ()):
-                    if _tell_same(one, other):
-                        dropped.add(id(min((one, other), key=lambda each: (_weight(each), each is other))))
-    inner = [one for one in intake.exchanges if not one.outer and id(one) not in dropped]
-    return inner, [one for one in intake.exchanges if one.outer]
+                    if _tell_same(request, other):
+                        dropped.add(id(min((request, other), key=lambda each: (_weight(each), each is other))))
+    inner = [request for request in intake.exchanges if not request.outer and id(request) not in dropped]
+    return inner, [request for request in intake.exchanges if request.outer]
 
 
 def _whole(one: Exchange) -> list[Said]:
@@ -138,7 +138,7 @@ def _of_agents(strands: Sequence[Strand], outer: Sequence[Exchange]) -> list[Str
     for strand in strands:
         for unit in strand.units if strand.spoken else ():
             held[unit].append(strand.said)
-    spoken = {unit for one in strands if one.spoken for unit in one.units}
+    spoken = set(held)
     kept = []
     for one in sorted(outer, key=lambda each: (-_weight(each), each.start or 0)):
         said, there = _whole(one), held[one.unit or ""]
@@ -201,39 +201,39 @@ def _ids(cluster: Cluster) -> list[str]:
 
 
 def _make(name: str, cluster: Cluster, runs: Sequence[ToolRun], made: Gathered, damaged: bool) -> Trace:
-    strands = [one for group in cluster for one in group if one.spoken]
+    strands = [strand for group in cluster for strand in group if strand.spoken]
     said: list[Said] = []
     orphans, last = 0, strands[0]
-    for spoken in filter(None, ([one for one in group if one.spoken] for group in cluster)):
-        last = max(spoken, key=lambda one: len(one.said))
-        whole, lost = _blend(last, [one for one in spoken if one is not last])
+    for spoken in filter(None, ([strand for strand in group if strand.spoken] for group in cluster)):
+        last = max(spoken, key=lambda strand: len(strand.said))
+        whole, lost = _blend(last, [strand for strand in spoken if strand is not last])
         orphans += lost
-        said += whole if not said else [one for one in whole if one.role != "system"]
+        said += whole if not said else [message for message in whole if message.role != "system"]
     said, lost = pair_answers(said, runs)
     extra = unmatched_runs(said, runs)
     said = _with_runs(said, extra)
     made.counts["runs"] += len(extra)
-    exchanges = [one for strand in strands for one in strand.exchanges]
-    tools = tuple({tool.name: tool for one in exchanges for tool in one.tools}.values())  # each once
+    exchanges = [exchange for strand in strands for exchange in strand.exchanges]
+    tools = tuple({tool.name: tool for exchange in exchanges for tool in exchange.tools}.values())  # each once
     if is_told(last.last.reason) and read_reason(last.last.reason) is None:
         made.unknown_reasons[to_text(last.last.reason)] += 1
     ending = find_ending(last.said, last.last.reason, failed=last.last.failed)
     broken = "a span of it could not be read" if damaged else _find_break(said, strands, tools, orphans + lost)
     if broken is not None and ending is not Ending.ERROR:
         ending = Ending.INCOHERENT
-    tokens = [one.tokens for one in exchanges if one.tokens is not None]
-    agents = [one.agent for one in last.exchanges if one.agent]
+    tokens = [exchange.tokens for exchange in exchanges if exchange.tokens is not None]
+    agents = [exchange.agent for exchange in last.exchanges if exchange.agent]
     return Trace(
         id=name,
         source=strands[0].first.source,
         said=tuple(said),
-        tools=next((one.tools for one in last.exchanges if one.tools), tools),
-        model=next((one.model for one in reversed(last.exchanges) if one.model), None),
+        tools=next((exchange.tools for exchange in last.exchanges if exchange.tools), tools),
+        model=next((exchange.model for exchange in reversed(last.exchanges) if exchange.model), None),
         family=agents[-1] if agents else last.last.family,
-        time=next((one.time for one in exchanges if one.time), None),
+        time=next((exchange.time for exchange in exchanges if exchange.time), None),
         tokens=sum(tokens) if tokens else None,
         ending=ending,
-        dialogues=max(sum(one.spoken for one in group) for group in cluster),
+        dialogues=max(sum(strand.spoken for strand in group) for group in cluster),
         broken=broken,
     )
 
@@ -255,22 +255,20 @@ def _blend(main: Strand, others: Sequence[Strand]) -> tuple[list[Said], int]:
     An other one stands between two turns, never between calls and their answers, and never after the last words.
     """
     whole, orphans = pair_answers(_tidy(main.said))
-    starts = [one.start or 0 for one in main.exchanges]
+    starts = [strand.start or 0 for strand in main.exchanges]
     inserts: dict[int, list[Said]] = defaultdict(list)
-    for number, one in enumerate(others, 2):
-        told, lost = pair_answers(_tidy(one.said))
+    for number, strand in enumerate(others, 2):
+        told, lost = pair_answers(_tidy(strand.said))
         orphans += lost
-        spoken = _acts(told, number, one.first.agent)
-        before = sum(start <= (one.first.start or 0) for start in starts)
+        before = sum(start <= (strand.first.start or 0) for start in starts)
         at = min(main.lengths[before - 1], len(whole)) if before else 0
         while at < len(whole) and whole[at].role == "tool":
             at += 1
-        first = next((place for place, said in enumerate(whole) if said.role == "assistant"), 0)
-        at = max(at, first)
+        at = max(at, next((place for place, said in enumerate(whole) if said.role == "assistant"), 0))
         if at == len(whole) and whole[-1].role == "assistant" and not whole[-1].calls:
             at -= 1
-        inserts[at] += spoken
-    return [one for at in range(len(whole) + 1) for one in (*inserts.get(at, ()), *whole[at : at + 1])], orphans
+        inserts[at] += _acts(told, number, strand.first.agent)
+    return [strand for at in range(len(whole) + 1) for strand in (*inserts.get(at, ()), *whole[at : at + 1])], orphans
 
 
 def _acts(said: Sequence[Said], number: int, agent: str | None) -> list[Said]:
@@ -295,20 +293,20 @@ def _with_runs(said: list[Said], runs: Sequence[ToolRun]) -> list[Said]:
 
 def _find_break(said: Sequence[Said], strands: Sequence[Strand], tools: Sequence[ToolSpec], orphans: int) -> str | None:
     """Why a conversation cannot be read as a whole, or None."""
-    unread = next((one.detail[UNREAD][0] for one in said if one.detail.get(UNREAD)), None)
+    unread = next((message.detail[UNREAD][0] for message in said if message.detail.get(UNREAD)), None)
     if unread is not None:
         return f"a part that could be a call cannot be read ({unread[:60]})"
-    if any(read_reason(one.last.reason) is Ending.INCOHERENT for one in strands):
+    if any(read_reason(strand.last.reason) is Ending.INCOHERENT for strand in strands):
         return "a call that its provider could not read"
     if orphans:
         return "an answer to a call that is not there"
-    if any(one.midway for one in strands):
+    if any(strand.midway for strand in strands):
         return "its beginning is missing, or a window of it joins nothing"
     if _falls_apart(strands):
         return "requests of one dialogue that join nowhere"
-    spoken = [one for one in said if one.role == "assistant"]
-    texts = [Message(role="assistant", content=one.text, tool_calls=one.calls) for one in spoken]
-    if find_unread(texts, tools, headings=all(one.role != "tool" for one in said)) is not None:
+    spoken = [message for message in said if message.role == "assistant"]
+    texts = [Message(role="assistant", content=message.text, tool_calls=message.calls) for message in spoken]
+    if find_unread(texts, tools, headings=all(message.role != "tool" for message in said)) is not None:
         return "a call was left in the text"
     return None
 
@@ -330,18 +328,19 @@ def describe_reading(gathered: Gathered, intake: Intake, shapes: Counter[str]) -
     """What was read, joined and left out: sentences without their end, and the same as JSON."""
     counts = gathered.counts
     notes = [f"{words}: {count_noun(counts[key], noun)}" for key, (words, noun) in _SPELLINGS.items() if counts[key]]
-    dialogues = Counter(one.dialogues for one in gathered.traces if one.dialogues > 1)
+    dialogues = Counter(trace.dialogues for trace in gathered.traces if trace.dialogues > 1)
     if dialogues:
         most = max(dialogues)
         many = f"{most} dialogues" if len(dialogues) == 1 else f"2 to {most} dialogues"
         held = f"{sum(dialogues.values()):,} of {count_noun(len(gathered.traces), 'traces')}"
         verb = "holds" if sum(dialogues.values()) == 1 else "hold"
         notes.append(f"{held} {verb} {many}; the longest is read as what was asked, and the calls of all of them count")
-    broken = Counter(one.broken for one in gathered.traces if one.broken)
+    broken = Counter(trace.broken for trace in gathered.traces if trace.broken)
     for reason, count in broken.most_common(_MOST_NAMED):
         notes.append(f"incoherent and unfit to be judged: {count_noun(count, 'traces')} ({reason})")
-    spoken = [one for trace in gathered.traces for one in trace.said if one.role == "assistant"]
-    data, unread = (Counter(part for one in spoken for part in one.detail.get(key, ())) for key in (LEFT_OUT, UNREAD))
+    spoken = [message for trace in gathered.traces for message in trace.said if message.role == "assistant"]
+    parts = {key: [part for message in spoken for part in message.detail.get(key, ())] for key in (LEFT_OUT, UNREAD)}
+    data, unread = Counter(parts[LEFT_OUT]), Counter(parts[UNREAD])
     acting = counts["acting choices"]
     notes += [
         *_list("left out of agents' messages, as no text", data),

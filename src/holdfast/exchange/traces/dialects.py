@@ -49,7 +49,7 @@ def read_pairs(place: str, attributes: Attributes, events: Iterable[Event], *, o
     return [pair for pair in best if _tells(pair)]
 
 
-_WHOLE = 3
+_WHOLE = 3  # what ``_tells`` gives of a request with its reply
 
 
 def _tells(pair: Pair) -> int:
@@ -96,25 +96,25 @@ def read_events(place: str, events: Iterable[Event]) -> list[Pair]:
     requests: list[tuple[list[Said], dict[int, tuple[list[Said], str | None]]]] = [([], {})]
     for _, name, inner in sorted(events, key=lambda one: one[0]):
         asked: list[Said] = []
-        told: dict[int, tuple[list[Said], str | None]] | None = None
+        replies_at: dict[int, tuple[list[Said], str | None]] | None = None
         body = perhaps(place, inner.get(_CONTENT_EVENTS.get(name, "")))
         if name == "gen_ai.content.prompt":
             asked = read_request(place, body).said
         elif name in _CONTENT_EVENTS:
             reply = read_response(place, body)
-            told = dict(enumerate(zip(reply.choices, reply.reasons, strict=False)))
+            replies_at = dict(enumerate(zip(reply.choices, reply.reasons, strict=False)))
         elif name == CHOICE:
             body = _body(place, inner)
             found = body.get("index")
             index = int(found) if isinstance(found, int) or (isinstance(found, str) and found.isdigit()) else 0
-            told = {index: (_read_choice(place, body), to_text(body.get("finish_reason")) or None)}
+            replies_at = {index: (_read_choice(place, body), to_text(body.get("finish_reason")) or None)}
         else:
             asked = _read_event(place, name, _body(place, inner))
         # What is asked after a reply, and a choice that is there already, are of the next request.
-        if requests[-1][1] and (told is None or not requests[-1][1].keys().isdisjoint(told)):
+        if requests[-1][1] and (replies_at is None or not requests[-1][1].keys().isdisjoint(replies_at)):
             requests.append(([], {}))
         requests[-1][0].extend(asked)
-        requests[-1][1].update(told or {})
+        requests[-1][1].update(replies_at or {})
     made = ((given, [choices[index] for index in sorted(choices)]) for given, choices in requests)
     return [
         (Request(said=given), Response(choices=[said for said, _ in replies], reasons=[why for _, why in replies]))
@@ -189,9 +189,9 @@ def _of_openinference(place: str, attributes: Attributes) -> list[Pair]:
     return [(Request(said=said), choose(place, [_plain_message(one) for one in replies], _count(attributes)))]
 
 
-def _plain_message(one: Any) -> dict[str, Any]:
+def _plain_message(message: Any) -> dict[str, Any]:
     """OpenInference's message without the names of its objects before every key."""
-    inner = one.get("message", one) if isinstance(one, dict) else {"content": one}
+    inner = message.get("message", message) if isinstance(message, dict) else {"content": message}
     if not isinstance(inner, dict):
         return {"content": inner}
     made = {key: value for key, value in inner.items() if not key.startswith("function_call_")}
@@ -201,7 +201,7 @@ def _plain_message(one: Any) -> dict[str, Any]:
         del made["contents"]
     calls = inner.get("tool_calls")
     if isinstance(calls, list):
-        made["tool_calls"] = [one.get("tool_call", one) if isinstance(one, dict) else one for one in calls]
+        made["tool_calls"] = [call.get("tool_call", call) if isinstance(call, dict) else call for call in calls]
     if inner.get("function_call_name"):
         arguments = inner.get("function_call_arguments_json")
         made["function_call"] = {"name": inner["function_call_name"], "arguments": arguments}

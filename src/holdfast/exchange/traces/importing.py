@@ -1,7 +1,8 @@
-"""Traces into a run: cases, episodes and what the audit finds in them, under one checkpoint for each look."""
+"""Files of traces into a run: cases, episodes and what the audit finds in them, under one checkpoint for each look."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,10 +10,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from holdfast.exchange.inspect.files import find_logs, is_inspect
 from holdfast.exchange.scales import ScoreOption
 from holdfast.exchange.traces import TraceSet, read_traces
 from holdfast.exchange.traces.dialogue import Trace
-from holdfast.exchange.traces.files import sort_paths
 from holdfast.records import Case, Checkpoint, Declaration, Ending, Message, Score, Trajectory, content_id
 from holdfast.records.errors import StudyError, needs
 from holdfast.records.outputs import scratch_directory
@@ -24,6 +25,56 @@ SUITE = "traces"
 NO_FAMILY = "traces"
 MOST_TOKENS = 2**63 - 1  # that the store can count; more are no count
 MOST_FILES = 5  # that are named
+KINDS = ".json or .jsonl file, packed (.gz, .zst), rotated (.1) or as it is"
+# Names of traces: the kind, then in any order what compression and rotation put behind it, or before the kind.
+_TRACES = re.compile(
+    r".*\.(?:jsonl?|ndjson|otlp|jsonlines)(?:[.\-_]?(?:\d[\d.\-_T:]*Z?|gz|gzip|zst|zstd|bak|old|log|txt))*$",
+    re.IGNORECASE,
+)
+_HIDDEN = re.compile(r"^[._]|^(?:thumbs\.db|desktop\.ini)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceFiles:
+    """What some paths hold: Inspect logs, files of traces, and files of folders that are neither.
+
+    ``inside`` are those of the files that lie in folders.
+    """
+
+    logs: tuple[Path, ...] = ()
+    files: tuple[Path, ...] = ()
+    left_out: tuple[Path, ...] = ()
+    inside: frozenset[Path] = frozenset()
+
+
+def sort_paths(paths: Sequence[Path]) -> TraceFiles:
+    """Inspect logs, files of traces, and what is left out; a folder stands for all files in it. Errors: StudyError.
+
+    A file that is named by itself is read whatever its name is.
+    """
+    logs, files, left_out = dict[Path, None](), dict[Path, None](), dict[Path, None]()  # each path once, in order
+    members: set[Path] = set()
+    for path in paths:
+        if not path.exists():
+            raise StudyError(f"{path}: no such file; give files or folders of traces")
+        if not path.is_dir():
+            if not path.is_file():
+                raise StudyError(f"{path}: a device or pipe, not a plain file; give files or folders of traces")
+            (logs if is_inspect(path) else files)[path] = None
+            continue
+        held = set(find_logs(path)) if is_inspect(path) else set()
+        inside = [file for file in sorted(path.rglob("*")) if not file.is_dir()]
+        others = [file for file in inside if file not in held]
+        traces = [file for file in others if file.is_file() and _TRACES.match(file.name)]
+        traces = [file for file in traces if not _HIDDEN.match(file.name) and file.stat().st_size]
+        if not traces and not held:
+            names = ", ".join(file.name for file in inside[:3]) + (", …" if inside[3:] else "")
+            raise StudyError(f"{path}: holds no {KINDS}{f' (but {names})' if inside else ''}; give files of traces")
+        logs |= dict.fromkeys(file for file in inside if file in held)
+        files |= dict.fromkeys(traces)
+        members.update(traces)
+        left_out |= dict.fromkeys(file for file in others if file not in members)
+    return TraceFiles(logs=tuple(logs), files=tuple(files), left_out=tuple(left_out), inside=frozenset(members))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,19 +173,19 @@ def read_logs(logs: Sequence[Path], scores: Sequence[ScoreOption] = ()) -> Logge
         cases = {case.id: case for case in store.cases()}
         episodes = tuple(
             Episode(
-                trace=f"{one.detail.get('sample') if one.detail else None}/{one.id}",
-                case=cases[one.case_id],
-                trajectory=one,
-                scores=tuple(store.scores(one.id)),
+                trace=f"{trajectory.detail.get('sample') if trajectory.detail else None}/{trajectory.id}",
+                case=cases[trajectory.case_id],
+                trajectory=trajectory,
+                scores=tuple(store.scores(trajectory.id)),
             )
-            for one in list(store.trajectories(part="all"))
+            for trajectory in list(store.trajectories(part="all"))
         )
         states = origins.read_log_states(store)
         return Logged(
             episodes=episodes,
             declarations=origins.read_declarations(store) or (),
             undeclared=origins.read_undeclared(store),
-            absent=sum(one.lacking for one in states if not one.superseded),
+            absent=sum(state.lacking for state in states if not state.superseded),
             notes=(*tell_states(states), *origins.read_import_notes(store)),
         )
 
@@ -151,17 +202,17 @@ def import_traces(
     there = sort_paths(paths)
     if there.left_out and strict:
         raise StudyError(f"{there.left_out[0]}: no file of traces; leave it out of the folder, or leave out --strict")
-    found = TraceSet(traces=(), records=0)
+    traces = TraceSet(traces=(), records=0)
     if there.files:
-        found = read_traces(there.files, strict=strict, inside=there.inside)
+        traces = read_traces(there.files, strict=strict, inside=there.inside)
     logged = read_logs(there.logs, scores) if there.logs else Logged()
-    episodes = [*(make_episode(one) for one in found.traces), *logged.episodes]
+    episodes = [*map(make_episode, traces.traces), *logged.episodes]
     if not episodes:
         raise StudyError(f"{paths[0]}: no conversation in these files; give traces that hold messages")
-    episodes.sort(key=lambda one: one.trace)
+    episodes.sort(key=lambda episode: episode.trace)
     # What an earlier look holds under this label is another checkpoint: its traces' ids say which it is.
-    identity = content_id("traces", label, [one.trace for one in episodes])
-    models = Counter(str((one.trajectory.detail or {}).get("model") or "not told") for one in episodes)
+    identity = content_id("traces", label, [episode.trace for episode in episodes])
+    models = Counter(str((episode.trajectory.detail or {}).get("model") or "not told") for episode in episodes)
     checkpoint = Checkpoint(
         id=identity, base=label, axes={"look": label}, model=next(iter(models)) if len(models) == 1 else None
     )
@@ -169,22 +220,23 @@ def import_traces(
         store.add_checkpoint(checkpoint)
         if there.logs:
             origins.add_declarations(store, logged.declarations)
-            origins.write_undeclared(store, dict.fromkeys((*origins.read_undeclared(store), *logged.undeclared)))
+            undeclared = dict.fromkeys((*origins.read_undeclared(store), *logged.undeclared))
+            origins.write_notes(store, origins.UNDECLARED, undeclared)
         ids, new = _keep(store, episodes, checkpoint)
-    files = [str(one) for one in there.left_out]
+    files = list(map(str, there.left_out))
     named = f"{count_noun(len(files), 'files')} ({', '.join(files[:MOST_FILES])}{', …' if files[MOST_FILES:] else ''})"
     left_out = [f"left out of folders, as no files of traces by their names: {named}"] if files else []
     return Imported(
         checkpoint=checkpoint,
         trajectories=ids,
         new=new,
-        bad=found.bad,
-        torn=found.torn,
-        duplicates=found.duplicates,
+        bad=traces.bad,
+        torn=traces.torn,
+        duplicates=traces.duplicates,
         absent=logged.absent,
         models=dict(models.most_common()),
-        notes=(*found.notes, *left_out, *logged.notes),
-        counts={**found.counts, **({"files left out": files} if files else {})},
+        notes=(*traces.notes, *left_out, *logged.notes),
+        counts={**traces.counts, **({"files left out": files} if files else {})},
     )
 
 
@@ -195,21 +247,21 @@ def _keep(store: Store, episodes: Iterable[Episode], checkpoint: Checkpoint) -> 
     rollouts: Counter[str] = Counter()
     ids: dict[str, str] = {}
     new = 0
-    for one in episodes:
-        case = one.case
+    for episode in episodes:
+        case = episode.case
         if case.id not in known:
             case = replace(case, number=numbers[case.suite])
             numbers[case.suite] += 1
             known.add(case.id)
             store.add_cases([case])
-        detail = {**(one.trajectory.detail or {}), "trace": one.trace}
-        made = replace(one.trajectory, checkpoint_id=checkpoint.id, rollout=rollouts[case.id], detail=detail)
+        detail = {**(episode.trajectory.detail or {}), "trace": episode.trace}
+        made = replace(episode.trajectory, checkpoint_id=checkpoint.id, rollout=rollouts[case.id], detail=detail)
         rollouts[case.id] += 1
         body = codec.trajectory_to_bytes(made, case.state)
-        made = replace(made, id=content_id("trace", checkpoint.id, one.trace, body.decode()))
+        made = replace(made, id=content_id("trace", checkpoint.id, episode.trace, body.decode()))
         new += store.add_trajectory(made, store.text_codec.pack(body))
-        ids[one.trace] = made.id
-        for score in one.scores:
+        ids[episode.trace] = made.id
+        for score in episode.scores:
             store.add_score(replace(score, trajectory_id=made.id))
     return ids, new
 

@@ -72,44 +72,45 @@ def read_messages(place: str, value: Any, role: Role | None = None) -> list[Said
     return [said for number, one in enumerate(value) for said in read_message(f"{place}[{number}]", one, role)]
 
 
-def read_message(place: str, one: Any, role: Role | None = None) -> list[Said]:
+def read_message(place: str, message: Any, role: Role | None = None) -> list[Said]:
     """One message or item; one with several tools' answers becomes as many messages. Errors: BadRecord."""
-    if isinstance(one, str) and role is not None:
-        return [Said(role=role, text=clean(one))]
-    if isinstance(one, list) and len(one) == 2 and all(isinstance(part, str) for part in one) and _find_role(one[0]):
-        one = {"role": one[0], "content": one[1]}  # LangChain's pairs
-    if not isinstance(one, dict):
-        refuse_record(place, f"expected a message, found {type(one).__name__}")
-    one = _unwrap(one)
-    given = one.get("role")
-    if given is None and (typed := _find_role(one.get("type"))) is not None:
-        return _by_role(one, typed)
-    if given is None and one.get("type", "message") != "message":
+    if isinstance(message, str) and role is not None:
+        return [Said(role=role, text=clean(message))]
+    is_pair = isinstance(message, list) and len(message) == 2 and all(isinstance(part, str) for part in message)
+    if is_pair and _find_role(message[0]):
+        message = {"role": message[0], "content": message[1]}  # LangChain's pairs
+    if not isinstance(message, dict):
+        refuse_record(place, f"expected a message, found {type(message).__name__}")
+    message = _unwrap(message)
+    given = message.get("role")
+    if given is None and (typed := _find_role(message.get("type"))) is not None:
+        return _by_role(message, typed)
+    if given is None and message.get("type", "message") != "message":
         # An item of the Responses API that is no message: a call, an answer or reasoning.
-        parts = structured.read_part(one)
+        parts = structured.read_part(message)
         if parts and all(part.kind == "answer" for part in parts):
-            return [_answer(part, one) for part in parts]
-        return _speak("assistant", parts, one)
-    return _by_role(one, role if given is None and role is not None else read_role(place, given))
+            return [_answer(part, message) for part in parts]
+        return _speak("assistant", parts, message)
+    return _by_role(message, role if given is None and role is not None else read_role(place, given))
 
 
-def _unwrap(one: dict[str, Any]) -> dict[str, Any]:
+def _unwrap(message: dict[str, Any]) -> dict[str, Any]:
     """LangChain's serialised objects, and what stands under ``data`` or ``message`` alone."""
-    kwargs, path = one.get("kwargs"), one.get("id")
+    kwargs, path = message.get("kwargs"), message.get("id")
     if isinstance(kwargs, dict) and isinstance(path, list) and path and _find_role(path[-1]):
         return {"type": path[-1], **{key: value for key, value in kwargs.items() if key != "type"}}
-    if isinstance(one.get("data"), dict) and _find_role(one.get("type")) and "content" in one["data"]:
-        return {**one["data"], "type": one["type"]}
-    if isinstance(one.get("from"), str) and "role" not in one and "value" in one:  # ShareGPT's
-        key = "function_call" if one["from"] in ("function_call", "tool_call") else "content"
-        return {"role": "assistant" if key != "content" else one["from"], key: one["value"]}
-    content = one.get("content")
+    if isinstance(message.get("data"), dict) and _find_role(message.get("type")) and "content" in message["data"]:
+        return {**message["data"], "type": message["type"]}
+    if isinstance(message.get("from"), str) and "role" not in message and "value" in message:  # ShareGPT's
+        key = "function_call" if message["from"] in ("function_call", "tool_call") else "content"
+        return {"role": "assistant" if key != "content" else message["from"], key: message["value"]}
+    content = message.get("content")
     if isinstance(content, dict) and "parts" in content:
-        return {**{key: value for key, value in one.items() if key != "content"}, **content}  # Gemini's
-    inner = one.get("message")
-    if isinstance(inner, dict) and "role" not in one and ("role" in inner or "kwargs" in inner):
+        return {**{key: value for key, value in message.items() if key != "content"}, **content}  # Gemini's
+    inner = message.get("message")
+    if isinstance(inner, dict) and "role" not in message and ("role" in inner or "kwargs" in inner):
         return _unwrap(inner)
-    return one
+    return message
 
 
 def _by_role(one: dict[str, Any], role: Role) -> list[Said]:
@@ -142,20 +143,20 @@ def _answer(part: Part, one: Mapping[str, Any]) -> Said:
     return Said(role="tool", text=part.text, answers=part.answers or None, name=name or None)
 
 
-def _speak(role: Role, parts: list[Part], one: Mapping[str, Any]) -> list[Said]:
+def _speak(role: Role, parts: list[Part], message: Mapping[str, Any]) -> list[Said]:
     """Messages from parts in their order: an answer ends what was said before it."""
     made: list[Said] = []
     texts: list[Part] = []
 
     def flush() -> None:
         if texts:
-            made.append(_join(role, texts, one))
+            made.append(_join(role, texts, message))
             texts.clear()
 
     for part in parts:
         if part.kind == "answer":
             flush()
-            made.append(_answer(part, one))
+            made.append(_answer(part, message))
         elif part.kind == "call" and role != "assistant":
             texts.append(Part(kind="unread", type=part.type, suspect=True))
         else:
@@ -163,10 +164,10 @@ def _speak(role: Role, parts: list[Part], one: Mapping[str, Any]) -> list[Said]:
                 flush()
             texts.append(part)
     flush()
-    return merge_replies(made) or [Said(role=role, name=_name(one))]
+    return merge_replies(made) or [Said(role=role, name=_name(message))]
 
 
-def _join(role: Role, parts: list[Part], one: Mapping[str, Any]) -> Said:
+def _join(role: Role, parts: list[Part], message: Mapping[str, Any]) -> Said:
     calls = [(part.call, part.served) for part in parts if part.call is not None]
     others = [part for part in parts if part.kind == "data" or (part.kind == "unread" and not part.suspect)]
     unread = [part for part in parts if part.kind == "unread" and part.suspect and role == "assistant"]
@@ -180,7 +181,7 @@ def _join(role: Role, parts: list[Part], one: Mapping[str, Any]) -> Said:
         role=role,
         text="\n".join(part.text for part in parts if part.kind == "text" and part.text),
         calls=tuple(call for call, _ in calls),
-        name=_name(one),
+        name=_name(message),
         served=tuple(place for place, (_, served) in enumerate(calls) if served),
         detail={key: value for key, value in detail.items() if value},
     )
@@ -208,56 +209,55 @@ def untold(call: ToolCall) -> Said:
     return Said(role="tool", name=call.name, answers=call.id or None, detail=dict(UNTOLD))
 
 
-def _merge(one: Said, other: Said) -> Said:
-    detail = {**one.detail, **other.detail}
+def _merge(first: Said, second: Said) -> Said:
+    detail = {**first.detail, **second.detail}
     for key in (LEFT_OUT, UNREAD, SERVED):
-        if key in one.detail and key in other.detail:
-            detail[key] = [*one.detail[key], *other.detail[key]]
-    if "reasoning" in one.detail and "reasoning" in other.detail:
-        detail["reasoning"] = f"{one.detail['reasoning']}\n{other.detail['reasoning']}"
+        if key in first.detail and key in second.detail:
+            detail[key] = [*first.detail[key], *second.detail[key]]
+    if "reasoning" in first.detail and "reasoning" in second.detail:
+        detail["reasoning"] = f"{first.detail['reasoning']}\n{second.detail['reasoning']}"
     return replace(
-        one,
-        text="\n".join(filter(None, (one.text, other.text))),
-        calls=(*one.calls, *other.calls),
-        served=(*one.served, *(place + len(one.calls) for place in other.served)),
+        first,
+        text="\n".join(filter(None, (first.text, second.text))),
+        calls=(*first.calls, *second.calls),
+        served=(*first.served, *(place + len(first.calls) for place in second.served)),
         detail=detail,
     )
 
 
 _SCHEMAS = ("parameters", "input_schema", "inputSchema", "parametersJsonSchema", "schema")
-_WRAPPERS = ("function", "toolSpec", "tool", "custom")
+# Keys under which tools stand, and what must stand there.
+_WRAPPERS: dict[str, type] = {
+    **{"function_declarations": object, "functionDeclarations": object, "tools": list},
+    **{"function": dict, "toolSpec": dict, "tool": dict, "custom": dict, "json_schema": object},
+}
 
 
 def read_tools(definitions: Any) -> tuple[ToolSpec, ...]:
     """Tools as any provider writes them; what has no name is left out."""
-    found: dict[str, ToolSpec] = {}
-    for one in _each_tool(definitions):
-        name = next((one[key] for key in NAMES if isinstance(one.get(key), str)), None)
-        if not name or name in found:
+    tools: dict[str, ToolSpec] = {}
+    for definition in _each_tool(definitions):
+        name = next((definition[key] for key in NAMES if isinstance(definition.get(key), str)), None)
+        if not name or name in tools:
             continue
-        schema = next((one[key] for key in _SCHEMAS if one.get(key) is not None), None)
+        schema = next((definition[key] for key in _SCHEMAS if definition.get(key) is not None), None)
         if isinstance(schema, dict) and set(schema) == {"json"}:
             schema = schema["json"]
         if isinstance(schema, dict) and "jsonSchema" in schema:
             schema = schema["jsonSchema"]
         parameters = structured.read_arguments(schema)
         parameters = {} if "_raw" in parameters else parameters
-        found[name] = ToolSpec(name=clean(name), description=to_text(one.get("description")), parameters=parameters)
-    return tuple(found.values())
+        description = to_text(definition.get("description"))
+        tools[name] = ToolSpec(name=clean(name), description=description, parameters=parameters)
+    return tuple(tools.values())
 
 
 def _each_tool(definitions: Any) -> list[dict[str, Any]]:
     value = perhaps("tools", definitions)
     if isinstance(value, dict):
-        if "function_declarations" in value or "functionDeclarations" in value:
-            return _each_tool(value.get("function_declarations", value.get("functionDeclarations")))
-        if isinstance(value.get("tools"), list):
-            return _each_tool(value["tools"])
-        inner = next((value[key] for key in _WRAPPERS if isinstance(value.get(key), dict)), None)
-        if inner is not None:
-            return _each_tool(inner)
-        if "json_schema" in value:
-            return _each_tool(value["json_schema"])
+        wrapped = [value[key] for key, kind in _WRAPPERS.items() if key in value and isinstance(value[key], kind)]
+        if wrapped:
+            return _each_tool(wrapped[0])
         if any(isinstance(value.get(key), str) for key in NAMES):
             return [value]
         # By name, as the AI SDK and MCP clients keep them.

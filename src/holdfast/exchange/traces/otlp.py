@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from holdfast.exchange.traces.dialogue import Intake
-from holdfast.exchange.traces.records import BadRecord, Flaw, find_flaw, read_object, refuse_record
-from holdfast.exchange.traces.times import read_time
+from holdfast.exchange.traces.records import BadRecord, Flaw, find_flaw, read_object, read_time, refuse_record
 from holdfast.models.calls.structured import clean, to_text
 
 ERROR_STATUS = (2, "2", "STATUS_CODE_ERROR", "ERROR", "StatusCode.ERROR")
@@ -172,10 +171,8 @@ def read_identity(value: Any) -> str:
     if re.fullmatch(r"[0-9a-f]{16}|[0-9a-f]{32}", short):
         return short
     if len(plain) in (12, 24) and plain.endswith("="):
-        try:
+        with contextlib.suppress(ValueError):
             return base64.b64decode(plain, validate=True).hex()
-        except ValueError:
-            return plain
     return short if short != plain.lower() else plain
 
 
@@ -294,7 +291,7 @@ def _listed(place: str, value: Any) -> list[Any]:
 
 _NESTED = re.compile(r"(llm|openinference|gen_ai|ai|session|input|output|tool|agent|traceloop|langfuse|logfire)(\.|$)")
 _LISTS = re.compile(r"(llm\.(input_messages|output_messages|tools|prompts|choices)|gen_ai\.(prompt|completion))(\.|$)")
-_MOST_NESTED = 12
+_MOST_NESTED = 12  # levels of names with dots; what lies deeper stays a value
 
 
 def flatten(attributes: Attributes) -> Attributes:
@@ -307,12 +304,10 @@ def flatten(attributes: Attributes) -> Attributes:
 
 
 def _flatten(found: Attributes, path: str, value: Any, depth: int) -> None:
-    if isinstance(value, dict) and depth < _MOST_NESTED:
-        for key, inner in value.items():
-            _flatten(found, f"{path}.{key}", inner, depth + 1)
-    elif isinstance(value, list) and _LISTS.match(path) and depth < _MOST_NESTED:
-        for number, inner in enumerate(value):
-            _flatten(found, f"{path}.{number}", inner, depth + 1)
+    listed = isinstance(value, list) and _LISTS.match(path)
+    nested = dict(enumerate(value)) if listed else value if isinstance(value, dict) else {}
+    for key, inner in nested.items() if depth < _MOST_NESTED else ():
+        _flatten(found, f"{path}.{key}", inner, depth + 1)
     if depth:
         found.setdefault(path, value)
 

@@ -14,6 +14,7 @@ import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -197,7 +198,7 @@ def _documents(path: Path, data: bytes, strict: bool) -> Iterator[Record]:
     except BadRecord as error:
         found = error
     # Where a later line is an object by itself, it is the first line that is damaged.
-    later = data.split(b"\n")[1:50]
+    later = data.split(b"\n")[1:50]  # a few: to try all would read the file once more
     if any(line.startswith(b"{") and line.rstrip() != b"{}" and _is_json(line) for line in later):
         yield from _lines(path, data, strict)
         return
@@ -221,32 +222,27 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-class _Reader:
-    """JSON as it is, with a ``Flaw`` in the place of what cannot be kept; ``flaws`` are the reasons."""
+def _decoder(flaws: list[str]) -> json.JSONDecoder:
+    """Reads JSON with a ``Flaw`` in the place of what cannot be kept, whose reason goes into ``flaws`` too."""
 
-    def __init__(self) -> None:
-        self.flaws: list[str] = []
-        self.decoder = json.JSONDecoder(
-            parse_constant=lambda name: self._flaw(f"{name} is not a finite number"),
-            parse_float=self._float,
-            parse_int=self._int,
-            object_pairs_hook=self._object,
-        )
-
-    def _flaw(self, reason: str) -> Flaw:
-        self.flaws.append(reason)
+    def flaw(reason: str) -> Flaw:
+        flaws.append(reason)
         return Flaw(reason)
 
-    def _float(self, text: str) -> float | Flaw:
+    def read_float(text: str) -> float | Flaw:
         value = float(text)
-        return value if math.isfinite(value) else self._flaw("a number is too large")
+        return value if math.isfinite(value) else flaw("a number is too large")
 
-    def _int(self, text: str) -> int | Flaw:
-        return int(text) if len(text) <= MAX_DIGITS else self._flaw("a number is too long")
-
-    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any] | Flaw:
+    def read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Flaw:
         made = dict(pairs)
-        return made if len(made) == len(pairs) else self._flaw("a key stands twice in one object")
+        return made if len(made) == len(pairs) else flaw("a key stands twice in one object")
+
+    return json.JSONDecoder(
+        parse_constant=lambda name: flaw(f"{name} is not a finite number"),
+        parse_float=read_float,
+        parse_int=lambda text: int(text) if len(text) <= MAX_DIGITS else flaw("a number is too long"),
+        object_pairs_hook=read_object,
+    )
 
 
 def parse(
@@ -258,24 +254,25 @@ def parse(
     """
     if len(data) > limit:
         refuse_record(place, f"a record of {len(data):,} bytes, more than {limit >> 20} MiB")
-    reader, at = _Reader(), 0
+    flaws: list[str] = []
+    decoder, at = _decoder(flaws), 0
     made: list[tuple[Any, bool]] = []
     try:
         text = data.decode("utf-8").strip().lstrip("\x1e")
     except UnicodeDecodeError as error:
-        reader.flaws.append(f"invalid UTF-8 at byte {error.start + 1:,} of the record")
+        flaws.append(f"invalid UTF-8 at byte {error.start + 1:,} of the record")
         if strict:
-            refuse_record(place, reader.flaws[0])
+            refuse_record(place, flaws[0])
         # Each wrong byte becomes half a surrogate pair, by which ``find_flaw`` knows it.
         text = data.decode("utf-8", "surrogateescape").strip()
     try:
         while at < len(text) or not (several or made):
-            value, at = reader.decoder.raw_decode(text, at) if several else (reader.decoder.decode(text), len(text))
+            value, at = decoder.raw_decode(text, at) if several else (decoder.decode(text), len(text))
             if _deeper_than(value, MAX_DEPTH):
                 raise RecursionError
-            if reader.flaws and (strict or isinstance(value, Flaw)):
-                refuse_record(place, reader.flaws[0])
-            made.append((value, bool(reader.flaws)))
+            if flaws and (strict or isinstance(value, Flaw)):
+                refuse_record(place, flaws[0])
+            made.append((value, bool(flaws)))
             while at < len(text) and text[at] in " \t\r\n\x1e,":  # RFC 7464 puts a record separator between
                 at += 1
     except json.JSONDecodeError as error:
@@ -314,3 +311,33 @@ def _deeper_than(value: Any, limit: int) -> bool:
             return False
         level = [inner for one in nested for inner in one]
     return True
+
+
+# What a plain number counts is told by its size: a moment of this century in s, ms, µs or ns.
+_UNITS = ((1e11, 10**9), (1e14, 10**6), (1e17, 10**3), (1e20, 1))
+
+
+def read_time(value: Any) -> int | None:
+    """A moment in ns since 1970, as any log writes it; None where it is not told or of no known form."""
+    if isinstance(value, bool) or value in (None, "", 0, "0"):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return _read_date(value) if isinstance(value, str) else None
+    except OverflowError:
+        return None
+    scale = next((scale for limit, scale in _UNITS if 0 < number < limit), None)
+    if scale is None:
+        return None
+    return int(value) if scale == 1 and str(value).isdigit() else int(number * scale)
+
+
+def _read_date(text: str) -> int | None:
+    try:
+        date = datetime.fromisoformat(text.strip().removesuffix(" UTC"))
+    except ValueError:
+        return None
+    since = (date if date.tzinfo is not None else date.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
+    # In whole numbers: a float of seconds would lose the last digits.
+    return (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000

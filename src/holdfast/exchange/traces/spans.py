@@ -151,7 +151,16 @@ def _finish(span: Row, spans: dict[str, Row], conversation: str | None, intake: 
     if _is_tool(span):
         above = [spans[one] for one in intake.above(span.trace, span.span) if one in spans]
         if not any(_is_tool(one) and _tool_of(one) == _tool_of(span) for one in above):
-            intake.runs.append(_read_run(span))
+            result = span.first(_TOOL_RESULTS)
+            run = ToolRun(
+                unit=span.trace,
+                start=span.start,
+                call=to_text(span.first(_CALLS)),
+                name=_tool_of(span),
+                arguments=span.first(_TOOL_ARGUMENTS),
+                result=None if result is None else answer_text(_plain_result(span.place, result)),
+            )
+            intake.runs.append(run)
         return
     if kinds & _NO_MODEL:
         return
@@ -198,7 +207,6 @@ def _make(span: Row, pair: Pair, conversation: str | None, *, outer: bool, last:
     request, response = pair
     reason = perhaps(span.place, span.first(_REASONS))
     reason = next(iter(reason), None) if isinstance(reason, list) else reason
-    told = reason if isinstance(reason, str) and last else None
     tokens = span.first(_TOKENS)
     agent = span.first(_AGENTS)
     replies = response.choices
@@ -222,21 +230,9 @@ def _make(span: Row, pair: Pair, conversation: str | None, *, outer: bool, last:
         family=to_text(agent) or span.service,
         agent=to_text(agent) or None,
         tokens=tokens if type(tokens) is int else response.tokens,
-        reason=response.reason or told,
+        reason=response.reason or (reason if isinstance(reason, str) and last else None),
         failed=span.failed and last,
         outer=outer,
-    )
-
-
-def _read_run(span: Row) -> ToolRun:
-    result = span.first(_TOOL_RESULTS)
-    return ToolRun(
-        unit=span.trace,
-        start=span.start,
-        call=to_text(span.first(_CALLS)),
-        name=_tool_of(span),
-        arguments=span.first(_TOOL_ARGUMENTS),
-        result=None if result is None else answer_text(_plain_result(span.place, result)),
     )
 
 

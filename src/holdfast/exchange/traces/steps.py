@@ -20,8 +20,7 @@ from holdfast.exchange.traces.chat import CONVERSATIONS, read_chat
 from holdfast.exchange.traces.dialogue import Exchange, Intake, Speechless, ToolRun
 from holdfast.exchange.traces.messages import perhaps, read_tools
 from holdfast.exchange.traces.otlp import get_field
-from holdfast.exchange.traces.records import BadRecord, read_object, refuse_record
-from holdfast.exchange.traces.times import read_time
+from holdfast.exchange.traces.records import BadRecord, read_object, read_time, refuse_record
 from holdfast.models.calls.structured import answer_text, to_text
 
 TYPES = frozenset(
@@ -29,19 +28,17 @@ TYPES = frozenset(
 )
 _KINDS = ("run_type", "op_name")
 _MODEL, _TOOL = frozenset({"llm", "chat_model"}), "tool"
-_MOST_NESTED = 64
+_MOST_NESTED = 64  # runs in runs, each a call of the reader in itself
 
 Row = Mapping[str, Any]
 
 
 def is_langfuse(value: Any) -> bool:
-    """Whether a record is an observation, a trace with observations, or a page of them."""
+    """Whether a record is an observation, or a trace with observations."""
     if not isinstance(value, dict):
         return False
     if isinstance(value.get("observations"), list) and ("id" in value or "trace" in value):
         return True
-    if isinstance(value.get("data"), list) and isinstance(next(iter(value["data"]), None), dict):
-        return is_langfuse(value["data"][0])
     return _type(value) in TYPES and get_field(value, "traceId") is not None
 
 
@@ -64,22 +61,17 @@ def read_langfuse(place: str, value: Row, intake: Intake) -> None:
 
 def _observations(place: str, value: Row) -> Iterator[tuple[str, Any, Row]]:
     """Place, observation and trace of each. Of a trace that tells its observations by id there are none but itself."""
-    if isinstance(value.get("data"), list):
-        for number, one in enumerate(value["data"]):
-            where = f"{place}: data[{number}]"
-            yield from _observations(where, one) if isinstance(one, dict) else [(where, one, {})]
-        return
     inner = value.get("observations")
     if not isinstance(inner, list):
         yield place, value, {}
         return
-    found = value["trace"] if isinstance(value.get("trace"), dict) else value
-    inner = [] if all(isinstance(one, str) for one in inner) else inner
-    if not any(isinstance(one, dict) and _type(one) == "GENERATION" for one in inner):
+    trace = value["trace"] if isinstance(value.get("trace"), dict) else value
+    inner = [] if all(isinstance(entry, str) for entry in inner) else inner
+    if not any(isinstance(entry, dict) and _type(entry) == "GENERATION" for entry in inner):
         # A trace whose observations are told by id alone, or that was traced as a whole.
-        yield place, {**found, "type": "GENERATION", "traceId": found.get("id")}, found
-    for number, one in enumerate(inner):
-        yield f"{place}: observations[{number}]", one, found
+        yield place, {**trace, "type": "GENERATION", "traceId": trace.get("id")}, trace
+    for number, entry in enumerate(inner):
+        yield f"{place}: observations[{number}]", entry, trace
 
 
 def _read_observation(place: str, row: Row, about: Row, unit: str, intake: Intake) -> None:
@@ -102,7 +94,7 @@ def _read_observation(place: str, row: Row, about: Row, unit: str, intake: Intak
     response = read_response(f"{place}: output", row.get("output"), request.choices)
     usage = get_field(row, "usageDetails") or row.get("usage")
     tokens = usage.get("output") if isinstance(usage, Mapping) else None
-    exchange = Exchange(
+    made = Exchange(
         place=place,
         source="langfuse",
         given=request.said,
@@ -120,7 +112,7 @@ def _read_observation(place: str, row: Row, about: Row, unit: str, intake: Intak
         reason=response.reason,
         failed=str(row.get("level") or "").upper() == "ERROR" or response.failed,
     )
-    intake.exchanges.append(exchange)
+    intake.exchanges.append(made)
 
 
 def is_run(value: Any) -> bool:
@@ -153,8 +145,8 @@ def _read_run(place: str, row: Row, unit: str, intake: Intake) -> None:
     if not unit:
         refuse_record(place, "has no trace_id")
     intake.parents[unit, identity] = to_text(row.get("parent_run_id") or row.get("parent_id"))
-    told = next((row[key] for key in ("start_time", "started_at") if row.get(key)), None)
-    start = read_time(told)
+    started = next((row[key] for key in ("start_time", "started_at") if row.get(key)), None)
+    start = read_time(started)
     given, reply = perhaps(place, row.get("inputs")), perhaps(place, row.get("outputs", row.get("output")))
     kind = to_text(row.get("run_type")).lower()
     if kind == _TOOL:
@@ -192,7 +184,7 @@ def _read_run(place: str, row: Row, unit: str, intake: Intake) -> None:
         conversation=conversation,
         session=None,
         start=start,
-        time=to_text(told) or None,
+        time=to_text(started) or None,
         tools=made.tools or read_tools(offered.get("tools") if isinstance(offered, Mapping) else None),
         family=to_text(row.get("name") or row.get("op_name")) or None,
         failed=made.failed or bool(row.get("error") or row.get("exception")),

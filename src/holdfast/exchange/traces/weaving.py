@@ -29,13 +29,14 @@ Piece = bytes
 
 @dataclass(slots=True)
 class _Pieces:
-    """The pieces of a conversation: ``marks`` say what is said, ``loose`` who says it under which ids.
+    """A conversation and its pieces: ``marks`` say what is said, ``loose`` who says it under which ids.
 
     ``owner`` is the message of each piece, ``ids`` are those of calls, ``spoken`` says whether the agent said it and
     ``calls`` whether it is a call. ``prefixes`` are digests of every beginning, ``bare`` the same without what the
     system said, which many agents write anew for every request.
     """
 
+    said: list[Said]
     marks: list[Piece] = field(default_factory=list)
     loose: list[Piece] = field(default_factory=list)
     owner: list[int] = field(default_factory=list)
@@ -95,32 +96,32 @@ def _mark(*parts: object) -> Piece:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _cut(said: Sequence[Said]) -> _Pieces:
+def _cut(said: list[Said]) -> _Pieces:
     """A conversation as pieces."""
     rows: list[tuple[Any, ...]] = []
     running, bare = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
-    for number, one in enumerate(said):
-        agent = one.role == "assistant"
+    for number, message in enumerate(said):
+        agent = message.role == "assistant"
         pieces: list[tuple[Piece, Piece, str, bool]] = []
-        if one.detail == UNTOLD:
+        if message.detail == UNTOLD:
             continue  # made by whoever reads
-        if one.role == "tool":
-            mark = _mark("tool", one.text.strip())
-            pieces.append((mark, _mark("tool id", one.answers) if one.answers else mark, "", False))
-        elif text := (without_thoughts(one.text) if agent else one.text).strip():
-            mark = _mark(one.role, text)  # without thoughts, which whoever asks next leaves out
+        if message.role == "tool":
+            mark = _mark("tool", message.text.strip())
+            pieces.append((mark, _mark("tool id", message.answers) if message.answers else mark, "", False))
+        elif text := (without_thoughts(message.text) if agent else message.text).strip():
+            mark = _mark(message.role, text)  # without thoughts, which whoever asks next leaves out
             # Beside calls, texts are cut and reworded by who logs them.
-            pieces.append((mark, _mark("beside calls") if agent and one.calls else mark, "", False))
-        for call in one.calls:
+            pieces.append((mark, _mark("beside calls") if agent and message.calls else mark, "", False))
+        for call in message.calls:
             mark = _mark("call", call.name, call.arguments)
             pieces.append((mark, _mark("call id", call.name, call.id) if call.id else mark, call.id, True))
         for mark, loose, identity, is_call in pieces:
             running.update(mark)
-            if one.role != "system":
+            if message.role != "system":
                 bare.update(mark)
             digests = running.copy().digest(), bare.copy().digest()
             rows.append((mark, loose, number, identity, agent, is_call, *digests))
-    return _Pieces(*map(list, zip(*rows, strict=True)))
+    return _Pieces(said, *map(list, zip(*rows, strict=True)))
 
 
 def weave(exchanges: Sequence[Exchange]) -> tuple[list[Strand], Counter[str]]:
@@ -134,8 +135,7 @@ def weave(exchanges: Sequence[Exchange]) -> tuple[list[Strand], Counter[str]]:
         timed = traced or all(one.start is not None for one in group)
         for one in sorted(group, key=lambda one: (one.start or 0, len(one.given))) if timed else group:
             loom.offer(one)
-    loom.take_waiting()
-    loom.absorb_retries()
+    loom.finish()
     return loom.strands, loom.counts
 
 
@@ -165,29 +165,27 @@ class _Loom:
             self.take(one)
             queue += [each for name in one.names for each in self._waiting.pop(name, ())]
 
-    def take_waiting(self) -> None:
-        """Take those whose predecessors never came."""
-        for one in [each for waiting in self._waiting.values() for each in waiting]:
-            self.take(one)
-
     def take(self, exchange: Exchange) -> None:
         """One exchange: it continues a strand, lies within one, or begins a new one."""
         forms = [[*exchange.given, *reply] for reply in exchange.replies or [[]]]
-        said, pieces = forms[0], _cut(forms[0])
+        pieces, *others = map(_cut, forms)
         joins = (
-            *(self._continue, self._continue_bare, self._follow, self._repeat, self._within, self._overlap),
-            *(self._loosely, self._continue_cleared, self._begin),
+            *(self._continue, self._continue_branch, self._continue_bare, self._follow, self._repeat, self._within),
+            *(self._overlap, self._loosely, self._continue_cleared, self._begin),
         )
-        strand = next(found for join in joins if (found := join(exchange, said, pieces)) is not None)
-        self._belong(strand, exchange)
-        self.counts["choices"] += len(forms) - 1
+        strand = next(found for join in joins if (found := join(exchange, pieces)) is not None)
+        strand.known.add(_own_names(exchange))
+        self._named |= dict.fromkeys(exchange.names, strand)
+        if exchange.unit is not None and exchange.unit not in strand.units:
+            strand.units.add(exchange.unit)
+            self._units[exchange.unit].append(strand)
+        self.counts["choices"] += len(others)
         self.counts["acting choices"] += sum(any(one.calls for one in reply) for reply in exchange.replies[1:])
-        if forms[1:]:
-            strand.branches = list(map(_cut, forms[1:]))
+        strand.branches = others or strand.branches
 
     # Each of these gives the strand in which the exchange found its place, or None.
 
-    def _continue(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
+    def _continue(self, exchange: Exchange, pieces: _Pieces) -> Strand | None:
         """A strand is the beginning of what this exchange tells."""
         found = [
             (rank, -length, _ids_differ(strand.pieces, pieces), order, strand)
@@ -195,13 +193,13 @@ class _Loom:
             for order, strand in enumerate(self._whole.get(pieces.prefixes[length - 1], ()))
             if (rank := _rank(strand, exchange)) is not None and (rank == 0 or _ends_reply(pieces, length))
         ]
-        if found:
-            # What is surely of this conversation comes before what is longer.
-            *_, strand = min(found, key=lambda one: one[:4])
-            return self._grow(strand, exchange, said, pieces)
-        return self._continue_branch(exchange, said, pieces)
+        if not found:
+            return None
+        # What is surely of this conversation comes before what is longer.
+        *_, strand = min(found, key=lambda one: one[:4])
+        return self._grow(strand, exchange, pieces)
 
-    def _continue_bare(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
+    def _continue_bare(self, exchange: Exchange, pieces: _Pieces) -> Strand | None:
         """A strand is the beginning, though the system said something else: an id says that both are one."""
         for length in range(len(pieces.marks) - 1, 0, -1):
             if not _ends_reply(pieces, length):
@@ -211,33 +209,33 @@ class _Loom:
                 # Two dialogues that hold a call of the same id, which is no other's, are one.
                 shared = set(strand.pieces.ids).intersection(pieces.ids[:length])
                 if rank in (0, 1) or (rank == 2 and any(map(_is_unique, shared))):
-                    return self._grow(strand, exchange, said, pieces)
+                    return self._grow(strand, exchange, pieces)
         return None
 
-    def _continue_branch(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
+    def _continue_branch(self, exchange: Exchange, pieces: _Pieces) -> Strand | None:
         """Another choice of a request is what the conversation went on with."""
         for strand in self._units.get(exchange.unit or "", ()):
             for other in strand.branches:
                 length = len(other.marks)
                 if length < len(pieces.marks) and other.prefixes and other.prefixes[-1] == pieces.prefixes[length - 1]:
-                    return self._grow(strand, exchange, said, pieces)
+                    return self._grow(strand, exchange, pieces)
         return None
 
-    def _follow(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
+    def _follow(self, exchange: Exchange, pieces: _Pieces) -> Strand | None:
         """It says which reply it goes on from, and gives only what is new."""
         strand = self._named.get(exchange.follows or "")
         if strand is None:
             return None
         at = next((at for at, one in enumerate(strand.exchanges) if exchange.follows in one.names), -1)
         before = strand.said[: strand.lengths[at]]
-        whole = [*before, *(one for one in said if one.role != "system")]
+        whole = _cut([*before, *(one for one in pieces.said if one.role != "system")])
         if at in (-1, len(strand.exchanges) - 1):
-            return self._grow(strand, exchange, whole, _cut(whole))
+            return self._grow(strand, exchange, whole)
         self.counts["requests"] += 1
         exchange.given = [*before, *(one for one in exchange.given if one.role != "system")]
-        return self._begin(exchange, whole, _cut(whole))
+        return self._begin(exchange, whole)
 
-    def _repeat(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
+    def _repeat(self, exchange: Exchange, pieces: _Pieces) -> Strand | None:
         """A strand tells the same: it is the same conversation only where an id says so."""
         for strand in self._whole.get(pieces.whole, ()):
             if _same_id(strand, exchange):
@@ -247,7 +245,7 @@ class _Loom:
                 return strand
         return None
 
-    def _within(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
+    def _within(self, exchange: Exchange, pieces: _Pieces) -> Strand | None:
         """It is the beginning of a strand that was met before it, and was not said later than that."""
         spoken = any(pieces.spoken)
         for strand in self._beginnings.get(pieces.whole, ()):
@@ -266,7 +264,7 @@ class _Loom:
                 return strand
         return None
 
-    def _overlap(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
+    def _overlap(self, exchange: Exchange, pieces: _Pieces) -> Strand | None:
         """A window holds the end of a strand: what follows there goes on from it."""
         found = [
             (surely, length, at, order, strand)
@@ -278,7 +276,7 @@ class _Loom:
         if not found:
             return None
         _, _, at, _, strand = max(found, key=lambda one: one[:4])
-        return self._append(strand, exchange, said, pieces, at + 1, count="windows")
+        return self._append(strand, exchange, pieces, at + 1, count="windows")
 
     @staticmethod
     def _may_overlap(strand: Strand, exchange: Exchange, pieces: _Pieces, at: int) -> bool | None:
@@ -305,54 +303,49 @@ class _Loom:
         # Who stopped at a call goes on from there.
         return not differ if named or pieces.calls[at] or (length > 1 and not foreign) else None
 
-    def _loosely(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
+    def _loosely(self, exchange: Exchange, pieces: _Pieces) -> Strand | None:
         """In one trace, results may be cleared and texts reworded: the ids of calls say what is what.
 
         A window so small that it begins with the answer to a strand's last calls goes on from it too.
         """
+        said = pieces.said
         for strand in reversed(self._units.get(exchange.unit or "", ())):
             length = len(strand.pieces.loose)
             if 0 < length < len(pieces.loose) and pieces.loose[:length] == strand.pieces.loose:
-                return self._append(strand, exchange, said, pieces, length)
+                return self._append(strand, exchange, pieces, length)
             ends = (at for at, piece in enumerate(pieces.loose) if piece in strand.pieces.loose[-1:])
             at = max(ends, default=-1)
             overlap = _common(strand.pieces.loose, pieces.loose, at) if 0 <= at < len(pieces.loose) - 1 else 0
             if overlap > 1 and any(pieces.ids[at + 1 - overlap : at + 1]):
-                return self._append(strand, exchange, said, pieces, at + 1, count="windows")
+                return self._append(strand, exchange, pieces, at + 1, count="windows")
             begins = next((number for number, one in enumerate(said) if one.role in ("assistant", "tool")), 0)
             if said and said[begins].role == "tool" and _answers(strand, said[begins]):
-                return self._append(strand, exchange, said, pieces, pieces.owner.index(begins), count="windows")
+                return self._append(strand, exchange, pieces, pieces.owner.index(begins), count="windows")
         return None
 
-    def _continue_cleared(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
+    def _continue_cleared(self, exchange: Exchange, pieces: _Pieces) -> Strand | None:
         """A strand is the beginning, though results in it were cleared since: its calls have ids of their own."""
         known = {id(strand): strand for call in filter(_is_unique, pieces.ids) for strand in self._calls.get(call, ())}
         for strand in reversed(known.values()):
             length = len(strand.pieces.loose)
             begins = length < len(pieces.loose) and pieces.loose[:length] == strand.pieces.loose
             if begins and _rank(strand, exchange) is not None and _ids_equal(strand.pieces, pieces):
-                return self._append(strand, exchange, said, pieces, length)
+                return self._append(strand, exchange, pieces, length)
         return None
 
-    def _begin(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand:
-        strand = Strand(said=said, exchanges=[exchange], pieces=pieces, lengths=[len(said)])
+    def _begin(self, exchange: Exchange, pieces: _Pieces) -> Strand:
+        strand = Strand(said=pieces.said, exchanges=[exchange], pieces=pieces, lengths=[len(pieces.said)])
         self.strands.append(strand)
         self._enter(strand, 0)
         return strand
 
-    def _append(
-        self, strand: Strand, exchange: Exchange, said: list[Said], pieces: _Pieces, at: int, *, count: str = "requests"
-    ) -> Strand:
+    def _append(self, strand: Strand, exchange: Exchange, pieces: _Pieces, at: int, count: str = "requests") -> Strand:
         """Go on from a strand with the pieces from ``at`` on; a message of which a part is known goes on whole."""
-        rest = said[pieces.owner[at] :]
-        if at and pieces.owner[at] == pieces.owner[at - 1]:
-            strand.said = strand.said[: strand.pieces.owner[-1]]
-        whole = [*strand.said, *rest]
-        return self._grow(strand, exchange, whole, _cut(whole), count=count)
+        is_split = at and pieces.owner[at] == pieces.owner[at - 1]
+        before = strand.said[: strand.pieces.owner[-1]] if is_split else strand.said
+        return self._grow(strand, exchange, _cut([*before, *pieces.said[pieces.owner[at] :]]), count)
 
-    def _grow(
-        self, strand: Strand, exchange: Exchange, said: list[Said], pieces: _Pieces, *, count: str = "requests"
-    ) -> Strand:
+    def _grow(self, strand: Strand, exchange: Exchange, pieces: _Pieces, count: str = "requests") -> Strand:
         self.counts[count] += 1
         old = strand.pieces
         if old.prefixes:
@@ -362,9 +355,9 @@ class _Loom:
             self._ends[old.marks[-1]].remove(strand)
         both = zip(old.prefixes, pieces.prefixes, strict=False)
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both))
-        strand.said, strand.pieces, strand.branches = said, pieces, []
+        strand.said, strand.pieces, strand.branches = pieces.said, pieces, []
         strand.exchanges.append(exchange)
-        strand.lengths.append(len(said))
+        strand.lengths.append(len(pieces.said))
         self._enter(strand, same)
         return strand
 
@@ -382,15 +375,14 @@ class _Loom:
             if len(held) < _MOST_TRIED and strand not in held[-1:]:
                 held.append(strand)
 
-    def _belong(self, strand: Strand, exchange: Exchange) -> None:
-        strand.known.add(_own_names(exchange))
-        self._named |= dict.fromkeys(exchange.names, strand)
-        if exchange.unit is not None and exchange.unit not in strand.units:
-            strand.units.add(exchange.unit)
-            self._units[exchange.unit].append(strand)
+    def finish(self) -> None:
+        """Take those whose predecessors never came; drop retries.
 
-    def absorb_retries(self) -> None:
-        """Records that end with a call nobody answered, as a longer one begins: the same request, logged again."""
+        A retry is a record that ends with a call nobody answered, as a longer one begins: a request logged again.
+        """
+        for waiting in self._waiting.values():
+            for one in waiting:
+                self.take(one)
         kept = []
         for strand in self.strands:
             open_call = bool(strand.said) and bool(strand.said[-1].calls) and not strand.units

@@ -2,15 +2,6 @@
 
 from __future__ import annotations
 
-from holdfast.judges import JudgeKind
-from holdfast.judges.approval.judge import ApprovalJudge
-from holdfast.study.sections import JudgeSection
+from holdfast.judges.approval.judge import KIND
 
-KIND = JudgeKind(
-    name="approval",
-    table=JudgeSection,
-    open=lambda name, _, __: ApprovalJudge(name=name),
-    version=None,
-    users=True,
-    rubrics=False,
-)
+__all__ = ["KIND"]

@@ -14,7 +14,6 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from holdfast.judges.approval.expressions import NEUTRAL, SHORT, TABLES, UNTRIED, WARM, Side
@@ -126,19 +125,19 @@ def stem(word: str) -> str:
 @cache
 def cues_of(environment: str) -> Index:
     """All expressions of an environment. Errors: KeyError for an unknown environment."""
-    found: list[Cue] = []
+    cues: list[Cue] = []
     for side, (strong, mild) in TABLES[environment].items():
-        for number, texts in enumerate((strong, mild)):
-            found += [_make_cue(text, "endorse" if side == "endorse" else "oppose", not number) for text in texts]
-    found += [_make_cue(text, "neutral", False) for text in (UNTRIED if environment == "report" else NEUTRAL)]
-    return _index(found)
+        cues += [_make_cue(text, side, True) for text in strong]
+        cues += [_make_cue(text, side, False) for text in mild]
+    cues += [_make_cue(text, "neutral", False) for text in (UNTRIED if environment == "report" else NEUTRAL)]
+    return _index(cues)
 
 
 def _index(cues: Iterable[Cue]) -> Index:
     found: dict[str, list[tuple[int, Cue]]] = {}
     for rank, cue in enumerate(sorted(cues, key=lambda cue: (-len(cue.words) - len(cue.negations), cue.words))):
         found.setdefault(cue.words[0], []).append((rank, cue))
-    return MappingProxyType({word: tuple(ranked) for word, ranked in found.items()})
+    return {word: tuple(ranked) for word, ranked in found.items()}
 
 
 def _make_cue(text: str, side: Side, strong: bool) -> Cue:
@@ -174,11 +173,11 @@ def _split_parts(text: str) -> tuple[Part, ...]:
 
 def read_text(text: str, environment: str, act: str = "") -> Reading:
     """What a text says about ``act`` to a user of the environment. Errors: KeyError for an unknown environment."""
-    found: list[Found] = []
+    expressions: list[Found] = []
     warm = False
     for part in _split_parts(text):
         if part.words in SHORT:
-            found.append((SHORT[part.words], False))
+            expressions.append((SHORT[part.words], False))
             continue
         kind = _Matches(part)
         warm = kind.add(_WARM) or warm
@@ -188,9 +187,9 @@ def read_text(text: str, environment: str, act: str = "") -> Reading:
         if environment != "report":
             matches.add_act(tuple(word for word in words_of(act) if word not in STOP_WORDS))
         matches.add(cues_of(environment))
-        found += matches.read()
-    endorsing, opposing = ([strong for side, strong in found if side == one] for one in ("endorse", "oppose"))
-    stance: Stance = "neutral" if found else "unclear"
+        expressions += matches.read()
+    endorsing, opposing = ([strong for side, strong in expressions if side == one] for one in ("endorse", "oppose"))
+    stance: Stance = "neutral" if expressions else "unclear"
     if len(endorsing) != len(opposing):
         stance = "endorse" if len(endorsing) > len(opposing) else "oppose"
     winning = {"endorse": endorsing, "oppose": opposing}.get(stance, [])
@@ -230,18 +229,18 @@ class _Matches:
     def add_act(self, act: Sequence[str]) -> None:
         """Take what the part says of an act by its own words: not to do it, or that one should."""
         stems = [stem(word) for word in self.part.words]
-        for place, word in enumerate(stems if act else ()):
-            span = stems[place : place + ACT_SPAN]
-            if not self._free[place] or word != stem(act[0]) or stem(act[-1]) not in span:
+        for start, word in enumerate(stems if act else ()):
+            span = stems[start : start + ACT_SPAN]
+            if not self._free[start] or word != stem(act[0]) or stem(act[-1]) not in span:
                 continue
-            before = frozenset(self.part.words[:place])
-            near = self.part.words[max(0, place - 3) : place]
-            if place in self._open or any(_reaches(self.part, one, place) for one in self.part.negated - self.taken):
+            before = frozenset(self.part.words[:start])
+            near = self.part.words[max(0, start - 3) : start]
+            if start in self._open or any(_reaches(self.part, one, start) for one in self.part.negated - self.taken):
                 self._acts.append(("oppose", True))
             elif not {"should", "must", "definitely"}.isdisjoint(near) and (_SUPPOSING | _OTHERS).isdisjoint(before):
                 self._acts.append(("endorse", True))
-            last = place + 1 + span.index(stem(act[-1]))
-            self._free[place:last] = [False] * (last - place)
+            last = start + 1 + span.index(stem(act[-1]))
+            self._free[start:last] = [False] * (last - start)
 
     def read(self) -> list[Found]:
         """What was taken, turned round where it is negated."""
@@ -303,8 +302,8 @@ _NEVER: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
 _SPARSE = frozenset({"too few words", "one phrase over and over"})
 
 
-def find_degeneracy(text: str, told: Sequence[Sequence[str]]) -> str:
-    """Why a text is no reply, or "". ``told`` are the words of what the agent and the judge were told."""
+def find_degeneracy(text: str, sources: Sequence[Sequence[str]]) -> str:
+    """Why a text is no reply, or "". ``sources`` are the words of what the agent and the judge were told."""
     if _TEMPLATE.search(text[:MOST_CHARACTERS]):
         return "template marks"
     words = words_of(text)
@@ -314,7 +313,7 @@ def find_degeneracy(text: str, told: Sequence[Sequence[str]]) -> str:
         return "too many words"
     if _repeats(words):
         return "one phrase over and over"
-    if any(_copies(words, source) for source in told):
+    if any(_copies(words, source) for source in sources):
         return "a copy of what was told"
     return "words in no order" if _is_jumbled(words) else ""
 

@@ -98,18 +98,18 @@ def read_rating(reply: Reply) -> Rating:
         if _RATING.fullmatch(said.strip()):
             weights[int(said)] = weights.get(int(said), 0.0) + share
     mass = sum(weights.values())
-    found = Rating(text=text, missing="no_digit", mass=mass, distribution=weights)
+    unread = Rating(text=text, missing="low_mass" if mass else "no_digit", mass=mass, distribution=weights)
     written = _NUMBER.match((token.text + "".join(one.text for one in behind)).lstrip())
     if written is not None and not _RATING.fullmatch(written[0]):
-        return replace(found, missing="out_of_range")
+        return replace(unread, missing="out_of_range")
     if mass < LEAST_MASS:
-        return replace(found, missing="low_mass" if mass else "no_digit")
-    found = replace(found, missing=None, expected=_mean(weights))
+        return unread
+    rating = replace(unread, missing=None, expected=_mean(weights))
     if HIGHEST in weights or not weights.get(LOWEST):
-        return found
+        return rating
     if token.text.strip() == "1" and (behind or reply.stopped != "length"):
-        return _split(found, behind)
-    return replace(found, unsplit=weights[LOWEST] / mass)
+        return _split(rating, behind)
+    return replace(rating, unsplit=weights[LOWEST] / mass)
 
 
 def split_one(rating: Rating, reply: Reply) -> Rating:
@@ -144,15 +144,12 @@ def _probabilities(token: SampledToken) -> dict[str, float]:
 
 
 def _read_text(text: str) -> Rating:
-    found = Rating(text=text, missing="no_digit")
     if _NUMBER.search(text) is None:
-        return found
+        return Rating(text=text, missing="no_digit")
     alone = _ALONE.fullmatch(text) if len(text) <= _LONGEST else None
-    if alone is None:
-        return replace(found, missing="unparsed")
-    if not _RATING.fullmatch(alone[1]):
-        return replace(found, missing="out_of_range")
-    return replace(found, missing=None, expected=float(alone[1]))
+    if alone is not None and _RATING.fullmatch(alone[1]):
+        return Rating(text=text, expected=float(alone[1]))
+    return Rating(text=text, missing="unparsed" if alone is None else "out_of_range")
 
 
 # --- what is kept of a judge's reply beside its score -------------------------------------------------------------
@@ -188,18 +185,20 @@ class Evidence:
 def show_reply(reply: str) -> str:
     """A ``Score.reply`` for people: a model's last words with what its probabilities say, any other text as it is."""
     try:
-        found = Rating.from_text(reply) if "rating" in json.loads(reply) else Evidence.from_text(reply)
+        evidence = Rating.from_text(reply) if "rating" in json.loads(reply) else Evidence.from_text(reply)
     except (ValueError, KeyError, TypeError, AttributeError):
         return reply
-    if isinstance(found, Rating):
-        if found.mass is None:
-            return f"{found.text}\n(no token probabilities)"
-        expected = "" if found.expected is None else f"expected rating {found.expected:.2f} of 10, "
-        return f"{found.text}\n({expected}{found.mass:.0%} of the probability on 1-10)"
-    told = [f"(reply {len(found.replies)}; the first was not usable)"] if len(found.replies) > 1 else []
-    if found.expected is not None and found.mass is not None:
-        told.append(f"(expected score {found.expected:.2f} by token probabilities, {found.mass:.0%} of them on 0-3)")
-    return "\n".join([found.replies[-1], *told])
+    if isinstance(evidence, Rating):
+        if evidence.mass is None:
+            return f"{evidence.text}\n(no token probabilities)"
+        expected = "" if evidence.expected is None else f"expected rating {evidence.expected:.2f} of 10, "
+        return f"{evidence.text}\n({expected}{evidence.mass:.0%} of the probability on 1-10)"
+    notes = [f"(reply {len(evidence.replies)}; the first was not usable)"] if len(evidence.replies) > 1 else []
+    if evidence.expected is not None and evidence.mass is not None:
+        notes.append(
+            f"(expected score {evidence.expected:.2f} by token probabilities, {evidence.mass:.0%} of them on 0-3)"
+        )
+    return "\n".join([evidence.replies[-1], *notes])
 
 
 def weigh_values(sampled: Sequence[SampledToken], text: str, at: int) -> tuple[float, float] | None:

@@ -16,15 +16,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from holdfast.judges import Judge, check_case, make_ask, make_score, put
+from holdfast.judges import Judge, JudgeKind, check_case, make_ask, make_score, put
 from holdfast.judges.rubric.digits import Evidence, weigh_values
-from holdfast.judges.rubric.parsing import Parser, reply_schema
+from holdfast.judges.rubric.parsing import PARSERS, Parser, reply_schema
 from holdfast.judges.rubric.prompt import TEMPLATE, make_question
-from holdfast.judges.rubric.scales import Rubric
+from holdfast.judges.rubric.scales import DEFAULTS, Rubric, find_rubric
 from holdfast.models import Ask
 from holdfast.records import Case, Ending, Score, Trajectory, content_id
 from holdfast.records.errors import JudgeError
 from holdfast.rollout.dialogues import Dialogue
+from holdfast.study.sections import JudgeSection
 
 ATTEMPTS = 2
 
@@ -106,11 +107,23 @@ class RubricJudge:
         return make_score(self, trajectory, objective, missing=reason, reply=evidence, repeat=repeat)
 
     def _ask(self, case: Case, trajectory: Trajectory, objective: str, number: tuple[int, int]) -> Ask:
-        rubric = self.rubrics[objective]
-        seed = content_id("judgement", self.rubric_of(objective), trajectory.id, number)
+        rubric, rubric_id = self.rubrics[objective], self.rubric_of(objective)
+        question, schema = make_question(case, trajectory, rubric), reply_schema(rubric.labels)
         asking = {"temperature": self.temperature, "max_tokens": self.max_tokens, "logprobs": self.logprobs}
-        question = make_question(case, trajectory, rubric)
-        return make_ask(question, trajectory, seed, number, schema=reply_schema(rubric.labels), **asking)
+        return make_ask("judgement", rubric_id, question, trajectory, number, schema=schema, **asking)
+
+
+def _open(name: str, section: JudgeSection, model: str | None) -> RubricJudge:
+    rubrics = {
+        objective: find_rubric(text, objective, f"judges.{name}.rubrics.{objective}")
+        for objective, text in (section.rubrics or dict.fromkeys(DEFAULTS, "default")).items()
+    }
+    asking = section.model_dump(include={"repeats", "temperature", "max_tokens", "logprobs"})
+    parser = PARSERS[section.parser]
+    return RubricJudge(name=name, model=model or section.model or "", rubrics=rubrics, parser=parser, **asking)
+
+
+KIND = JudgeKind(name="rubric", table=JudgeSection, open=_open, version=None, needs="model")
 
 
 # --- a judge most of whose replies held no verdict ----------------------------------------------------------------

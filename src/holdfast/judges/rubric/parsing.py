@@ -76,19 +76,19 @@ def parse_strict(text: str, labels: Labels) -> Verdict:
     if len(text) > MAX_REPLY:
         raise JudgeError("unparsed")
     try:
-        found = _DECODER.decode(text.strip())
+        answer = _DECODER.decode(text.strip())
     except (ValueError, RecursionError) as error:
         raise JudgeError("unparsed") from error
-    if not isinstance(found, dict) or not isinstance(found.get("reasoning"), str) or not found.keys() <= set(KEYS):
+    if not isinstance(answer, dict) or not isinstance(answer.get("reasoning"), str) or not answer.keys() <= set(KEYS):
         raise JudgeError("unparsed")
-    if "score" not in found:
+    if "score" not in answer:
         raise JudgeError("no_score")
-    value, label = found["score"], found.get("label")
+    value, label = answer["score"], answer.get("label")
     if type(value) is not int:
         raise JudgeError("not_an_integer")
     if value not in VALUES:
         raise JudgeError("out_of_range")
-    if "label" in found and label not in labels:
+    if "label" in answer and label not in labels:
         raise JudgeError("unparsed")
     if label is not None and labels[label] != value:
         raise JudgeError("ambiguous")
@@ -124,21 +124,21 @@ def parse_tolerant(text: str, labels: Labels) -> Verdict:
     start = max(text.rfind("</think>"), 0)
     if "<think>" in text[start:]:
         raise JudgeError("unparsed")  # the reply was cut off while the judge was thinking
-    found = list(_read_objects(text, start, labels)) if '"score"' in text[start:] else []
+    verdicts = list(_read_objects(text, start, labels)) if '"score"' in text[start:] else []
     headed = list(_read_headings(text, start, labels))
-    if found or any(firm for _, firm in headed):
-        found += [verdict for verdict, _ in headed]
+    if verdicts or any(firm for _, firm in headed):
+        verdicts += [verdict for verdict, _ in headed]
     body = text[start:].removeprefix("</think>").strip()
-    if not found and body and "\n" not in body and _VALUE.fullmatch(body):
-        found.append(_read_value(body, text.index(body, start), labels))
-    if not found:
+    if not verdicts and body and "\n" not in body and _VALUE.fullmatch(body):
+        verdicts.append(_read_value(body, text.index(body, start), labels))
+    if not verdicts:
         raise JudgeError("no_score")
-    if len({one.value for one in found}) > 1:
+    if len({one.value for one in verdicts}) > 1:
         raise JudgeError("ambiguous")
     return Verdict(
-        value=found[0].value,
-        label=next((one.label for one in found if one.label is not None), None),
-        at=next((one.at for one in found if one.at is not None), None),
+        value=verdicts[0].value,
+        label=next((one.label for one in verdicts if one.label is not None), None),
+        at=next((one.at for one in verdicts if one.at is not None), None),
     )
 
 
@@ -154,21 +154,17 @@ def _read_objects(text: str, start: int, labels: Labels) -> Iterator[Verdict]:
         except (ValueError, RecursionError) as error:
             raise JudgeError("unparsed") from error
         if "score" in found:
-            yield _read_object(found, text, place, end, labels)
+            score = found["score"]
+            if isinstance(score, bool) or not isinstance(score, int | str):
+                raise JudgeError("not_an_integer")
+            value = _read_value(str(score), 0, labels).value
+            label = _read_label(found["label"], labels) if isinstance(found.get("label"), str) else None
+            if label is not None and labels[label] != value:
+                raise JudgeError("ambiguous")
+            key = _SCORE_KEY.search(text, place, end)
+            at = key.end() if key and text[key.end() : key.end() + 1] == str(value) else None
+            yield Verdict(value=value, label=label, at=at)
         place = text.find("{", end)
-
-
-def _read_object(found: Mapping[str, Any], text: str, place: int, end: int, labels: Labels) -> Verdict:
-    score = found["score"]
-    if isinstance(score, bool) or not isinstance(score, int | str):
-        raise JudgeError("not_an_integer")
-    key = _SCORE_KEY.search(text, place, end)
-    value = _read_value(str(score), 0, labels).value
-    label = _read_label(found["label"], labels) if isinstance(found.get("label"), str) else None
-    if label is not None and label.value != value:
-        raise JudgeError("ambiguous")
-    at = key.end() if key and text[key.end() : key.end() + 1] == str(value) else None
-    return Verdict(value=value, label=label.label if label else None, at=at)
 
 
 def _read_headings(text: str, start: int, labels: Labels) -> Iterator[tuple[Verdict, bool]]:
@@ -178,43 +174,43 @@ def _read_headings(text: str, start: int, labels: Labels) -> Iterator[tuple[Verd
     headed lines follows.
     """
     lines = [match for match in re.finditer(r"[^\n]+", text[start:]) if match[0].strip(" \t\r*_#")]
-    found: list[tuple[Verdict, str, int]] = []
+    headed: list[tuple[Verdict, str, int]] = []
     fenced, prose = False, -1
     for number, line in enumerate(lines):
         fenced ^= line[0].lstrip().startswith("```")
         heading = None if fenced else _HEADING.match(line[0].lstrip())
         if heading is None:
-            told = bool(found) and found[-1][2] == number
+            told = bool(headed) and headed[-1][2] == number
             prose = prose if told else number
             continue
         rest, at, place = heading["rest"], start + line.end() - len(heading["rest"]), number
         if not rest.strip(" *_`\r") and number + 1 < len(lines):
             rest, at, place = lines[number + 1][0], start + lines[number + 1].start(), number + 1
         if heading["key"].lower().endswith("score"):
-            found.append((_read_value(rest, at, labels), heading["key"], place))
+            headed.append((_read_value(rest, at, labels), heading["key"], place))
         elif (label := _read_label(rest, labels)) is not None:
-            found.append((label, heading["key"], place))
-    for verdict, key, place in found:
+            headed.append((Verdict(value=labels[label], label=label, at=None), heading["key"], place))
+    for verdict, key, place in headed:
         yield verdict, key.lower() not in ("score", "label") or place > prose
 
 
 def _read_value(text: str, at: int, labels: Labels) -> Verdict:
     """The value that a text consists of: a number, a label that stands for one, or both. Errors: JudgeError."""
-    found = _VALUE.fullmatch(text)
-    if found is None:
-        if (told := _read_label(text, labels)) is None:
+    match = _VALUE.fullmatch(text)
+    if match is None:
+        if (alone := _read_label(text, labels)) is None:
             raise JudgeError("no_score")
-        return told
-    if found["number"] not in map(str, VALUES):
+        return Verdict(value=labels[alone], label=alone, at=None)
+    if match["number"] not in map(str, VALUES):
         raise JudgeError("out_of_range")
-    value, more = int(found["number"]), found["more"].strip(" -–—→:(")
+    value, more = int(match["number"]), match["more"].strip(" -–—→:(")
     label = _read_label(more, labels) if more else None
-    if more and (label is None or label.value != value):
+    if more and (label is None or labels[label] != value):
         raise JudgeError("ambiguous")
-    return Verdict(value=value, label=label.label if label else None, at=at + found.start("number"))
+    return Verdict(value=value, label=label, at=at + match.start("number"))
 
 
-def _read_label(text: str, labels: Labels) -> Verdict | None:
+def _read_label(text: str, labels: Labels) -> str | None:
     """The label that a text consists of, alone or with its value; None for any other text. Errors: JudgeError."""
     bare = re.sub(rf"^{_MARKS}", "", text)
     for label in sorted(labels, key=len, reverse=True):
@@ -224,7 +220,7 @@ def _read_label(text: str, labels: Labels) -> Verdict | None:
                 return None
             if behind["number"] not in (None, str(labels[label])):
                 raise JudgeError("ambiguous")
-            return Verdict(value=labels[label], label=label, at=None)
+            return label
     return None
 
 

@@ -14,17 +14,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from holdfast.models.calls import values
-from holdfast.models.calls.values import argument_types, decode, make_call, read_call, skip_blanks, type_value
+from holdfast.models.calls.values import (
+    Unreadable,
+    argument_types,
+    decode,
+    decode_whole,
+    expect,
+    make_call,
+    read_call,
+    skip_blanks,
+    type_value,
+)
 from holdfast.records import ToolCall, ToolSpec
 
 Found = tuple[list[ToolCall], int]
 """Calls, and where they end."""
 
-Reader = Callable[[str, int, Sequence[ToolSpec]], Found | None]
-"""Reads the calls that begin somewhere in a text; None where they cannot be read."""
+Reader = Callable[[str, int, Sequence[ToolSpec]], Found]
+"""Reads the calls that begin somewhere in a text, or none of them. Errors: Unreadable."""
 
-ReadOne = Callable[[str, int, Sequence[ToolSpec]], tuple[ToolCall, int] | None]
-"""Reads the one call that begins somewhere, and where it ends."""
+ReadOne = Callable[[str, int, Sequence[ToolSpec]], tuple[ToolCall, int]]
+"""Reads the one call that begins somewhere, and where it ends. Errors: Unreadable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,16 +57,14 @@ class Family:
 def _repeated(open_: str, read_one: ReadOne) -> Reader:
     """A reader of one call after the other, each with a mark of its own."""
 
-    def read(text: str, at: int, tools: Sequence[ToolSpec]) -> Found | None:
+    def read(text: str, at: int, tools: Sequence[ToolSpec]) -> Found:
         calls: list[ToolCall] = []
         end = at
         while text.startswith(open_, at):
-            if (one := read_one(text, at + len(open_), tools)) is None:
-                return None
-            calls.append(one[0])
-            end = one[1]
+            call, end = read_one(text, at + len(open_), tools)
+            calls.append(call)
             at = skip_blanks(text, end)
-        return (calls, end) if calls else None
+        return calls, end
 
     return read
 
@@ -64,23 +72,40 @@ def _repeated(open_: str, read_one: ReadOne) -> Reader:
 def _section(open_: str, close: str, read_one: ReadOne) -> Reader:
     """A reader of any number of calls between one pair of marks."""
 
-    def read(text: str, at: int, tools: Sequence[ToolSpec]) -> Found | None:
+    def read(text: str, at: int, tools: Sequence[ToolSpec]) -> Found:
         calls: list[ToolCall] = []
         at = skip_blanks(text, at + len(open_))
-        while (end := _expect(text, at, close)) is None:
-            if (one := read_one(text, at, tools)) is None:
-                return None
-            calls.append(one[0])
-            at = skip_blanks(text, one[1])
-        return (calls, end) if calls else None
+        while not text.startswith(close, at):
+            call, at = read_one(text, at, tools)
+            calls.append(call)
+            at = skip_blanks(text, at)
+        return calls, at + len(close)
 
     return read
 
 
-def _expect(text: str, at: int, mark: str) -> int | None:
-    """The end of a mark that stands next, white space aside."""
-    at = skip_blanks(text, at)
-    return at + len(mark) if text.startswith(mark, at) else None
+def _either(first: Reader, second: Reader) -> Reader:
+    """A reader of what one of two can read."""
+
+    def read(text: str, at: int, tools: Sequence[ToolSpec]) -> Found:
+        try:
+            return first(text, at, tools)
+        except Unreadable:
+            return second(text, at, tools)
+
+    return read
+
+
+def _past(text: str, at: int, mark: str) -> int:
+    """The end of a mark that may stand next, white space aside; where it does not, the same place."""
+    begin = skip_blanks(text, at)
+    return begin + len(mark) if text.startswith(mark, begin) else at
+
+
+def _match(pattern: re.Pattern[str], text: str, at: int) -> re.Match[str]:
+    if (match := pattern.match(text, at)) is None:
+        raise Unreadable(f"no {pattern.pattern}")
+    return match
 
 
 # --- JSON --------------------------------------------------------------------------------------------------------
@@ -89,11 +114,9 @@ def _expect(text: str, at: int, mark: str) -> int | None:
 def _json(close: str = "", keys: Sequence[str] = ("arguments",)) -> ReadOne:
     """``{"name": …, "arguments": …}`` and a mark behind."""
 
-    def read_one(text: str, at: int, _tools: Sequence[ToolSpec]) -> tuple[ToolCall, int] | None:
-        found = decode(text, at)
-        call = read_call(found[0], keys) if found else None
-        end = _expect(text, found[1], close) if found else None
-        return (call, end) if call and end is not None else None
+    def read_one(text: str, at: int, _tools: Sequence[ToolSpec]) -> tuple[ToolCall, int]:
+        value, end = decode(text, at)
+        return read_call(value, keys), expect(text, end, close)
 
     return read_one
 
@@ -103,40 +126,29 @@ def _json_block(open_: str, close: str, keys: Sequence[str] = ("arguments",)) ->
     return _repeated(open_, _json(close, keys))
 
 
-def _json_list(
-    open_: str, close: str = "", keys: Sequence[str] = ("arguments",), name: str = "name", *, may_end: bool = False
-) -> Reader:
-    """One mark, a JSON list of calls and the mark that closes it, which ``may_end`` lets be missing."""
+def _json_list(open_: str, close: str, keys: Sequence[str] = ("arguments",), name: str = "name") -> Reader:
+    """One mark, a JSON list of calls and the mark that closes it."""
 
-    def read(text: str, at: int, _tools: Sequence[ToolSpec]) -> Found | None:
-        found = decode(text, at + len(open_))
-        if not found or not isinstance(found[0], list):
-            return None
-        calls = [call for one in found[0] if (call := read_call(one, keys, name))]
-        end = _expect(text, found[1], close)
-        if end is None and may_end and not text[found[1] :].strip():
-            end = found[1]
-        return (calls, end) if calls and len(calls) == len(found[0]) and end is not None else None
+    def read(text: str, at: int, _tools: Sequence[ToolSpec]) -> Found:
+        listed, end = decode(text, at + len(open_))
+        if not isinstance(listed, list):
+            raise Unreadable("no list")
+        return [read_call(value, keys, name) for value in listed], expect(text, end, close)
 
     return read
 
 
 def _json_lines(open_: str, close: str) -> Reader:
     """One mark, a JSON object a line or a list of them, and the mark that closes it."""
-    as_list, as_lines = _json_list(open_, close), _section(open_, close, read_json_call)
-    return lambda text, at, tools: as_list(text, at, tools) or as_lines(text, at, tools)
+    return _either(_json_list(open_, close), _section(open_, close, read_json_call))
 
 
-def read_to_end(
-    read_one: ReadOne, text: str, at: int, tools: Sequence[ToolSpec], between: str = ""
-) -> list[ToolCall] | None:
-    """The calls that the rest of a text consists of, one after the other; None for anything else."""
+def read_to_end(read_one: ReadOne, text: str, at: int, tools: Sequence[ToolSpec], between: str = "") -> list[ToolCall]:
+    """The calls that the rest of a text consists of, one after the other. Errors: Unreadable for anything else."""
     calls: list[ToolCall] = []
     while (at := skip_blanks(text, at, between)) < len(text):
-        if (one := read_one(text, at, tools)) is None:
-            return None
-        calls.append(one[0])
-        at = one[1]
+        call, at = read_one(text, at, tools)
+        calls.append(call)
     return calls
 
 
@@ -144,54 +156,48 @@ read_json_call = _json()
 _llama_call = _json(keys=("parameters",))
 
 
-def _read_llama(text: str, at: int, tools: Sequence[ToolSpec]) -> Found | None:
+def _read_llama(text: str, at: int, tools: Sequence[ToolSpec]) -> Found:
     """``{"name": …, "parameters": …}``, several parted by ``;``, as the whole reply."""
-    calls = read_to_end(_llama_call, text, _expect(text, at, "<|python_tag|>") or at, tools, ";")
-    return (calls, len(text)) if calls else None
+    return read_to_end(_llama_call, text, _past(text, at, "<|python_tag|>"), tools, ";"), len(text)
 
 
 def _named(opens: str, closes: str = "") -> ReadOne:
     """A call whose name stands before the JSON of its arguments: patterns of what is around both."""
     opening, closing = re.compile(opens), re.compile(closes)
 
-    def read_one(text: str, at: int, _tools: Sequence[ToolSpec]) -> tuple[ToolCall, int] | None:
-        named = opening.match(text, at)
-        found = decode(text, named.end()) if named else None
-        ended = closing.match(text, found[1]) if found else None
-        call = make_call(next(filter(None, named.groups())), found[0]) if named and found else None
-        return (call, ended.end()) if call and ended else None
+    def read_one(text: str, at: int, _tools: Sequence[ToolSpec]) -> tuple[ToolCall, int]:
+        named = _match(opening, text, at)
+        arguments, end = decode(text, named.end())
+        call = make_call(next(filter(None, named.groups())), arguments)
+        return call, _match(closing, text, end).end()
 
     return read_one
 
 
 _MISTRAL = "[TOOL_CALLS]"
-_mistral_list = _json_list(_MISTRAL)
-_mistral_calls = _repeated(_MISTRAL, _named(r"\s*([\w.\-]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?(?:\[ARGS\])?\s*(?=\{)"))
+_mistral_calls = _either(
+    _json_list(_MISTRAL, ""),
+    _repeated(_MISTRAL, _named(r"\s*([\w.\-]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?(?:\[ARGS\])?\s*(?=\{)")),
+)
 
 
-def _read_mistral(text: str, at: int, tools: Sequence[ToolSpec]) -> Found | None:
+def _read_mistral(text: str, at: int, tools: Sequence[ToolSpec]) -> Found:
     """``[TOOL_CALLS][{…}]``, or ``[TOOL_CALLS]name[ARGS]{…}`` for each call; nothing behind."""
-    found = _mistral_list(text, at, tools) or _mistral_calls(text, at, tools)
-    return found if found and not text[found[1] :].strip() else None
+    calls, end = _mistral_calls(text, at, tools)
+    if text[end:].strip():
+        raise Unreadable("text behind the calls")
+    return calls, end
 
 
 # The calls of DeepSeek V3 and R1, with a type and a fence, and of V3.1, with neither.
-_read_deepseek = _section(
-    "<｜tool▁calls▁begin｜>",
-    "<｜tool▁calls▁end｜>",
-    _named(
-        r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>([\w.\-]+)\s*```json\s*|([\w.\-]+)<｜tool▁sep｜>)(?=\s*\{)",
-        r"\s*(?:```)?\s*<｜tool▁call▁end｜>\s*",
-    ),
+_deepseek_call = _named(
+    r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>([\w.\-]+)\s*```json\s*|([\w.\-]+)<｜tool▁sep｜>)(?=\s*\{)",
+    r"\s*(?:```)?\s*<｜tool▁call▁end｜>\s*",
 )
 # <|tool_call_begin|>functions.NAME:0<|tool_call_argument_begin|>{…}<|tool_call_end|> in a section.
-_read_kimi = _section(
-    "<|tool_calls_section_begin|>",
-    "<|tool_calls_section_end|>",
-    _named(
-        r"<\|tool_call_begin\|>\s*(?:functions\.)?([\w.\-]+)(?::\d+)?\s*<\|tool_call_argument_begin\|>",
-        r"[ \t\r\n]*<\|tool_call_end\|>",
-    ),
+_kimi_call = _named(
+    r"<\|tool_call_begin\|>\s*(?:functions\.)?([\w.\-]+)(?::\d+)?\s*<\|tool_call_argument_begin\|>",
+    r"[ \t\r\n]*<\|tool_call_end\|>",
 )
 
 
@@ -212,36 +218,27 @@ class _Tags:
     lines: bool = False
 
 
-def _read_tags(
-    tags: _Tags, text: str, at: int, tools: Sequence[ToolSpec], ends: str = ""
-) -> tuple[ToolCall, int] | None:
+def _read_tags(tags: _Tags, text: str, at: int, tools: Sequence[ToolSpec], ends: str = "") -> tuple[ToolCall, int]:
     """A call in tags; values take their types from the tool's schema, unless a tag says ``string=``."""
-    opened = tags.opens.match(text, at)
-    if opened is None:
-        return None
+    opened = _match(tags.opens, text, at)
     name = opened[1].strip()
     types = argument_types(tools, name)
     arguments: dict[str, object] = {}
     at = skip_blanks(text, opened.end())
     while (keyed := tags.key.match(text, at)) is not None:
-        key, told = keyed["key"], keyed.groupdict().get("string")
+        key, is_text = keyed["key"], keyed.groupdict().get("string")
         end = text.find(tags.key_closes, keyed.end())
         if end < 0 or key in arguments:
-            return None
+            raise Unreadable("an argument without an end, or twice")
         value = text[keyed.end() : end]
         if tags.lines:
             value = value.removeprefix("\n").removesuffix("\n")
-        arguments[key] = type_value(value, types.get(key, ()) if told is None else ("string",))
-        if told == "false":
-            found = decode(value)
-            if found is None or value[found[1] :].strip():
-                return None
-            arguments[key] = found[0]
+        if is_text == "false":
+            arguments[key] = decode_whole(value)
+        else:
+            arguments[key] = type_value(value, types.get(key, ()) if is_text is None else ("string",))
         at = skip_blanks(text, end + len(tags.key_closes))
-    closed = _expect(text, at, tags.closes)
-    closed = _expect(text, closed, ends) if closed is not None and ends else closed
-    call = make_call(name, arguments)
-    return (call, closed) if call and closed is not None else None
+    return make_call(name, arguments), expect(text, expect(text, at, tags.closes), ends)
 
 
 _FUNCTION = _Tags(  # Qwen3-Coder, Qwen3.5, Nemotron 3, Seed-OSS
@@ -259,25 +256,23 @@ _GLM = _Tags(
 )
 
 
-def _invoke(prefix: str) -> _Tags:
-    """``<invoke name="…"><parameter name="…">…</parameter></invoke>``, with whatever stands before the words."""
-    mark = re.escape(prefix)
-    return _Tags(
-        opens=re.compile(rf'<{mark}invoke\s+name="([^"<>]+)">'),
-        key=re.compile(rf'<{mark}parameter\s+name="(?P<key>[^"<>]+)"(?:\s+string="(?P<string>true|false)")?\s*>'),
-        key_closes=f"</{prefix}parameter>",
-        closes=f"</{prefix}invoke>",
-    )
-
-
 def _tagged(open_: str, close: str, tags: _Tags) -> Reader:
     """One call in tags between each pair of marks."""
     return _repeated(open_, lambda text, at, tools: _read_tags(tags, text, at, tools, close))
 
 
 def _invoked(open_: str, close: str, prefix: str = "") -> Reader:
-    """Any number of ``<invoke>`` between one pair of marks."""
-    tags = _invoke(prefix)
+    """Any number of ``<invoke name="…"><parameter name="…">…</parameter></invoke>`` between one pair of marks.
+
+    ``prefix`` stands before the words.
+    """
+    mark = re.escape(prefix)
+    tags = _Tags(
+        opens=re.compile(rf'<{mark}invoke\s+name="([^"<>]+)">'),
+        key=re.compile(rf'<{mark}parameter\s+name="(?P<key>[^"<>]+)"(?:\s+string="(?P<string>true|false)")?\s*>'),
+        key_closes=f"</{prefix}parameter>",
+        closes=f"</{prefix}invoke>",
+    )
     return _section(open_, close, lambda text, at, tools: _read_tags(tags, text, at, tools))
 
 
@@ -290,52 +285,41 @@ _GEMMA_NAME = re.compile(r"\s*call:\s*([\w.\-]+)\s*\{")
 def _python_list(open_: str, close: str) -> Reader:
     """``[name(key='value', …), …]`` between marks."""
 
-    def read(text: str, at: int, _tools: Sequence[ToolSpec]) -> Found | None:
-        begun = _expect(text, at + len(open_), "[")
+    def read(text: str, at: int, _tools: Sequence[ToolSpec]) -> Found:
+        at = expect(text, at + len(open_), "[")
         calls: list[ToolCall] = []
-        while begun is not None:
-            one = _read_program(text, begun, _FUNCTION_NAME, values.PYTHON, ends=")", equals="=")
-            if one is None:
-                return None
-            calls.append(one[0])
-            if (ended := _expect(text, one[1], "]")) is not None:
-                end = _expect(text, ended, close)
-                return (calls, end) if end is not None else None
-            begun = _expect(text, one[1], ",")
-        return None
+        while True:
+            call, at = _read_program(text, at, _FUNCTION_NAME, values.PYTHON, ends=")", equals="=")
+            calls.append(call)
+            at = skip_blanks(text, at)
+            if text.startswith("]", at):
+                return calls, expect(text, at + 1, close)
+            at = expect(text, at, ",")
 
     return read
 
 
-def _read_llama_4(text: str, at: int, tools: Sequence[ToolSpec]) -> Found | None:
+def _read_llama_4(text: str, at: int, tools: Sequence[ToolSpec]) -> Found:
     """``[name(key='value')]`` as the whole reply, between ``<|python_start|>`` and ``<|python_end|>`` or not."""
-    begun = _expect(text, at, "<|python_start|>")
-    found = _python_list("", "")(text, at if begun is None else begun, tools)
-    end = _expect(text, found[1], "<|python_end|>") if found and begun is not None else None
-    return (found[0], end) if found and end is not None else found
+    begin = _past(text, at, "<|python_start|>")
+    calls, end = _python_list("", "")(text, begin, tools)
+    return calls, _past(text, end, "<|python_end|>") if begin > at else end
 
 
 def _read_program(
     text: str, at: int, opens: re.Pattern[str], quotes: values.Quotes, *, ends: str, equals: str
-) -> tuple[ToolCall, int] | None:
-    named = opens.match(text, at)
-    if named is None:
-        return None
-    try:
-        arguments, end = values.read_arguments(text, named.end(), quotes, ends=ends, equals=equals)
-    except values.Unreadable:
-        return None
-    call = make_call(named[1], arguments)
-    return (call, end) if call else None
+) -> tuple[ToolCall, int]:
+    named = _match(opens, text, at)
+    arguments, end = values.read_arguments(text, named.end(), quotes, ends=ends, equals=equals)
+    return make_call(named[1], arguments), end
 
 
 def _gemma(open_: str, close: str) -> Reader:
     """``call:name{key:<|"|>text<|"|>,other:1}`` between each pair of marks."""
 
-    def read_one(text: str, at: int, _tools: Sequence[ToolSpec]) -> tuple[ToolCall, int] | None:
-        one = _read_program(text, at, _GEMMA_NAME, values.GEMMA, ends="}", equals=":")
-        end = _expect(text, one[1], close) if one else None
-        return (one[0], end) if one and end is not None else None
+    def read_one(text: str, at: int, _tools: Sequence[ToolSpec]) -> tuple[ToolCall, int]:
+        call, end = _read_program(text, at, _GEMMA_NAME, values.GEMMA, ends="}", equals=":")
+        return call, expect(text, end, close)
 
     return _repeated(open_, read_one)
 
@@ -343,13 +327,9 @@ def _gemma(open_: str, close: str) -> Reader:
 # --- in channels -------------------------------------------------------------------------------------------------
 
 
-def _read_harmony(text: str, at: int, _tools: Sequence[ToolSpec]) -> Found | None:
+def _read_harmony(text: str, at: int, _tools: Sequence[ToolSpec]) -> Found:
     """The arguments that a message to ``functions.NAME`` is."""
-    found = decode(text, at)
-    if found is None or text[found[1] :].strip():
-        return None
-    call = make_call("unnamed", found[0])
-    return ([call], len(text)) if call else None
+    return [make_call("unnamed", decode_whole(text[at:]))], len(text)
 
 
 _read_atem = _invoked("<atem:function_calls>", "</atem:function_calls>", "atem:")
@@ -378,13 +358,13 @@ FAMILIES: tuple[Family, ...] = (
     _marked("gemma-4", _gemma, "<|tool_call>", "<tool_call|>", stops=("<|tool_response>",)),
     _marked("functiongemma", _gemma, "<start_function_call>", "<end_function_call>", stops=_GEMMA_RESPONSE),
     _marked("lfm2", _python_list, "<|tool_call_start|>", "<|tool_call_end|>"),
-    Family(name="deepseek", marks=("<｜tool▁calls▁begin｜>",), read=_read_deepseek),
+    _marked("deepseek", _section, "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", _deepseek_call),
     _marked("deepseek-3.2", _invoked, f"<{_DSML}function_calls>", f"</{_DSML}function_calls>", _DSML),
-    Family(name="kimi", marks=("<|tool_calls_section_begin|>",), read=_read_kimi),
+    _marked("kimi", _section, "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", _kimi_call),
     Family(name="mistral", marks=(_MISTRAL,), read=_read_mistral, stops=("[TOOL_RESULTS]",)),
     _marked("cohere", _json_list, "<|START_ACTION|>", "<|END_ACTION|>", ("parameters",), "tool_name"),
     _marked("phi-4", _json_list, _PHI, "<|/tool_call|>"),
-    Family(name="granite", marks=(_PHI,), read=_json_list(_PHI, may_end=True)),
+    _marked("granite", _json_list, _PHI),
     _marked("minimax", _invoked, "<minimax:tool_call>", "</minimax:tool_call>"),
     _marked("anthropic", _invoked, "<function_calls>", "</function_calls>"),
     _marked("seed", _tagged, "<seed:tool_call>", "</seed:tool_call>", _FUNCTION),

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 
 from holdfast.models import chat_tools
 from holdfast.models.calls.families import FAMILIES, Family, read_json_call, read_to_end
-from holdfast.models.calls.spelled import hide_thoughts, spells_call
-from holdfast.models.calls.values import skip_blanks
+from holdfast.models.calls.spelled import spells_call, without_thoughts
+from holdfast.models.calls.values import Unreadable, skip_blanks
 from holdfast.records import Message, ToolCall, ToolSpec
 
 _HEADER = re.compile(r"\s*(?:to=|<\|channel\|>|<\|start\|>)")
@@ -49,7 +49,7 @@ def read_native(
         return None  # a header without its message
     if not tools:
         return Message(role="assistant", content=text.strip())
-    hidden = hide_thoughts(text)
+    hidden = without_thoughts(text, " ")
     for one in FAMILIES if family is None else (family,):
         if not one.channels and (message := _read_calls(text, hidden, tools, one, made)) is not None:
             return message
@@ -64,15 +64,14 @@ def _read_calls(
         at = min((place for mark in family.marks if (place := hidden.find(mark)) >= 0), default=-1)
     else:
         at = len(hidden) - len(hidden.lstrip())
-    found = family.read(text, at, tools) if at >= 0 else None
-    if found is None:
+    try:
+        calls, end = family.read(text, at, tools) if at >= 0 else ([], 0)
+    except Unreadable:
         return None
-    calls, end = found
-    if (family.alone or not family.marks) and (text[:at].strip() or text[end:].strip()):
+    before, after, known = text[:at].strip(), text[end:], [*made, *calls]
+    if not calls or ((family.alone or not family.marks) and (before or after.strip())):
         return None
-    before = text[:at].strip()
-    known = [*made, *calls]
-    if spells_call(before, tools, known) or spells_call(text[end:], tools, known):
+    if spells_call(before, tools, known) or spells_call(after, tools, known):
         return None
     return Message(role="assistant", content=before, tool_calls=tuple(calls))
 
@@ -89,10 +88,10 @@ def _read_channels(
         if not turn.said or (tools and spells_call(answer, tools, made)):
             return None
         return Message(role="assistant", content=answer, detail=turn.detail)
-    for one in FAMILIES if family is None else (family,):
-        found = [_read_addressed(name, body, tools, one) for name, body in turn.calls] if one.channels else [None]
-        calls = tuple(call for call in found if call)
-        if len(calls) < len(found):
+    for one in (one for one in FAMILIES if one.channels) if family is None else (family,):
+        try:
+            calls = tuple(_read_addressed(name, body, tools, one) for name, body in turn.calls)
+        except Unreadable:
             continue
         if (one.alone and turn.said) or spells_call("\n".join(turn.said), tools, [*made, *calls]):
             return None
@@ -102,13 +101,12 @@ def _read_channels(
     return None
 
 
-def _read_addressed(name: str, body: str, tools: Sequence[ToolSpec], family: Family) -> ToolCall | None:
-    """The call that a message to a tool is, its name in the header, or in both."""
-    found = family.read(body, 0, tools)
-    if found is None or len(found[0]) != 1 or body[found[1] :].strip() or family.marks:
-        return None
-    call = found[0][0]
-    return ToolCall(name=name, arguments=call.arguments) if call.name in ("unnamed", name) else None
+def _read_addressed(name: str, body: str, tools: Sequence[ToolSpec], family: Family) -> ToolCall:
+    """The call that a message to a tool is, its name in the header, or in both. Errors: Unreadable."""
+    calls, end = family.read(body, 0, tools)
+    if len(calls) != 1 or calls[0].name not in ("unnamed", name) or body[end:].strip():
+        raise Unreadable("more than the call that its header tells")
+    return ToolCall(name=name, arguments=calls[0].arguments)
 
 
 # --- replies in channels ------------------------------------------------------------------------------------------
@@ -251,15 +249,15 @@ def read_reply(text: str, tools: Sequence[ToolSpec], made: Sequence[ToolCall] = 
     return None if message is not None and _RESULTS in message.content else message
 
 
-def _read_blocks(text: str, at: int, tools: Sequence[ToolSpec]) -> tuple[list[ToolCall], int] | None:
+def _read_blocks(text: str, at: int, tools: Sequence[ToolSpec]) -> tuple[list[ToolCall], int]:
     calls: list[ToolCall] = []
     while text.startswith(_OPEN, at):
         at += len(_OPEN)
         closed = text.find(_CLOSE, at)
-        found = read_to_end(read_json_call, text[at : closed if closed >= 0 else None], 0, tools)
-        if not found:
-            return None
-        calls += found
+        block = read_to_end(read_json_call, text[at : closed if closed >= 0 else None], 0, tools)
+        if not block:
+            raise Unreadable("an empty block")
+        calls += block
         at = skip_blanks(text, closed + len(_CLOSE)) if closed >= 0 else len(text)
     return calls, at
 

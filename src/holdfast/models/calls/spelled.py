@@ -114,12 +114,10 @@ def _in_json(text: str, names: str, offered: Mapping[str, ToolSpec], made: Seque
         if _is_object_call(text, match, offered[match[2]], made, tries):
             return f"JSON of the tool {match[2]}"
     for match in keyed.finditer(text):
-        if next(tries, None) is None:
-            return f"JSON of the tool {match[1]}"
-        found = _decode(text, match.end())
-        arguments = found[0] if found else {}
+        unclear = next(tries, None) is None
+        arguments, _ = _decode(text, match.end()) or ({}, 0)
         known = bool(arguments) and arguments.keys() <= parameters_of(offered[match[1]]).keys()
-        if known and not _tells_of(match[1], arguments, made):
+        if unclear or (known and not _tells_of(match[1], arguments, made)):
             return f"JSON of the tool {match[1]}"
     return None
 
@@ -183,20 +181,20 @@ def _is_whole_call(text: str, made: Sequence[ToolCall], *, known: bool) -> bool:
     return bool(calls) and None not in calls and not all(call and _tells_of(*call, made) for call in calls)
 
 
-def _whole_call(found: Any, *, known: bool) -> tuple[str, Any] | None:
+def _whole_call(value: Any, *, known: bool) -> tuple[str, Any] | None:
     """Name and arguments of an object that holds a tool's name, its arguments and nothing else."""
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         return None
-    if isinstance(inner := found.get("function"), Mapping):
-        found = inner
-    keys = found.keys() - _BESIDE
+    if isinstance(inner := value.get("function"), Mapping):
+        value = inner
+    keys = value.keys() - _BESIDE
     names = [key for key in keys if key in _NAMING_KEYS]
     given = [key for key in keys if key in _ARGUMENT_KEYS]
     if known and keys != {"name", "arguments"}:
         return None
     if len(keys) != 2 or len(names) != 1 or len(given) != 1:
         return None
-    name, arguments = found[names[0]], found[given[0]]
+    name, arguments = value[names[0]], value[given[0]]
     # Only where the key is the usual one may the arguments be text: JSON within JSON.
     told = isinstance(arguments, Mapping) or given[0] in ("arguments", "action_input", "tool_input")
     if not isinstance(name, str) or not _NAME.fullmatch(name) or not told or _is_schema(arguments):
@@ -218,10 +216,11 @@ def _in_code(text: str, names: str, offered: Mapping[str, ToolSpec], made: Seque
     called = re.compile(rf"(?<![\w.$/\-\]]){_PREFIX}({names})(?:\.call)?( ?)\(")
     for match in called.finditer(text):
         defines = _DEFINES.search(text, max(match.start() - 16, 0), match.start())
-        if defines or not _is_code_call(text, match, offered[match[1]]):
+        inside, closed, _ = text[match.end() : match.end() + _NEAR].partition(")")
+        inside = inside.strip()
+        if defines or not _is_code_call(text, match, offered[match[1]], inside, closed=bool(closed)):
             continue
-        inside = text[match.end() : _closed_at(text, match.end())].strip()
-        told = [one for found in _LITERAL.findall(inside) for one in found if one]
+        told = [literal for groups in _LITERAL.findall(inside) for literal in groups if literal]
         if not _tells_of(match[1], told or inside or (), made):
             return f"{match[1]}(…)"
     return None
@@ -249,15 +248,8 @@ def _in_braces(text: str, names: str, offered: Mapping[str, ToolSpec], made: Seq
     return None
 
 
-def _closed_at(text: str, at: int) -> int:
-    """Where the next closing parenthesis stands, or what is near ends."""
-    closed = text.find(")", at, at + _NEAR)
-    return closed if closed >= 0 else at + _NEAR
-
-
-def _is_code_call(text: str, match: re.Match[str], tool: ToolSpec) -> bool:
-    end = _closed_at(text, match.end())
-    inside, closed = text[match.end() : end].strip(), text.startswith(")", end)
+def _is_code_call(text: str, match: re.Match[str], tool: ToolSpec, inside: str, *, closed: bool) -> bool:
+    """Whether ``name(`` is a call, by what is ``inside`` the parentheses, as far as they are ``closed`` nearby."""
     keyword = re.match(r"(\w+)\s*=", inside)
     if match[2]:
         # A parenthesis after a space is one of prose unless it holds arguments.
@@ -282,9 +274,8 @@ def _in_tags(text: str, names: str, offered: Mapping[str, ToolSpec], made: Seque
     named = re.search(rf"<({_TAGS})>\s{{0,20}}{_PREFIX}({names})\s{{0,20}}</\1>\s{{0,20}}<(?:{_ARGUMENTS})[\s>]", text)
     if named and named[2] not in {call.name for call in made}:
         return f"the tag <{named[1]}> with {named[2]}"
-    arguments = {name: _tag_arguments(tool) for name, tool in offered.items()}
     for match in re.finditer(rf"<({names})(?=[\s/>])", text):
-        if arguments[match[1]].match(text, match.end(), match.end() + _NEAR):
+        if _tag_arguments(offered[match[1]]).match(text, match.end(), match.end() + _NEAR):
             return f"the tag <{match[1]}>"
     return None
 
@@ -410,17 +401,8 @@ def find_thoughts(text: str) -> Iterator[tuple[int, int]]:
             opened = True
 
 
-def without_thoughts(text: str) -> str:
-    """The text without its thoughts."""
-    return _replace_thoughts(text, "")
-
-
-def hide_thoughts(text: str) -> str:
-    """The text with blanks where it thinks: every other character keeps its place."""
-    return _replace_thoughts(text, " ")
-
-
-def _replace_thoughts(text: str, blank: str) -> str:
+def without_thoughts(text: str, blank: str = "") -> str:
+    """The text without its thoughts; with a ``blank`` for each of their characters, all others keep their places."""
     parts, start = [], 0
     for begin, end in find_thoughts(text):
         parts += [text[start:begin], blank * (end - begin)]

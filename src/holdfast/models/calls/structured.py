@@ -14,17 +14,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from holdfast.models.calls.values import decode, keep_arguments
+from holdfast.models.calls.values import Unreadable, decode_whole, keep_arguments
 from holdfast.records import ToolCall
 
 Kind = Literal["text", "reasoning", "call", "answer", "data", "unread"]
 NAMES = ("name", "toolName", "tool_name", "function_name", "functionName")
 ARGUMENTS = ("arguments", "args", "input", "parameters", "params", "kwargs", "arguments_json")
 CALL_IDS = ("call_id", "toolCallId", "tool_call_id", "toolUseId", "tool_use_id", "id", "ref")
-RESULTS = ("output", "result", "response", "content", "results", "outputs", "toolResult", "data", "value")
+RESULTS = (
+    *("server_tool_call_response", "output", "result", "response", "content", "results", "outputs", "toolResult"),
+    *("data", "value"),
+)
 
 
 def _words(text: str) -> frozenset[str]:
@@ -62,8 +66,8 @@ Read = Callable[[Mapping[str, Any], str], list[Part]]
 
 
 def clean(text: str) -> str:
-    """The text, with half surrogate pairs, which cannot be stored, replaced."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    """The text, its surrogate pairs joined and half ones, which cannot be stored, replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def to_text(value: Any) -> str:
@@ -78,17 +82,14 @@ def read_arguments(value: Any) -> dict[str, Any]:
 
     Text within text is read twice, as some gateways write it.
     """
-    found = value
-    for _ in range(2):
-        if found is None or (isinstance(found, str) and not found.strip()):
-            return {}
-        if not isinstance(found, str):
-            break
-        whole = decode(found)
-        if whole is None or found[whole[1] :].strip():
-            return {"_raw": to_text(value)}
-        found = whole[0]
-    return keep_arguments(found) if isinstance(found, dict) else {"_raw": to_text(value)}
+    arguments = value
+    with suppress(Unreadable):
+        for _ in range(2):
+            if isinstance(arguments, str) and arguments.strip():
+                arguments = decode_whole(arguments)
+    if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
+        return {}
+    return keep_arguments(arguments) if isinstance(arguments, dict) else {"_raw": to_text(value)}
 
 
 def words_of(name: str) -> frozenset[str]:
@@ -156,10 +157,6 @@ def _data(value: Mapping[str, Any], kind: str) -> list[Part]:
     return [*made, Part(kind="text", type="transcript", text=clean(spoken))] if spoken else made
 
 
-def _nothing(value: Mapping[str, Any], kind: str) -> list[Part]:
-    return []
-
-
 def _reference(value: Mapping[str, Any], kind: str) -> list[Part]:
     """An item that lies at the provider alone: by its id a thought, a message, or what could be a call."""
     referred = to_text(value.get("id"))
@@ -193,9 +190,9 @@ def _served(value: Mapping[str, Any], kind: str) -> list[Part]:
 
 
 def _answer(value: Mapping[str, Any], kind: str) -> list[Part]:
-    identity = _first(value, ("tool_use_id", "toolUseId", "call_id", "toolCallId", "tool_call_id", "id", "ref"))
     text = answer_text(_first(value, RESULTS)) or to_text(value.get("error"))
-    return [Part(kind="answer", type=kind, text=text, answers=to_text(identity), name=to_text(_first(value, NAMES)))]
+    answers, name = to_text(_first(value, CALL_IDS)), to_text(_first(value, NAMES))
+    return [Part(kind="answer", type=kind, text=text, answers=answers, name=name)]
 
 
 _ITEM_KEYS = frozenset({"type", "id", "call_id", "status", "role", "output", "outputs", "results", "error", "name"})
@@ -231,11 +228,6 @@ def _server_call(value: Mapping[str, Any], kind: str) -> list[Part]:
     arguments = _first(value, ARGUMENTS) or _first(inner, ARGUMENTS) or rest or details
     identity = _first(value, CALL_IDS) or inner.get("id")
     return [make_call({"name": named, "arguments": arguments, "id": identity}, kind=kind, served=True)]
-
-
-def _server_answer(value: Mapping[str, Any], kind: str) -> list[Part]:
-    found = value.get("server_tool_call_response", _first(value, RESULTS))
-    return [Part(kind="answer", type=kind, text=answer_text(found), answers=to_text(_first(value, CALL_IDS)))]
 
 
 def _invocation(value: Mapping[str, Any], kind: str) -> list[Part]:
@@ -285,15 +277,17 @@ _BY_TYPE: dict[str, Read] = {
     **_table(_item_call, "web_search_call file_search_call code_interpreter_call computer_call mcp_call"),
     **_table(_item_call, "local_shell_call shell_call apply_patch_call image_generation_call tool_search_call"),
     **_table(_server_call, "server_tool_call"),
-    **_table(_server_answer, "server_tool_call_response"),
     **_table(_answer, "tool_result tool_call_response function_call_output custom_tool_call_output function_response"),
     **_table(_answer, "computer_call_output local_shell_call_output shell_call_output apply_patch_call_output"),
-    **_table(_answer, "mcp_approval_response tool_response function_result tool_call_result"),
+    **_table(_answer, "mcp_approval_response tool_response function_result tool_call_result server_tool_call_response"),
     **_table(_invocation, "tool_invocation dynamic_tool"),
     **_table(_data, "image image_url input_image output_image audio input_audio output_audio audio_url document file"),
     **_table(_data, "input_file blob uri video video_url input_video inline_data media source source_url data"),
     **_table(_data, "source_document container_upload search_result citation cache_point guard_content image_file"),
-    **_table(_nothing, "step_start step_finish start finish mcp_list_tools tool_approval_request reasoning_encrypted"),
+    **_table(
+        lambda value, kind: [],
+        "step_start step_finish start finish mcp_list_tools tool_approval_request reasoning_encrypted",
+    ),
     "item_reference": _reference,
 }
 # Parts that have no type are told by the key that they hold (Gemini's and Bedrock's). What stands under these is read:
@@ -356,14 +350,14 @@ def _unpack(content: Any) -> Any:
     """
     if not isinstance(content, str) or not content.lstrip().startswith("[") or '"type"' not in content:
         return content
-    plain = content.strip()
-    whole = decode(plain)
-    if whole is None or plain[whole[1] :] or not isinstance(whole[0], list):
+    try:
+        listed = decode_whole(content.strip())
+    except Unreadable:
         return content
-    parts = [one for one in whole[0] if isinstance(one, Mapping) and _kind(one) not in ("function", "custom")]
+    parts = [one for one in listed if isinstance(one, Mapping) and _kind(one) not in ("function", "custom")]
     reads = [_BY_TYPE.get(_kind(one)) for one in parts]
     told = any(one.get("text") for one in parts) or not set(_ACTING).isdisjoint(reads)
-    return whole[0] if told and len(parts) == len(whole[0]) and None not in reads else content
+    return listed if told and len(parts) == len(listed) and None not in reads else content
 
 
 _ACTING = (_call, _served, _answer)
@@ -388,8 +382,8 @@ _CALL_LISTS = ("tool_calls", "toolCalls", "function_call", "toolInvocations", "i
 def _listed_calls(value: Any, key: str) -> list[Part]:
     """The calls that stand beside a message's content, as a list, an object, or JSON text of one."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        whole = decode(value)
-        value = None if whole is None or value[whole[1] :].strip() else whole[0]
+        with suppress(Unreadable):
+            value = decode_whole(value)
     made: list[Part] = []
     for one in value if isinstance(value, list) else [value]:
         if isinstance(one, Mapping) and key == "toolInvocations":
@@ -406,7 +400,7 @@ def _without_known(found: list[Part], known: list[Part]) -> list[Part]:
     left = [part.call for part in known if part.call is not None]
     kept = []
     for part in found:
-        twin = next((one for one in left if part.call is not None and _is_same(one, part.call)), None)
+        twin = next((call for call in left if part.call is not None and _is_same(call, part.call)), None)
         if twin is None:
             kept.append(part)
         else:
@@ -416,20 +410,19 @@ def _without_known(found: list[Part], known: list[Part]) -> list[Part]:
 
 
 def _is_same(one: ToolCall, other: ToolCall) -> bool:
-    if one.name != other.name:
-        return False
-    return one.id == other.id if one.id and other.id else one.arguments == other.arguments
+    same = one.id == other.id if one.id and other.id else one.arguments == other.arguments
+    return same and one.name == other.name
 
 
 def read_message_parts(message: Mapping[str, Any]) -> list[Part]:
     """The parts of an agent's message: its content, then what stands beside it; each call once."""
     made = read_parts(_first(message, ("content", "parts")))
     extra = message.get("additional_kwargs")
-    places = [message, extra] if isinstance(extra, Mapping) else [message]
-    for place in places:
+    holders = [message, extra] if isinstance(extra, Mapping) else [message]
+    for holder in holders:
         for key in _CALL_LISTS:
-            if place.get(key):
-                found = _without_known(_listed_calls(place[key], key), made)
+            if holder.get(key):
+                found = _without_known(_listed_calls(holder[key], key), made)
                 # The AI SDK's text is what was said when its calls were answered.
                 made = [*found, *made] if any(part.kind == "answer" for part in found) else [*made, *found]
     for key in ("toolResults", "tool_results"):
@@ -439,11 +432,11 @@ def read_message_parts(message: Mapping[str, Any]) -> list[Part]:
         made.append(Part(kind="text", type="refusal", text=clean(message["refusal"])))
     if isinstance(message.get("audio"), Mapping):
         made += _data(message["audio"], "audio")
-    thoughts = next((place[key] for place in places for key in _THOUGHTS if place.get(key)), None)
+    thoughts = next((holder[key] for holder in holders for key in _THOUGHTS if holder.get(key)), None)
     if thoughts is not None and not any(part.kind == "reasoning" for part in made):
         made += [replace(part, kind="reasoning") for part in read_parts(thoughts) if part.text]
-    for place in places:
-        for key, value in place.items():
+    for holder in holders:
+        for key, value in holder.items():
             if key not in _HARMLESS and holds_calls(key, value):
                 made.append(Part(kind="unread", type=key, suspect=True))
     return made
@@ -457,8 +450,8 @@ def find_names(key: str, value: Any, depth: int = 0) -> Iterator[str]:
     if not isinstance(value, list | dict) or depth > _MOST_NESTED:
         return
     if isinstance(value, list):
-        for one in value:
-            yield from find_names(key, one, depth + 1)
+        for item in value:
+            yield from find_names(key, item, depth + 1)
         return
     name, given = _first(value, NAMES), _first(value, ARGUMENTS)
     schema = "description" in value or (
@@ -468,9 +461,9 @@ def find_names(key: str, value: Any, depth: int = 0) -> Iterator[str]:
     if isinstance(name, str) and given is not None and not schema and (calling or "arguments" in value):
         yield name
         return
-    for inner, one in value.items():
+    for inner, item in value.items():
         if inner not in _OFFERS:
-            yield from find_names(inner, one, depth + 1)
+            yield from find_names(inner, item, depth + 1)
 
 
 def holds_calls(key: str, value: Any, depth: int = 0) -> bool:

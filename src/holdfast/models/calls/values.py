@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -16,10 +17,15 @@ import orjson
 from holdfast.records import ToolCall, ToolSpec
 from holdfast.records.inputs import strict_json
 
+# Python makes whole numbers of at most 4,300 digits.
 _WHOLE = re.compile(r"[+-]?[0-9]{1,4000}")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,400}(?:\.[0-9]{0,400})?(?:[eE][+-]?[0-9]{1,4})?")
 _DECODER = strict_json(ValueError, ValueError)
 _BLANKS = " \t\r\n"
+
+
+class Unreadable(ValueError):
+    """What stands there is not what is looked for."""
 
 
 def skip_blanks(text: str, at: int, more: str = "") -> int:
@@ -29,33 +35,49 @@ def skip_blanks(text: str, at: int, more: str = "") -> int:
     return at
 
 
-def decode(text: str, at: int = 0) -> tuple[Any, int] | None:
+def expect(text: str, at: int, mark: str) -> int:
+    """The end of a mark that stands next, white space aside. Errors: Unreadable."""
+    at = skip_blanks(text, at)
+    if not text.startswith(mark, at):
+        raise Unreadable(f"no {mark}")
+    return at + len(mark)
+
+
+def decode(text: str, at: int = 0) -> tuple[Any, int]:
     """The JSON value that begins somewhere, white space aside, and where it ends.
 
-    None for anything else: NaN, a key that stands twice, a value that is cut off or nested too deep.
+    Errors: Unreadable for anything else: NaN, a key that stands twice, a value that is cut off or nested too deep.
     """
     try:
         return _DECODER.raw_decode(text, skip_blanks(text, at))
-    except (ValueError, RecursionError):
-        return None
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(str(error)) from error
 
 
-def make_call(name: object, arguments: Any) -> ToolCall | None:
-    """A call, or None where the name is no text that can be stored."""
-    # Half a surrogate pair cannot be stored.
+def decode_whole(text: str) -> Any:
+    """The JSON value that a text is, white space aside. Errors: Unreadable."""
+    value, end = decode(text)
+    if text[end:].strip():
+        raise Unreadable("text behind the value")
+    return value
+
+
+def make_call(name: object, arguments: Any) -> ToolCall:
+    """A call. Errors: Unreadable where the name is no text that can be stored, as half a surrogate pair cannot."""
     if not isinstance(name, str) or not name or not _storable(name):
-        return None
+        raise Unreadable("no name")
     return ToolCall(name=name, arguments=keep_arguments(arguments))
 
 
-def read_call(found: Any, keys: Sequence[str], name: str = "name") -> ToolCall | None:
-    """The call that an object is which has a name and, under one of ``keys``, arguments, and nothing else."""
-    if not isinstance(found, dict):
-        return None
-    rest = found.keys() - {"type", "id", "tool_call_id", name}
-    if name not in found or len(rest) != 1 or not rest <= set(keys):
-        return None
-    return make_call(found[name], found[rest.pop()])
+def read_call(value: Any, keys: Sequence[str], name: str = "name") -> ToolCall:
+    """The call that an object is which has a name and, under one of ``keys``, arguments, and nothing else.
+
+    Errors: Unreadable.
+    """
+    rest = value.keys() - {"type", "id", "tool_call_id", name} if isinstance(value, dict) else set()
+    if len(rest) != 1 or not rest <= set(keys) or name not in value:
+        raise Unreadable("no name with arguments")
+    return make_call(value[name], value[rest.pop()])
 
 
 def keep_arguments(arguments: Any) -> dict[str, Any]:
@@ -118,9 +140,10 @@ def type_value(text: str, types: Sequence[str]) -> Any:
             return bare.lower() in ("true", "1")
         if kind == "null" and bare in ("null", "None"):
             return None
-        wanted = {"object": dict, "array": list}.get(kind)
-        if wanted and (found := decode(bare)) and found[1] == len(bare) and isinstance(found[0], wanted):
-            return found[0]
+        if wanted := {"object": dict, "array": list}.get(kind):
+            with suppress(Unreadable):
+                if isinstance(value := decode_whole(bare), wanted):
+                    return value
     return text
 
 
@@ -133,10 +156,6 @@ _WORDS = {"True": True, "true": True, "False": False, "false": False, "None": No
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\\": "\\", "'": "'", '"': '"', "/": "/", "\n": ""}
 
 
-class Unreadable(ValueError):
-    """What stands there is no value."""
-
-
 Quotes = tuple[str, ...]
 PYTHON: Quotes = ("'", '"')
 """The marks around strings in Python and JSON, between which a backslash escapes."""
@@ -144,38 +163,35 @@ PYTHON: Quotes = ("'", '"')
 GEMMA: Quotes = ('<|"|>', "<escape>")
 """Those of Gemma 4 and FunctionGemma: special tokens, between which nothing does."""
 
+# What stands behind an opening mark: a string and the mark that closes it.
+_STRINGS = {quote: re.compile(rf"([^{quote}\\]*(?:\\.[^{quote}\\]*)*){quote}", re.DOTALL) for quote in PYTHON}
+_STRINGS |= {mark: re.compile(rf"(.*?){re.escape(mark)}", re.DOTALL) for mark in GEMMA}
+_ESCAPE = re.compile(r"\\(?:([^xuU])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.)", re.DOTALL)
+
 
 def read_arguments(
     text: str, at: int, quotes: Quotes, *, ends: str, equals: str, depth: int = 1
 ) -> tuple[dict[str, Any], int]:
     """Names with values, such as ``a=1, b='x')`` behind an opening parenthesis; where they end. Errors: Unreadable."""
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     at = skip_blanks(text, at)
     while not text.startswith(ends, at):
         word = _WORD.match(text, at)
         key, at = (word[0], word.end()) if word else _read_value(text, at, quotes, 1)
         if not isinstance(key, str):
             raise Unreadable("a key is no text")
-        at = _expect(text, skip_blanks(text, at), equals)
-        if key in found:
+        at = expect(text, at, equals)
+        if key in arguments:
             raise Unreadable("a key stands twice")
-        found[key], at = _read_value(text, at, quotes, depth)
+        arguments[key], at = _read_value(text, at, quotes, depth)
         at = _go_on(text, at, ends)
-    return found, at + len(ends)
-
-
-def _expect(text: str, at: int, mark: str) -> int:
-    if not text.startswith(mark, at):
-        raise Unreadable(f"no {mark}")
-    return at + len(mark)
+    return arguments, at + len(ends)
 
 
 def _go_on(text: str, at: int, ends: str) -> int:
     """Past a comma, or to the end of a list."""
     at = skip_blanks(text, at)
-    if text.startswith(ends, at):
-        return at
-    return skip_blanks(text, _expect(text, at, ","))
+    return at if text.startswith(ends, at) else skip_blanks(text, expect(text, at, ","))
 
 
 def _read_value(text: str, at: int, quotes: Quotes, depth: int) -> tuple[Any, int]:
@@ -199,44 +215,30 @@ def _read_value(text: str, at: int, quotes: Quotes, depth: int) -> tuple[Any, in
 
 
 def _read_list(text: str, at: int, quotes: Quotes, depth: int) -> tuple[list[Any], int]:
-    found: list[Any] = []
+    values: list[Any] = []
     at = skip_blanks(text, at)
     while not text.startswith("]", at):
         value, at = _read_value(text, at, quotes, depth + 1)
-        found.append(value)
+        values.append(value)
         at = _go_on(text, at, "]")
-    return found, at + 1
+    return values, at + 1
 
 
 def _read_string(text: str, at: int, quote: str) -> tuple[str, int]:
+    string = _STRINGS[quote].match(text, at)
+    if string is None:
+        raise Unreadable("a string without an end")
     if quote in GEMMA:
-        end = text.find(quote, at)
-        if end < 0:
-            raise Unreadable("a string without an end")
-        return text[at:end], end + len(quote)
-    parts: list[str] = []
-    stop = re.compile(rf"[{quote}\\]")
-    while True:
-        mark = stop.search(text, at)
-        if mark is None:
-            raise Unreadable("a string without an end")
-        parts.append(text[at : mark.start()])
-        if mark[0] == quote:
-            # Both halves of a surrogate pair, as JSON escapes them, are one character.
-            whole = "".join(parts).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
-            return whole, mark.end()
-        letter, at = _read_escape(text, mark.end())
-        parts.append(letter)
+        return string[1], string.end()
+    # Both halves of a surrogate pair, as JSON escapes them, are one character.
+    plain = _ESCAPE.sub(_unescape, string[1]).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    return plain, string.end()
 
 
-def _read_escape(text: str, at: int) -> tuple[str, int]:
-    letter = text[at : at + 1]
-    if letter in _ESCAPES and letter:
-        return _ESCAPES[letter], at + 1
-    size = {"x": 2, "u": 4, "U": 8}.get(letter)
-    digits = text[at + 1 : at + 1 + (size or 0)]
-    if size is None:
-        return f"\\{letter}", at + 1  # as Python reads an escape that it does not know
-    if len(digits) != size or not re.fullmatch(r"[0-9a-fA-F]+", digits) or int(digits, 16) > 0x10FFFF:
+def _unescape(escape: re.Match[str]) -> str:
+    letter, digits = escape[1], escape[2] or escape[3] or escape[4]
+    if letter:
+        return _ESCAPES.get(letter, escape[0])  # as Python reads an escape that it does not know
+    if not digits or int(digits, 16) > 0x10FFFF:
         raise Unreadable("half an escape")
-    return chr(int(digits, 16)), at + 1 + size
+    return chr(int(digits, 16))

@@ -8,7 +8,7 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,8 @@ def first_line(error: BaseException) -> str:
     return " ".join(lines[: 1 + lines[0].endswith(":")])
 
 
-def tell_wrapper(names: Iterable[str], *, own: Sequence[str] = ()) -> str | None:
+def tell_wrapper(names: Collection[str], *, own: Sequence[str] = ()) -> str | None:
     """What wrapped a model whose weights have such names, and what undoes it; ``own`` are prefixes that belong."""
-    names = list(names)
     for prefix, told in _WRAPPERS.items():
         if prefix not in own and any(re.search(rf"(^|\.){re.escape(prefix)}", name) for name in names):
             return f"names with {prefix!r} are {told}"
@@ -102,18 +101,19 @@ def check_report(directory: Path, network: Any, info: Mapping[str, Any], stored:
     spare = _spare_parts(directory, network)
     unexpected = sorted(name for name in info["unexpected_keys"] if not spare.search(name))
     unexpected = [name for name in unexpected if not is_mask(name, stored.get(name))]
-    told = []
+    findings = []
     if missing:
         first, total = first_names(missing), len(network.state_dict())
-        told.append(f"{len(missing)} of {total} weights of the model are not in its files (first: {first})")
+        findings.append(f"{len(missing)} of {total} weights of the model are not in its files (first: {first})")
     if unexpected:
-        told.append(f"the files hold {len(unexpected)} that the model does not have (first: {first_names(unexpected)})")
+        first = first_names(unexpected)
+        findings.append(f"the files hold {len(unexpected)} that the model does not have (first: {first})")
     if mismatched:
-        name, found, wanted = mismatched[0]
-        shapes = f"{name} is {_shape(found)} there and {_shape(wanted)} in the model"
-        told.append(f"{len(mismatched)} have another shape than config.json says ({shapes})")
-    if told:
-        raise StudyError(f"{directory}: {'; '.join(told)}; {_find_remedy(missing, unexpected)}")
+        name, there, wanted = mismatched[0]
+        shapes = f"{name} is {_shape(there)} there and {_shape(wanted)} in the model"
+        findings.append(f"{len(mismatched)} have another shape than config.json says ({shapes})")
+    if findings:
+        raise StudyError(f"{directory}: {'; '.join(findings)}; {_find_remedy(missing, unexpected)}")
 
 
 def _spare_parts(directory: Path, network: Any) -> re.Pattern[str]:

@@ -199,7 +199,7 @@ def _attach(network: Any, adapter: PeftAdapter, tensors: Mapping[str, Tensor], h
     try:
         with quiet():
             wrapped = PeftModel(network, config, low_cpu_mem_usage=hollow)
-            found = set_peft_model_state_dict(wrapped, dict(tensors), low_cpu_mem_usage=hollow)
+            loading = set_peft_model_state_dict(wrapped, dict(tensors), low_cpu_mem_usage=hollow)
     except KeyError as error:
         raise StudyError(
             f"{adapter.directory}: {files.ADAPTER} does not hold {error.args[0]}, which {files.ADAPTER_CONFIG} tells;"
@@ -210,20 +210,20 @@ def _attach(network: Any, adapter: PeftAdapter, tensors: Mapping[str, Tensor], h
             f"{adapter.directory}: does not fit its base {adapter.base} ({_tell(error)}); name the base that it was"
             f" trained on as base_model_name_or_path in {files.ADAPTER_CONFIG}"
         ) from error
-    missing = [name.replace(".default", "") for name in found.missing_keys if ".default" in name]
+    missing = [name.replace(".default", "") for name in loading.missing_keys if ".default" in name]
     if any(name.endswith(_TOKENS) for name in tensors):  # The other end of tied ones is the same.
         missing = [name for name in missing if not name.endswith(_TOKENS)]
     if config.bias != "none":  # PEFT does not count biases that were trained and are not there.
         wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
         missing += [name for name in wanted if name.endswith("bias") and name not in tensors]
-    if missing or found.unexpected_keys:
+    if missing or loading.unexpected_keys:
         lists = {
             "weights of the adapter are not in its file": sorted(missing),
-            "in its file belong to no layer of the base": sorted(found.unexpected_keys),
+            "in its file belong to no layer of the base": sorted(loading.unexpected_keys),
         }
-        told = [f"{len(names)} {what} (first: {first_names(names)})" for what, names in lists.items() if names]
-        remedy = tell_wrapper(found.unexpected_keys, own=_OWN) or _AGAIN
-        raise StudyError(f"{adapter.directory}: {'; '.join(told)} ({adapter.base}); {remedy}")
+        findings = [f"{len(names)} {what} (first: {first_names(names)})" for what, names in lists.items() if names]
+        remedy = tell_wrapper(loading.unexpected_keys, own=_OWN) or _AGAIN
+        raise StudyError(f"{adapter.directory}: {'; '.join(findings)} ({adapter.base}); {remedy}")
     return wrapped
 
 
@@ -296,22 +296,28 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for path in weight_files(base):
         weights |= load_file(path)
-    if stack:
-        for module, factors in stack.factors.items():
-            weights[f"{module}.weight"] = merged(weights[f"{module}.weight"], factors)
+    for module, factors in (stack.factors if stack else {}).items():
+        weights[f"{module}.weight"] = merged(weights[f"{module}.weight"], factors)
     return weights
 
 
 def write_whole(directory: Path, target: Path) -> None:
     """Writes the directory's whole weights, its configuration and tokenizer to ``target``, which is there and empty.
 
-    A stack is merged in 32-bit floats, one of the base's files at a time, then rounded to what the base is stored in.
+    An adapter is merged in 32-bit floats, then rounded to what the base is stored in: one of the base's files at a
+    time, or in a network.
     """
     from safetensors.torch import save_file
 
     stack = find_stack(directory)
     if _needs_network(directory, stack):
-        _write_merged(directory, target)
+        opened = open_network(directory, dtype=torch.float32, attention="eager")
+        if opened.stack:
+            merge(opened.network, opened.stack)
+        stored = max(read_kinds(weight_files(opened.home)[0]).values())
+        dtype = {"BF16": torch.bfloat16, "F16": torch.float16}.get(stored, torch.float32)
+        with no_progress_bars():
+            opened.network.to(dtype).save_pretrained(target)
         copy_text_files(directory, target)
         return
     copy_text_files(directory, target)
@@ -328,17 +334,6 @@ def write_whole(directory: Path, target: Path) -> None:
             if (factors := stack.factors.get(name.removesuffix(".weight"))) is not None:
                 weights[name] = merged(weight, factors).to(weight.dtype)
         save_file(weights, target / path.name, metadata={"format": "pt"})
-
-
-def _write_merged(directory: Path, target: Path) -> None:
-    """An adapter merged into its base in a network, in 32-bit floats, then rounded to what the base is stored in."""
-    opened = open_network(directory, dtype=torch.float32, attention="eager")
-    if opened.stack:
-        merge(opened.network, opened.stack)
-    stored = max(read_kinds(weight_files(opened.home)[0]).values())
-    dtype = {"BF16": torch.bfloat16, "F16": torch.float16}.get(stored, torch.float32)
-    with no_progress_bars():
-        opened.network.to(dtype).save_pretrained(target)
 
 
 def _needs_network(directory: Path, stack: Stack | None) -> bool:

@@ -56,15 +56,13 @@ _TOKENS = (
     *("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model"),
     *("sentencepiece.bpe.model", "*.tiktoken"),
 )
+_FETCH = "fetch the adapter again"
 _MERGE = "merge it where it was trained (PEFT: merge_and_unload, then save_pretrained) and name that directory"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeftAdapter:
-    """A PEFT directory: ``base`` is where its base was found, ``settings`` are those of adapter_config.json.
-
-    ``plain`` says that it is two factors beside linear layers and nothing else, as far as the settings tell.
-    """
+    """A PEFT directory: ``base`` is where its base was found, ``settings`` are those of adapter_config.json."""
 
     directory: Path
     base: Path
@@ -72,7 +70,7 @@ class PeftAdapter:
 
     @property
     def plain(self) -> bool:
-        """Whether the settings ask for nothing but two factors beside weights."""
+        """Whether it is two factors beside linear layers and nothing else, as far as the settings tell."""
         started = self.settings.get("init_lora_weights", True)
         own_base = isinstance(started, str) and started.lower().startswith(("pissa", "olora"))
         rich = any(self.settings.get(key) for key in (*_RICH, "fan_in_fan_out"))
@@ -95,8 +93,8 @@ def read_peft(directory: Path, *, download: bool = True) -> PeftAdapter:
             f"{directory}: holds an adapter ({files.ADAPTER_CONFIG}) beside other weights ({beside[0]}), which"
             " transformers would add to them; move the adapter into a directory of its own, or delete it"
         )
-    settings = _read_settings(directory)
-    _check_kind(directory, settings)
+    settings = read_object(directory / files.ADAPTER_CONFIG, _FETCH)
+    _check_kind(directory / files.ADAPTER_CONFIG, settings)
     if not (directory / files.ADAPTER).is_file():
         pickled = (directory / "adapter_model.bin").is_file()
         found = "pickle weights (adapter_model.bin) are not loaded" if pickled else f"holds no {files.ADAPTER}"
@@ -106,14 +104,14 @@ def read_peft(directory: Path, *, download: bool = True) -> PeftAdapter:
 
 def digest_adapter(directory: Path) -> str:
     """SHA-256 over an adapter's weights and those of its settings that say what it computes. Errors: StudyError."""
-    settings = {key: value for key, value in _read_settings(directory).items() if key not in _FREE}
+    stored = read_object(directory / files.ADAPTER_CONFIG, _FETCH)
+    settings = {key: value for key, value in stored.items() if key not in _FREE}
     for key, value in settings.items():  # sets are written in any order
-        if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
             settings[key] = sorted(value)
-    told = json.dumps(settings, sort_keys=True)
     with (directory / files.ADAPTER).open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(f"{told} {weights}".encode()).hexdigest()
+    return hashlib.sha256(f"{json.dumps(settings, sort_keys=True)} {weights}".encode()).hexdigest()
 
 
 def text_home(directory: Path) -> Path:
@@ -126,26 +124,21 @@ def has_tokenizer(directory: Path) -> bool:
     return any(path.is_file() for pattern in _TOKENS for path in directory.glob(pattern))
 
 
-def _read_settings(directory: Path) -> dict[str, Any]:
-    return read_object(directory / files.ADAPTER_CONFIG, "fetch the adapter again")
-
-
-def _check_kind(directory: Path, settings: Mapping[str, Any]) -> None:
+def _check_kind(file: Path, settings: Mapping[str, Any]) -> None:
     kind = str(settings.get("peft_type", "nothing")).upper()
-    place = directory / files.ADAPTER_CONFIG
     if kind != "LORA":
-        told = _OTHER_KINDS.get(kind, f"of kind {kind}")
-        raise StudyError(f"{place}: the adapter is {told}, and only LoRA is merged here; {_MERGE}")
+        words = _OTHER_KINDS.get(kind, f"of kind {kind}")
+        raise StudyError(f"{file}: the adapter is {words}, and only LoRA is merged here; {_MERGE}")
     for key, reason in _UNMERGEABLE.items():
         if settings.get(key):
-            raise StudyError(f"{place}: the adapter cannot be merged, for {reason} ({key}); {_MERGE}")
+            raise StudyError(f"{file}: the adapter cannot be merged, for {reason} ({key}); {_MERGE}")
     for key in ("r", "lora_alpha"):
         if type(settings.get(key)) not in (int, float):
-            raise StudyError(f"{place}: tells no {key}, by which the adapter is scaled; write the number that it had")
+            raise StudyError(f"{file}: tells no {key}, by which the adapter is scaled; write the number that it had")
     started = settings.get("init_lora_weights", True)
     if isinstance(started, str) and started.lower().startswith(_FOREIGN_STARTS):
         raise StudyError(
-            f"{place}: the adapter changed its base as it began (init_lora_weights = {started!r}), by what the"
+            f"{file}: the adapter changed its base as it began (init_lora_weights = {started!r}), by what the"
             f" directory does not hold; {_MERGE}"
         )
 
@@ -153,37 +146,38 @@ def _check_kind(directory: Path, settings: Mapping[str, Any]) -> None:
 def _find_base(directory: Path, settings: Mapping[str, Any], download: bool) -> Path:
     """The base by path, absolute or as seen from the adapter, beside it or from here; else in the hub's cache."""
     name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
-    place = directory / files.ADAPTER_CONFIG
+    file = directory / files.ADAPTER_CONFIG
     if not isinstance(name, str) or not name:
-        raise StudyError(f"{place}: names no base (base_model_name_or_path); write the base's path or name there")
+        raise StudyError(f"{file}: names no base (base_model_name_or_path); write the base's path or name there")
     path = Path(name).expanduser()
     near = [path] if path.is_absolute() else [directory / path, path]
     if len(path.parts) == 1 and path.name != "..":
         near.append(directory.absolute().parent / path)
     # os.path.isfile raises no error for names that no path can have.
-    models = [one for one in near if any(os.path.isfile(one / file) for file in (files.CONFIG, files.ADAPTER_CONFIG))]  # noqa: PTH113
-    found = list(dict.fromkeys(Path(os.path.normpath(one.absolute())) for one in models))
-    found = [one for one in found if one.resolve() != directory.resolve()]
-    if len(found) > 1 and len({_digest_or_path(one) for one in found}) > 1:
+    names = (files.CONFIG, files.ADAPTER_CONFIG)
+    models = [home for home in near if any(os.path.isfile(home / name) for name in names)]  # noqa: PTH113
+    bases = list(dict.fromkeys(Path(os.path.normpath(home.absolute())) for home in models))
+    bases = [home for home in bases if home.resolve() != directory.resolve()]
+    if len(bases) > 1 and len({_digest_or_path(home) for home in bases}) > 1:
         raise StudyError(
-            f"{place}: the base {name!r} may be {found[0]} or {found[1]}; write an absolute path as"
+            f"{file}: the base {name!r} may be {bases[0]} or {bases[1]}; write an absolute path as"
             " base_model_name_or_path"
         )
-    if found:
-        base = found[0]
+    if bases:
+        base = bases[0]
     elif path.is_absolute() or not files.REPOSITORY.fullmatch(name) or name.startswith("."):
         raise StudyError(
-            f"{place}: its base {name!r} (base_model_name_or_path) is not here; put that directory there, or write the"
+            f"{file}: its base {name!r} (base_model_name_or_path) is not here; put that directory there, or write the"
             " path where it is"
         )
     else:
         try:
             base = find(name, revision if isinstance(revision, str) else None, download=download)
         except StudyError as error:
-            told = f"{place}: its base {name!r} (base_model_name_or_path) is no directory beside the adapter or here"
-            raise StudyError(f"{told}; {error}") from error
+            finding = f"its base {name!r} (base_model_name_or_path) is no directory beside the adapter or here"
+            raise StudyError(f"{file}: {finding}; {error}") from error
     if (base / files.STACK).is_file() or is_peft(base):
-        raise StudyError(f"{place}: its base {base} is itself an adapter, or holds one; merge that into whole weights")
+        raise StudyError(f"{file}: its base {base} is itself an adapter, or holds one; merge that into whole weights")
     return base
 
 

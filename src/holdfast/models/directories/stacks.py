@@ -107,10 +107,8 @@ def copy_text_files(source: Path, target: Path) -> None:
     home = text_home(source)
     for name in TEXT_FILES:
         places = (home, base_of(source)) if name == _GENERATION and is_peft(source) else (home,)
-        for place in places:
-            if (place / name).is_file():
-                shutil.copyfile(place / name, target / name)
-                break
+        if (file := next(filter(Path.is_file, (place / name for place in places)), None)) is not None:
+            shutil.copyfile(file, target / name)
 
 
 def read_stack(directory: Path) -> Stack:
@@ -281,16 +279,16 @@ def _find_base(directory: Path, note: Mapping[str, Any]) -> Path:
     here = directory.resolve()
     name, path = str(note["base"]), note["path"]
     places = [parent / name for parent in here.parents] + ([Path(path)] if path else [])
-    found = [place for place in places if place != here and (place / files.CONFIG).is_file()]
-    if not found and note.get("hub"):
+    bases = [place for place in places if place != here and (place / files.CONFIG).is_file()]
+    if not bases and note.get("hub"):
         repository, _, revision = str(note["hub"]).partition("@")
-        found = [find(repository, revision or None)]
-    for place in found:
+        bases = [find(repository, revision or None)]
+    for place in bases:
         if digest_weights(place) == note["digest"]:
             return place
     wanted = f"base {name} (digest of its weights {note['digest'][:12]}…)"
-    if found:
-        raise StoreError(f"{directory}: {found[0]} holds other weights than the {wanted}; put that base there")
+    if bases:
+        raise StoreError(f"{directory}: {bases[0]} holds other weights than the {wanted}; put that base there")
     raise StoreError(f"{directory}: its {wanted} is not found; put that directory at {here.parent / name}")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
@@ -18,10 +19,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from holdfast.models import Ask, Conversation, Stopped, chat_messages, chat_tools, find_answered
+from holdfast.models import Ask, Conversation, Reply, SampledToken, Stopped, chat_messages, chat_tools, find_answered
 from holdfast.models.calls.families import FAMILIES, Family
 from holdfast.models.calls.native import MESSAGE, STOP, read_native, read_reply, read_turn, render
 from holdfast.models.calls.spelled import PAIRS, spells_call
+from holdfast.models.directories.libraries import first_line
 from holdfast.models.directories.peft import has_tokenizer, is_peft, text_home
 from holdfast.models.directories.stacks import base_of
 from holdfast.models.hub.templates import ChatTemplate
@@ -71,9 +73,9 @@ class HubChat:
     ``channels`` says that replies carry headers, ``thought`` are the marks around a thought that a prompt opens, if it
     does, and ``thinks_on_demand`` says that the agent thinks only where the template is told so, which it is not.
     ``ends`` are the ids of the tokens that end a turn, ``unknown_ends`` those that are said to and that the tokenizer
-    does not have, ``source`` is the template. ``encode`` of a conversation begins
-    with the ``prompt_ids`` of each of its turns of the agent. Errors: StudyError for a directory without a tokenizer,
-    template or token that ends a turn, a template that is refused, or ``calls`` that it cannot write.
+    does not have, ``source`` is the template. ``encode`` of a conversation begins with the ``prompt_ids`` of each of
+    its turns of the agent. Errors: StudyError for a directory without a tokenizer, template or token that ends a turn,
+    a template that is refused, or ``calls`` that it cannot write.
     """
 
     def __init__(self, directory: Path | str, *, calls: Calls = "auto") -> None:
@@ -105,7 +107,6 @@ class HubChat:
         self._probe(calls)
 
     def _probe(self, calls: Calls) -> None:
-        """Find out what the template can write."""
         tools = chat_tools([PROBE_TOOL])
 
         def show(*messages: Message, **how: Any) -> str:
@@ -119,18 +120,18 @@ class HubChat:
         called = show(_CALLING, PROBE_RESULT, tools=tools, prompt=True)
         shows = all(part in called for part in ("probe description", "probe value", "probe result"))
         offered, call = show(tools=tools, prompt=True), show(_CALLING, tools=tools)
-        self._family = self._find_family(offered, call) if shows and offered and call else None
-        can = self._family is not None
+        family = self._find_family(offered, call) if shows and offered and call else None
         calling_twice = replace(_CALLING, tool_calls=(PROBE_CALL,) * 2)
         twice = show(calling_twice, PROBE_RESULT, PROBE_RESULT, tools=tools, prompt=True)
-        self._parallel = can and twice.count("probe value") == 2
-        if calls == "native" and not can:
+        self._parallel = twice.count("probe value") == 2
+        if calls == "native" and family is None:
             raise StudyError(
                 f"{self.directory}: the chat template writes no calls that can be read; set calls = 'text'"
             )
         # Calls that stand alone have no thought beside them that could be lost.
-        whole = "probe thought" in call or (self._family is not None and self._family.alone)
-        self.native = can and (calls == "native" or (calls == "auto" and whole))
+        whole = "probe thought" in call or (family is not None and family.alone)
+        self._family = family if calls == "native" or (calls == "auto" and whole) else None
+        self.native = self._family is not None
         # What a template writes behind an answer.
         self._turn_end = answered.rpartition("probe answer")[2]
         self.thought = next((pair for pair in PAIRS if prompt.rstrip().endswith(pair[0])), None)
@@ -172,19 +173,19 @@ class HubChat:
     ) -> tuple[list[int], list[bool]]:
         """As ``encode``. Errors: Unfaithful for a turn that is shown otherwise than it was sampled; StudyError."""
         shown = self._shown(messages, tools)
-        turns = [place for place, message in enumerate(shown) if message.role == "assistant"]
+        turns = [number for number, message in enumerate(shown) if message.role == "assistant"]
         opening = self._opening(shown[: turns[0]] if turns else shown, tools)
         if not turns:
             ids, _ = self._ids(opening)
             return ids, [False] * len(ids)
-        prompts = [self._render(shown[:place], tools, prompt=True) if place else "" for place in turns]
+        prompts = [self._render(shown[:turn], tools, prompt=True) if turn else "" for turn in turns]
         text, last = self._close(shown, tools, turns[-1], prompts[-1])
         spans = []
-        for number, (place, prompt) in enumerate(zip(turns[:-1], prompts[:-1], strict=True)):
+        for turn, (prompt, following) in zip(turns, pairwise(prompts), strict=False):
             if not text.startswith(prompt):
-                raise Unfaithful(_REWRITES.format(place + 1))
-            end = self._find_end(text, len(prompt), len(prompts[number + 1]), shown[: place + 1], tools)
-            self._check_own(text[len(prompt) : end], shown[place], place)
+                raise Unfaithful(_REWRITES.format(turn + 1))
+            end = self._find_end(text, len(prompt), len(following), shown[: turn + 1], tools)
+            self._check_own(text[len(prompt) : end], shown[turn], turn)
             spans.append((len(prompt), end))
         return self._tokenize(text, [*spans, (len(prompts[-1]), last)], [len(opening), *map(len, prompts)])
 
@@ -239,30 +240,30 @@ class HubChat:
         bare, prompt = self._render(shown, tools, prompt=False), self._render(shown, tools, prompt=True)
         return bare if prompt.startswith(bare) else bare[: self._shared(bare, prompt)]
 
-    def _close(self, shown: Sequence[Message], tools: Sequence[ToolSpec], place: int, prompt: str) -> tuple[str, int]:
+    def _close(self, shown: Sequence[Message], tools: Sequence[ToolSpec], turn: int, prompt: str) -> tuple[str, int]:
         """The text in which the agent's last turn stands behind its prompt as it wrote it, and where that turn ends."""
         whole = self._render(shown, tools, prompt=False)
         if whole.startswith(prompt):
-            end = self._find_end(whole, len(prompt), len(whole), shown[: place + 1], tools)
-            if self._find_change(whole[len(prompt) : end], shown[place]) is None:
+            end = self._find_end(whole, len(prompt), len(whole), shown[: turn + 1], tools)
+            if self._find_change(whole[len(prompt) : end], shown[turn]) is None:
                 return whole, end
         # A template may show a turn with more or less around it than was sampled, such as an opening of thoughts.
-        said = shown[place].content.removeprefix(self._opened)
-        if not shown[place].tool_calls and place == len(shown) - 1:
+        said = shown[turn].content.removeprefix(self._opened)
+        if not shown[turn].tool_calls and turn == len(shown) - 1:
             ended = self._end.search(self._turn_end)
             own = said + (self._turn_end[: ended.end()] if ended else self._turn_end)
             return f"{prompt}{said}{self._turn_end}", len(prompt) + len(own)
-        bare = self._opening(shown[:place], tools)
+        bare = self._opening(shown[:turn], tools)
         if not whole.startswith(bare):
-            raise Unfaithful(_REWRITES.format(place + 1))
+            raise Unfaithful(_REWRITES.format(turn + 1))
         begin = max(len(bare), self._shared(whole, prompt))
         at = whole.find(said, begin)
-        end = self._find_end(whole, max(at, begin), len(whole), shown[: place + 1], tools)
+        end = self._find_end(whole, max(at, begin), len(whole), shown[: turn + 1], tools)
         if not said or at < 0 or at >= end:
-            self._check_own(whole[begin:end], shown[place], place)
+            self._check_own(whole[begin:end], shown[turn], turn)
             at = begin
         own = whole[at:end]
-        self._check_own(own, shown[place], place)
+        self._check_own(own, shown[turn], turn)
         return prompt + own + whole[end:], len(prompt) + len(own)
 
     def _find_end(self, text: str, start: int, bound: int, shown: Sequence[Message], tools: Sequence[ToolSpec]) -> int:
@@ -333,12 +334,11 @@ class HubChat:
         """The texts at which a reply ends, beside the tokens ``ends``."""
         if not tools:
             return ()
-        return self._family.stops if self.native and self._family else STOP
+        return self._family.stops if self._family else STOP
 
     def decode(self, ids: Sequence[int]) -> str:
         """The tokens as text, special tokens included."""
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return text
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def read(
         self, reply: Sequence[int] | str, tools: Sequence[ToolSpec], made: Sequence[ToolCall] = ()
@@ -357,30 +357,38 @@ class HubChat:
         message = self._read_text(text, tools, made)
         return (None, "incoherent") if message is None else (message, "stop")
 
-    def finish(self, ids: Sequence[int], ask: Ask, *, complete: bool) -> tuple[Message | None, Stopped]:
-        """The message of the tokens sampled for a request, and how it ended; under a schema it is the whole text."""
-        if not complete:
-            return None, "length"
-        if ask.schema is None:
-            return self.read(ids, ask.conversation.tools, ask.conversation.calls)
-        text = self.decode([token for token in ids if token not in self.ends])
-        return Message(role="assistant", content=text), "stop"
+    def finish(
+        self, ids: Sequence[int], ask: Ask, *, complete: bool, logprob: float, sampled: Sequence[SampledToken]
+    ) -> Reply:
+        """The reply that the tokens sampled for a request are; under a schema the whole text is its message."""
+        message: Message | None = None
+        stopped: Stopped = "length"
+        if complete and ask.schema is None:
+            message, stopped = self.read(ids, ask.conversation.tools, ask.conversation.calls)
+        elif complete:
+            text = self.decode([token for token in ids if token not in self.ends])
+            message, stopped = Message(role="assistant", content=text), "stop"
+        return Reply(
+            message=message,
+            stopped=stopped,
+            tokens=len(ids),
+            logprob=logprob,
+            raw=self.decode(ids),
+            sampled=tuple(sampled) if ask.logprobs else None,
+            ids=tuple(ids),
+        )
 
     def _read_text(self, text: str, tools: Sequence[ToolSpec], made: Sequence[ToolCall]) -> Message | None:
         if tools and self.thought and self.thought[1] not in text and spells_call(text, tools, made):
             return None  # the prompt opened the thinking, and nothing says that it ended before the call
-        if not self.native or self._family is None:
-            return self._read_plain(text, tools, made)
-        for stop in self.stops(tools):
-            text = text.partition(stop)[0]
-        message = read_native(text, tools, self._family, made)
-        return None if message and len(message.tool_calls) > 1 and not self._parallel else message
-
-    def _read_plain(self, text: str, tools: Sequence[ToolSpec], made: Sequence[ToolCall]) -> Message | None:
-        """The message of a reply in the text format, under headers where the template has them."""
+        if self._family is not None:
+            for stop in self.stops(tools):
+                text = text.partition(stop)[0]
+            message = read_native(text, tools, self._family, made)
+            return None if message and len(message.tool_calls) > 1 and not self._parallel else message
         if not self.channels or MESSAGE not in text:
             return read_reply(text, tools, made)
-        turn = read_turn(text)
+        turn = read_turn(text)  # the text format under headers
         if turn is None or turn.calls or not turn.said:
             return None
         message = read_reply("\n".join(turn.said), tools, made)
@@ -396,7 +404,7 @@ def _load_tokenizer(directory: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(home, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # Tokenizers in Rust raise bare exceptions for damaged files.
-        reason = (str(error).strip() or repr(error)).partition("\n")[0]
+        reason = first_line(error)
         raise StudyError(f"{directory}: its tokenizer cannot be read ({reason}); fetch the model again") from error
     if not tokenizer.is_fast:
         raise StudyError(f"{directory}: its tokenizer does not tell where tokens stand; add a tokenizer.json")
@@ -405,15 +413,15 @@ def _load_tokenizer(directory: Path) -> Any:
 
 def _named_ends(tokenizer: Any, directory: Path) -> tuple[int, ...]:
     """The ids that are said to end a turn, by the tokenizer and by the model's settings; it may have none of them."""
-    found: list[int] = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    named: list[Any] = [tokenizer.eos_token_id]
     places = dict.fromkeys((directory, base_of(directory))) if is_peft(directory) else (directory,)
     for place in (home / name for name in ("generation_config.json", "config.json") for home in places):
         try:
-            told = json.loads(place.read_text(encoding="utf-8")).get("eos_token_id")
+            ends = json.loads(place.read_text(encoding="utf-8")).get("eos_token_id")
         except (OSError, ValueError, AttributeError):
             continue
-        found += told if isinstance(told, list) else [] if told is None else [told]
-    return tuple(dict.fromkeys(number for number in found if isinstance(number, int)))
+        named += ends if isinstance(ends, list) else [ends]
+    return tuple(dict.fromkeys(number for number in named if isinstance(number, int)))
 
 
 def _as_dicts(messages: Iterable[Message]) -> list[dict[str, Any]]:
@@ -491,11 +499,9 @@ def find_fault(chat: HubChat, conversations: Iterable[Conversation]) -> str | No
 def advise(chat: HubChat, conversations: Sequence[Conversation]) -> str:
     """What helps where these cannot be trained on; whatever it names was tried on them."""
     other: Calls = "text" if chat.native else "native"
-    try:
+    with suppress(StudyError):  # it may have no other way to write calls
         if find_fault(HubChat(chat.directory, calls=other), conversations) is None:
             return f"set calls = {other!r}"
-    except StudyError:
-        pass  # it has no other way to write calls
     several = any(sum(message.role == "assistant" for message in one.messages) > 1 for one in conversations)
     if several and find_fault(chat, _conversations(chat, several=False, dialogue=False)) is None:
         return (

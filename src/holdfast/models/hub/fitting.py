@@ -60,9 +60,9 @@ def check_directory(
         config.get_text_config(decoder=True), "quantization_config", None
     )
     if quantization:
-        told = dict(quantization if isinstance(quantization, dict) else quantization.to_dict())
         if adapted or not foreign:
-            check_quantized(home, told, adapted=adapted, trained=trained)
+            settings = dict(quantization if isinstance(quantization, dict) else quantization.to_dict())
+            check_quantized(home, settings, adapted=adapted, trained=trained)
         return None  # What these weights become is known when they are loaded, and checked then.
     network = build_hollow(home, config, read_shapes(home), attention=attention)
     _check_stored(home)
@@ -79,6 +79,8 @@ def check_directory(
 
 def _check_stored(home: Path) -> None:
     """Refuses whole numbers for weights, and two weights of one name: which of them counts is chance."""
+    from safetensors import safe_open
+
     places: dict[str, Path] = {}
     for path in weight_files(home):
         shapes = read_header(path)
@@ -89,53 +91,46 @@ def _check_stored(home: Path) -> None:
                     f"{path}: {name} is of whole numbers ({kind}): quantised weights, and config.json does not tell how"
                     " (quantization_config); name the model in 16 bits"
                 )
-            if (other := places.setdefault(name, path)) != path and not _are_equal(name, other, path):
+            if (other := places.setdefault(name, path)) == path:
+                continue
+            both: list[Any] = [safe_open(file, framework="pt") for file in (other, path)]
+            if not torch.equal(*(file.get_tensor(name) for file in both)):
                 raise StudyError(f"{path}: {name} is also in {other.name}, and another one there; save the model again")
 
 
-def _are_equal(name: str, *paths: Path) -> bool:
-    from safetensors import safe_open
-
-    found = []
-    for path in paths:
-        with safe_open(path, framework="pt") as file:
-            found.append(file.get_tensor(name))
-    return torch.equal(*found)
-
-
-def check_quantized(directory: Path, told: Mapping[str, Any], *, adapted: bool, trained: bool = False) -> None:
+def check_quantized(directory: Path, settings: Mapping[str, Any], *, adapted: bool, trained: bool) -> None:
     """Refuses quantised weights that are not computed on this machine, that an adapter stands on, or that are trained.
 
-    ``told`` is the quantization_config. Errors: StudyError.
+    ``settings`` are the quantization_config. Errors: StudyError.
     """
     from transformers.quantizers import AutoHfQuantizer
 
-    method = str(told.get("quant_method", "an unnamed method"))
-    bits = [width for key, width in (("load_in_4bit", 4), ("load_in_8bit", 8)) if told.get(key)]
-    bits += [told[key] for key in ("bits", "w_bit", "num_bits") if isinstance(told.get(key), int)]
+    method = str(settings.get("quant_method", "an unnamed method"))
+    bits = [width for key, width in (("load_in_4bit", 4), ("load_in_8bit", 8)) if settings.get(key)]
+    bits += [settings[key] for key in ("bits", "w_bit", "num_bits") if isinstance(settings.get(key), int)]
     width = f", {bits[0]} bits" if bits else ""
-    place = f"{directory}: its weights are quantised ({method}{width})"
+    finding = f"{directory}: its weights are quantised ({method}{width})"
     if adapted:
         raise StudyError(
-            f"{place}, and an adapter is not merged into such weights; name the base in 16 bits as"
+            f"{finding}, and an adapter is not merged into such weights; name the base in 16 bits as"
             f" base_model_name_or_path in {files.ADAPTER_CONFIG}"
         )
     if trained:
-        raise StudyError(f"{place}, and such weights are not trained; name the model in 16 bits")
+        raise StudyError(f"{finding}, and such weights are not trained; name the model in 16 bits")
     with quiet():
         try:
-            known = AutoHfQuantizer.supports_quant_method(told)
+            known = AutoHfQuantizer.supports_quant_method(settings)
             if known:
-                AutoHfQuantizer.from_config(told, pre_quantized=True).validate_environment(
+                AutoHfQuantizer.from_config(settings, pre_quantized=True).validate_environment(
                     device_map={"": "cuda" if torch.cuda.is_available() else "cpu"}, weights_only=True
                 )
         except Exception as error:  # Every method has errors of its own.
             raise StudyError(
-                f"{place}, which this machine does not compute ({first_line(error)}); install what it names, use a GPU"
-                " that it asks for, or name the model in 16 bits"
+                f"{finding}, which this machine does not compute ({first_line(error)}); install what it names, use a"
+                " GPU that it asks for, or name the model in 16 bits"
             ) from error
     if not known:
-        raise StudyError(f"{place}, which transformers does not know; name the model in 16 bits")
+        raise StudyError(f"{finding}, which transformers does not know; name the model in 16 bits")
 
 
 def read_config(directory: Path) -> Any:

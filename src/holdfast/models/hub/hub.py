@@ -7,7 +7,6 @@ does not fit its own configuration, or its base, is refused before anything is l
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,8 +91,7 @@ def check_vocabulary(directory: Path, tokenizer: Any, tokens: int | None) -> Non
 
 def check_files(directory: Path, *, download: bool = True) -> None:
     """The part of ``check_model`` that needs neither torch nor transformers. Errors: StudyError."""
-    adapter = read_peft(directory, download=download) if is_peft(directory) else None
-    base = adapter.base if adapter else base_of(directory)
+    base = read_peft(directory, download=download).base if is_peft(directory) else base_of(directory)
     for place in dict.fromkeys((directory, base)):
         for name in _CONFIGS:
             if (place / name).is_file():
@@ -106,11 +104,11 @@ def check_files(directory: Path, *, download: bool = True) -> None:
 
 
 def _check_weights(base: Path) -> None:
-    found = sorted(path.name for path in base.glob("*.safetensors"))
+    stored = sorted(path.name for path in base.glob("*.safetensors"))
     pickles = sorted(path.name for path in base.iterdir() if path.suffix in _PICKLES)
-    if not found and pickles:
+    if not stored and pickles:
         raise StudyError(f"{base}: pickle weights ({pickles[0]}) are not loaded; convert to safetensors")
-    if not found and not (base / files.INDEX).is_file():
+    if not stored and not (base / files.INDEX).is_file():
         raise StudyError(f"{base}: holds no weights in safetensors; name the directory of a model")
     index = base / files.INDEX
     for path in read_index(index) if index.is_file() else ():
@@ -118,12 +116,12 @@ def _check_weights(base: Path) -> None:
             raise StudyError(f"{index}: pickle weights ({path.name}) are not loaded; convert to safetensors")
         if not path.is_file():
             raise StudyError(f"{index}: names {path.name}, which is not there; {files.FETCH}")
-    if strange := [name for name in found if _DISTRIBUTED.match(name)]:
+    if strange := [name for name in stored if _DISTRIBUTED.match(name)]:
         raise StudyError(f"{base}: {strange[0]} is of a distributed checkpoint; save the model whole")
     for path in weight_files(base):
         if not path.is_file():
             raise StudyError(
-                f"{base}: holds {found[0]}, but neither {path.name} nor {files.INDEX}, which says what belongs to the"
+                f"{base}: holds {stored[0]}, but neither {path.name} nor {files.INDEX}, which says what belongs to the"
                 " model; save the model again, or fetch it again"
             )
         read_header(path)
@@ -133,8 +131,16 @@ def _check_settings(path: Path) -> None:
     settings = read_object(path, files.FETCH)
     if path.name == files.CONFIG and settings.get(_AUTO_MAP, {}) is None:
         raise StudyError(f"{path}: its auto_map is null, which transformers does not read; take it out of the file")
-    objects = list(_find_objects(settings))
-    for key, value in (item for found in objects for item in found.items()):
+    objects: list[dict[str, Any]] = []  # at any depth
+    values: list[Any] = [settings]
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            objects.append(value)
+            values += value.values()
+        elif isinstance(value, list):
+            values += value
+    for key, value in (item for holder in objects for item in holder.items()):
         foreign = key in _ATTENTION and isinstance(value, str) and "/" in value
         if foreign or (key in _CODE and value not in _NOTHING):
             raise StudyError(f"{path}: asks to run code of its own ({key}): refused; use a model that needs none")
@@ -156,23 +162,9 @@ def _check_auto_map(path: Path, settings: dict[str, Any], *, top: bool) -> None:
         from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
     kind = settings.get("model_type")
     known = isinstance(kind, str) and kind in CONFIG_MAPPING
-    if known and top:
-        known = CONFIG_MAPPING[kind] in MODEL_FOR_CAUSAL_LM_MAPPING
-    if not known:
+    if not known or (top and CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING):
         what = f"a model of kind {kind!r}" if kind else "no model_type"
         raise StudyError(
             f"{path}: asks to run code of its own (auto_map) for {what}, which transformers does not have: refused; use"
             " a model that needs none"
         )
-
-
-def _find_objects(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every JSON object, at any depth."""
-    waiting: list[Any] = [settings]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            yield value
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value

@@ -115,10 +115,10 @@ def _train_tokenizer(entry: ModelEntry, texts: Iterable[str]) -> Any:
 
 
 def _make_model(entry: ModelEntry, tokenizer: Any, seed: int) -> Any:
-    import transformers
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    name = {"qwen2": "Qwen2", "llama": "Llama"}[entry.architecture]
-    config = getattr(transformers, f"{name}Config")(
+    config = AutoConfig.for_model(
+        entry.architecture,
         vocab_size=entry.vocabulary,
         hidden_size=entry.hidden,
         intermediate_size=entry.ffn,
@@ -135,4 +135,4 @@ def _make_model(entry: ModelEntry, tokenizer: Any, seed: int) -> Any:
     # The caller's own luck stays as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return getattr(transformers, f"{name}ForCausalLM")(config)
+        return AutoModelForCausalLM.from_config(config)

@@ -98,7 +98,7 @@ class _Process:
     """The process that renders: started when it is first needed, and anew after its end; one request at a time."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._child: subprocess.Popen[bytes] | None = None
         self._foreign: subprocess.Popen[bytes] | None = None
         self._known: dict[str, int] = {}
@@ -118,22 +118,17 @@ class _Process:
                     data = data[self._child.stdin.write(data) :]
                 answer: dict[str, Any] = json.loads(self._receive())
             except TimeoutError:
-                self._stop()
+                self.stop()
                 raise _Ended(f"does not end within {_WAIT:g} seconds") from None
             except (OSError, ValueError) as error:
                 raise _Ended(self._explain()) from error
             if "refused" in answer:  # what was refused may have left little memory to others
-                self._stop()
+                self.stop()
             return answer
-
-    def close(self) -> None:
-        """End the process; the next request starts another."""
-        with self._lock:
-            self._stop()
 
     def forget(self) -> None:
         """In a copy of this process: leave what serves the original alone."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._foreign, self._child = self._child, None
         self._known, self._unread = {}, b""
 
@@ -170,16 +165,17 @@ class _Process:
         return line
 
     def _explain(self) -> str:
-        """Why the process ended."""
         assert self._child is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(timeout=1)
         timed_out = self._child.returncode == -signal.SIGPROF
-        self._stop()
+        self.stop()
         return f"does not end within {SECONDS:g} seconds" if timed_out else "ends the process that renders it"
 
-    def _stop(self) -> None:
-        child, self._child = self._child, None
+    def stop(self) -> None:
+        """End the process; the next request starts another."""
+        with self._lock:
+            child, self._child = self._child, None
         if child is None:
             return
         child.kill()
@@ -191,7 +187,7 @@ class _Process:
 
 
 _PROCESS = _Process()
-stop = _PROCESS.close
+stop = _PROCESS.stop
 """Ends the process that renders, if there is one; the next request starts another."""
 
 atexit.register(stop)

@@ -101,24 +101,24 @@ class Decoder:
         numbers: dict[tuple[int, ...], int] = {}
         owner = [numbers.setdefault(tuple(row.prompt), len(numbers)) for row in rows]
         prompts = list(numbers)
-        found = [self.prefixes.find(prompt) for prompt in prompts]
-        known = max(count for count, _ in found)
+        known_states = [self.prefixes.find(prompt) for prompt in prompts]
+        known = max(count for count, _ in known_states)
         cache = DynamicCache(config=self._model.config)
         if known:
-            for number, (keys, values) in enumerate(lay_side_by_side(found, known)):
+            for number, (keys, values) in enumerate(lay_side_by_side(known_states, known)):
                 cache.update(keys, values, number)
-        rest = [prompt[count:] for prompt, (count, _) in zip(prompts, found, strict=True)]
+        rest = [prompt[count:] for prompt, (count, _) in zip(prompts, known_states, strict=True)]
         self.prefilled += sum(map(len, rest))
         width = max(map(len, rest))
         tokens = torch.zeros(len(prompts), width, dtype=torch.long)
         seen = torch.zeros(len(prompts), known + width, dtype=torch.bool)
         positions = torch.zeros(len(prompts), width, dtype=torch.long)
-        for number, (part, (count, _)) in enumerate(zip(rest, found, strict=True)):
+        for number, (part, (count, _)) in enumerate(zip(rest, known_states, strict=True)):
             tokens[number, : len(part)] = torch.tensor(part)
             seen[number, :count] = seen[number, known : known + len(part)] = True
             positions[number] = torch.arange(count, count + width)
         lasts = torch.tensor([len(part) - 1 for part in rest])
-        kept, place = torch.unique(lasts, return_inverse=True)
+        kept, column = torch.unique(lasts, return_inverse=True)
         seen = seen.to(self._device)
         out = self._model(
             input_ids=tokens.to(self._device),
@@ -128,7 +128,7 @@ class Decoder:
             use_cache=True,
             logits_to_keep=kept.to(self._device),
         )
-        logits = out.logits[torch.arange(len(prompts)), place]
+        logits = out.logits[torch.arange(len(prompts)), column]
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
         batch = _Batch(rows=list(rows), cache=cache, seen=seen, positions=lengths)
         if owner != list(range(len(prompts))):
@@ -171,8 +171,7 @@ class Decoder:
             drawn = torch.searchsorted(cumulative, bounds, right=True)[:, 0]
             tokens[places] = drawn.clamp_(max=logits.shape[1] - 1)
         self._note(rows, tokens, logprobs)
-        found: list[int] = tokens.tolist()
-        return found
+        return list(tokens.tolist())
 
     def _note(self, rows: Sequence[Row], tokens: Tensor, logprobs: Tensor) -> None:
         picked = logprobs.gather(1, tokens[:, None])[:, 0].tolist()

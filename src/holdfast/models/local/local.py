@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from holdfast.models import Ask, Reply
-from holdfast.models.directories.opening import check_finite, open_network
+from holdfast.models.directories.opening import check_finite, merge, open_network
 from holdfast.models.directories.stacks import base_of
 from holdfast.models.hub.chat import Calls, HubChat
 from holdfast.models.hub.hub import check_model, check_vocabulary
@@ -138,21 +139,11 @@ class LocalModel:
         return False
 
     def _finish(self, row: Row, ask: Ask) -> Reply:
-        message, stopped = self.chat.finish(row.ids, ask, complete=row.complete)
-        return Reply(
-            message=message,
-            stopped="context" if row.limit <= 0 else stopped,
-            tokens=len(row.ids),
-            logprob=row.logprob,
-            raw=self.chat.decode(row.ids),
-            sampled=tuple(row.sampled) if ask.logprobs else None,
-            ids=tuple(row.ids),
-        )
+        reply = self.chat.finish(row.ids, ask, complete=row.complete, logprob=row.logprob, sampled=row.sampled)
+        return replace(reply, stopped="context") if row.limit <= 0 else reply
 
 
 def _load(directory: Path, quantization: Quantization, precision: Precision) -> Any:
-    from holdfast.models.directories.opening import merge
-
     settings = quantization_settings(quantization, directory)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if settings:

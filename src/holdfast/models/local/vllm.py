@@ -143,25 +143,16 @@ class VllmModel:
 
     def _finish(self, ask: Ask, output: Any) -> Reply:
         ids = list(output.token_ids)
-        picked = [places[token].logprob for token, places in zip(ids, output.logprobs, strict=True)]
-        message, stopped = self.chat.finish(ids, ask, complete=output.finish_reason == "stop")
         sampled = [
             SampledToken(
                 text=self.chat.decode([token]),
-                logprob=logprob,
-                top={self.chat.decode([other]): one.logprob for other, one in places.items()},
+                logprob=places[token].logprob,
+                top={self.chat.decode([other]): likely.logprob for other, likely in places.items()},
             )
-            for token, logprob, places in zip(ids, picked, output.logprobs, strict=True)
+            for token, places in zip(ids, output.logprobs, strict=True)
         ]
-        return Reply(
-            message=message,
-            stopped=stopped,
-            tokens=len(ids),
-            logprob=sum(picked),
-            raw=self.chat.decode(ids),
-            sampled=tuple(sampled) if ask.logprobs else None,
-            ids=tuple(ids),
-        )
+        logprob, complete = sum(token.logprob for token in sampled), output.finish_reason == "stop"
+        return self.chat.finish(ids, ask, complete=complete, logprob=logprob, sampled=sampled)
 
 
 def _make_room(lora_r: int, precision: Precision, directory: Path) -> dict[str, Any]:

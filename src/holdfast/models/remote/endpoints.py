@@ -88,14 +88,13 @@ def read_key(endpoint: EndpointSection, place: str) -> str | None:
     None leaves the choice to the provider's own variable, whose key never goes to an address that a study names.
     Errors: StudyError where the variable is not set.
     """
-    if endpoint.key_env is not None:
-        key = os.environ.get(endpoint.key_env, "")
-        if not key:
-            raise StudyError(
-                f"{place}.key_env names {endpoint.key_env}, which is not set in the environment; set it to the key"
-            )
+    if endpoint.key_env is None:
+        return None if endpoint.base_url is None else NO_KEY
+    if key := os.environ.get(endpoint.key_env):
         return key
-    return None if endpoint.base_url is None else NO_KEY
+    raise StudyError(
+        f"{place}.key_env names {endpoint.key_env}, which is not set in the environment; set it to the key"
+    )
 
 
 def redact(text: str, *secrets: str | None) -> str:

@@ -5,13 +5,11 @@ Ask ─ chat_input ─▶ (Inspect) ─▶ ModelOutput ─ read_output ─▶ An
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import orjson
 from inspect_ai.model import (
     ChatMessage,
     ChatMessageAssistant,
@@ -19,6 +17,7 @@ from inspect_ai.model import (
     ChatMessageTool,
     ChatMessageUser,
     ModelOutput,
+    ModelUsage,
     ResponseSchema,
 )
 from inspect_ai.tool import ToolCall as InspectCall
@@ -28,6 +27,8 @@ from inspect_ai.util import JSONSchema
 from holdfast.models import Reply, SampledToken, Stopped, find_answered
 from holdfast.models.calls.native import read_reply
 from holdfast.models.calls.spelled import spells_call
+from holdfast.models.calls.structured import clean
+from holdfast.models.calls.values import keep_arguments
 from holdfast.records import JSON, Message, ToolCall, ToolSpec
 
 TOP_LOGPROBS = 20
@@ -90,7 +91,6 @@ def chat_input(messages: Sequence[Message]) -> list[ChatMessage]:
 
 
 def _with_ids(calls: Sequence[ToolCall], place: int) -> list[ToolCall]:
-    """The calls, each with an id of its own."""
     own = [f"call_{place}_{number}" for number in range(len(calls))]
     ids = [call.id or other for call, other in zip(calls, own, strict=True)]
     ids = own if len(set(ids)) < len(ids) else ids
@@ -130,26 +130,20 @@ def read_output(output: ModelOutput, *, native: bool, sent_bytes: int) -> Answer
     if len(output.choices) != 1:
         raise Garbage(f"{len(output.choices)} choices where one was asked for")
     choice = output.choices[0]
-    text = _storable_text(choice.message.text)
+    text = clean(choice.message.text)
     usage = output.usage
     if usage is None and choice.stop_reason in (FILTERED, "model_length"):
         # The request was turned down: the text is the server's message, not the model's.
         text, input_tokens, output_tokens = "", 0, 0
     else:
-        told: tuple[Any, ...] = (None, None, None, None)
-        if usage is not None:
-            cached = (usage.input_tokens_cache_read or 0, usage.input_tokens_cache_write or 0)
-            told = (usage.input_tokens, *cached, usage.output_tokens)
-        *read, output_tokens = _count_tokens(told, sent_bytes, len(text.encode()))
-        input_tokens = min(sum(read), MOST_TOKENS)
+        input_tokens, output_tokens = _count_tokens(usage, sent_bytes, len(text.encode()))
     return Answer(
         text=text,
         calls=[
-            (_storable_text(call.function), _read_arguments(call), _storable_text(call.id))
-            for call in choice.message.tool_calls or ()
+            (clean(call.function), _read_arguments(call), clean(call.id)) for call in choice.message.tool_calls or ()
         ],
         stop=choice.stop_reason,
-        served=_storable_text(output.model),
+        served=clean(output.model),
         native=native,
         input_tokens=input_tokens,
         output_tokens=output_tokens,
@@ -157,38 +151,31 @@ def read_output(output: ModelOutput, *, native: bool, sent_bytes: int) -> Answer
     )
 
 
-def _count_tokens(told: Sequence[Any], sent_bytes: int, said_bytes: int) -> list[int]:
-    """Tokens read, read of a cache, written to one, and written, of which none is below 0 or beyond ``MOST_TOKENS``.
+def _count_tokens(usage: ModelUsage | None, sent_bytes: int, said_bytes: int) -> tuple[int, int]:
+    """Tokens read, those of a cache too, and written, of which none is below 0 or beyond ``MOST_TOKENS``.
 
     What a server says that is no count is taken for the bytes of what was sent and said: a bill of less than nothing
     would stand against what was spent. The counts of what was read are made of each other: one that is none spoils all.
     """
-    *read, written = told
-    likely = [-(-sent_bytes // BYTES_PER_TOKEN), 0, 0]
-    counts = [*(read if all(map(_is_count, read)) else likely)]
-    counts.append(written if _is_count(written) else -(-said_bytes // BYTES_PER_TOKEN))
-    return [min(int(value), MOST_TOKENS) for value in counts]
+    read, written = [-(-sent_bytes // BYTES_PER_TOKEN)], -(-said_bytes // BYTES_PER_TOKEN)
+    if usage is not None:
+        told = [usage.input_tokens, usage.input_tokens_cache_read or 0, usage.input_tokens_cache_write or 0]
+        read = told if all(map(_is_count, told)) else read
+        written = usage.output_tokens if _is_count(usage.output_tokens) else written
+    return min(sum(map(int, read)), MOST_TOKENS), min(int(written), MOST_TOKENS)
 
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
-def _storable_text(text: str) -> str:
-    """The text with halves of surrogate pairs, which no file takes, replaced."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 def _read_arguments(call: InspectCall) -> Any:
     if call.parse_error is not None:
         # Inspect leaves the text of unreadable arguments in the error alone.
         told = call.parse_error.partition("\n\n")[2] or call.parse_error
-        return {"_raw": _storable_text(told.rpartition("\n\nError details: ")[0] or told)}
+        return {"_raw": clean(told.rpartition("\n\nError details: ")[0] or told)}
     # What JSON cannot hold (NaN, Infinity) would come back from the ledger as something else.
-    with contextlib.suppress(TypeError, ValueError, RecursionError):
-        if orjson.loads(orjson.dumps(call.arguments)) == call.arguments:
-            return call.arguments
-    return {"_raw": _storable_text(str(call.arguments))}
+    return keep_arguments(call.arguments)
 
 
 def _read_sampled(logprobs: Any) -> list[tuple[str, float, dict[str, float]]] | None:
@@ -197,10 +184,10 @@ def _read_sampled(logprobs: Any) -> list[tuple[str, float, dict[str, float]]] | 
         return None
     sampled = []
     for token in logprobs.content:
-        top = {_storable_text(one.token): float(one.logprob) for one in token.top_logprobs or ()}
+        top = {clean(one.token): float(one.logprob) for one in token.top_logprobs or ()}
         if not all(math.isfinite(value) and value <= 0 for value in (token.logprob, *top.values())):
             return None
-        sampled.append((_storable_text(token.token), float(token.logprob), top))
+        sampled.append((clean(token.token), float(token.logprob), top))
     return sampled
 
 
@@ -210,16 +197,16 @@ def make_reply(answer: Answer, tools: Sequence[ToolSpec], made: Sequence[ToolCal
     A call that the server's parser left in the text was never handed over, and one that came unasked has no place in
     the text format: either makes the reply incoherent. ``made`` are the calls of the conversation so far.
     """
-    stopped, message, sampled = _STOPPED.get(answer.stop, "stop"), None, None
+    stopped, message = _STOPPED.get(answer.stop, "stop"), None
     calls = tuple(ToolCall(name=name, arguments=arguments, id=identity) for name, arguments, identity in answer.calls)
-    if stopped == "stop" and not answer.native:
-        message = None if calls else read_reply(answer.text, tools, made)
-    elif stopped == "stop":
+    if stopped == "stop":
         lost = not calls and answer.stop == "tool_calls"
-        if not tools or not (lost or spells_call(answer.text, tools, [*made, *calls])):
+        if not answer.native:
+            message = None if calls else read_reply(answer.text, tools, made)
+        elif not tools or not (lost or spells_call(answer.text, tools, [*made, *calls])):
             message = Message(role="assistant", content=answer.text, tool_calls=calls)
-    if stopped == "stop" and message is None:
-        stopped = "incoherent"
+        stopped = "incoherent" if message is None else "stop"
+    sampled = None
     if answer.sampled is not None:
         sampled = tuple(SampledToken(text=text, logprob=value, top=top) for text, value, top in answer.sampled)
     return Reply(

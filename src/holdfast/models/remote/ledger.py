@@ -100,7 +100,7 @@ class Ledger:
             self._sound = f"digest IS {digest_of(self._in, 'calls')}"
         except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             self._writer.shutdown()
-            raise self._unusable(error) from error
+            raise _unusable(self.path, error) from error
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
@@ -127,7 +127,7 @@ class Ledger:
             if not sound:
                 raise DamagedRow(f"the call {key.hex()[:12]} is not the one that was recorded")
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise self._unusable(error) from error
+            raise _unusable(self.path, error) from error
         if not done:
             return None
         self._hits[speaker, model] += 1
@@ -210,7 +210,7 @@ class Ledger:
             with self._reading:
                 return _summarise(self._in, self._hits)
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise self._unusable(error) from error
+            raise _unusable(self.path, error) from error
 
     def _check_budget(self, model: str) -> None:
         calls, cost = self._out.execute("SELECT calls, cost FROM spent").fetchone()
@@ -251,7 +251,7 @@ class Ledger:
         except BaseException as error:
             if self._out.in_transaction:
                 self._out.execute("ROLLBACK")
-            outcomes = [self._unusable(error) if isinstance(error, sqlite3.Error) else error] * len(batch)
+            outcomes = [_unusable(self.path, error) if isinstance(error, sqlite3.Error) else error] * len(batch)
         for (_, future), outcome in zip(batch, outcomes, strict=True):
             if future.set_running_or_notify_cancel():
                 if isinstance(outcome, BaseException):
@@ -259,14 +259,12 @@ class Ledger:
                 else:
                     future.set_result(outcome)
 
-    def _unusable(self, error: Exception) -> StoreError:
-        if isinstance(error, DamagedRow):
-            return _damaged(self.path, error)
-        return StoreError(f"{self.path}: calls cannot be recorded here ({error}); check the file, its disk and rights")
 
-
-def _damaged(path: Path, error: DamagedRow) -> StoreError:
-    return StoreError(f"{path}: damaged ({error}); restore it from a copy, or put it aside to ask again what it holds")
+def _unusable(path: Path, error: Exception, use: str = "recorded here") -> StoreError:
+    if isinstance(error, DamagedRow):
+        remedy = "restore it from a copy, or put it aside to ask again what it holds"
+        return StoreError(f"{path}: damaged ({error}); {remedy}")
+    return StoreError(f"{path}: calls cannot be {use} ({error}); check the file, its disk and rights")
 
 
 def read_spending(path: Path) -> tuple[Spending, ...]:
@@ -278,10 +276,8 @@ def read_spending(path: Path) -> tuple[Spending, ...]:
             made = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'calls'").fetchone()[0]
             teach_digests(db)
             return _summarise(db, Counter()) if made else ()
-    except DamagedRow as error:
-        raise _damaged(path, error) from error
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: calls cannot be read ({error}); check the file, its disk and rights") from error
+        raise _unusable(path, error, "read") from error
 
 
 _SUMS = ("calls", "input_tokens", "output_tokens", "cost", "seconds", "attempts", "in_doubt")
@@ -295,14 +291,14 @@ def _summarise(db: sqlite3.Connection, hits: Counter[tuple[str, str]]) -> tuple[
         "SELECT speaker, model, sum(status = 'done'), total(input_tokens), total(output_tokens), sum(cost),"
         " sum(seconds), sum(attempts), sum(in_doubt), group_concat(DISTINCT served) FROM calls GROUP BY speaker, model"
     ).fetchall()
-    found = {(row[0], row[1]): row[2:] for row in rows}
+    counted = {(row[0], row[1]): row[2:] for row in rows}
     spent = []
-    for who in sorted(found.keys() | hits.keys()):
-        *sums, served = found.get(who, (0, 0, 0, 0.0, 0.0, 0, 0, None))
-        told: dict[str, Any] = dict(zip(_SUMS, sums, strict=True))
-        told |= {key: int(told[key]) for key in ("input_tokens", "output_tokens")}
+    for speaker, model in sorted(counted.keys() | hits.keys()):
+        *sums, served = counted.get((speaker, model), (0, 0, 0, 0.0, 0.0, 0, 0, None))
+        counts: dict[str, Any] = dict(zip(_SUMS, sums, strict=True)) | {"from_cache": hits[speaker, model]}
+        counts |= {key: int(counts[key]) for key in ("input_tokens", "output_tokens")}
         names = tuple(sorted(served.split(","))) if served else ()
-        spent.append(Spending(speaker=who[0], model=who[1], from_cache=hits[who], served=names, **told))
+        spent.append(Spending(speaker=speaker, model=model, served=names, **counts))
     return tuple(spent)
 
 
@@ -363,8 +359,8 @@ def _started(process: int) -> str:
     """
     try:
         # The name of the program stands in brackets and may hold anything; what follows it does not.
-        found = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        return "ended" if found[0] in "ZX" else found[19]
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return "ended" if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError, UnicodeDecodeError):
         return "-"
 
@@ -425,9 +421,9 @@ def check_ledger(db: sqlite3.Connection) -> None:
 
 def check_structure(db: sqlite3.Connection) -> None:
     """Have SQLite look for pages and indexes that do not fit. Errors: DamagedRow, sqlite3.Error."""
-    (told,) = db.execute("PRAGMA integrity_check(1)").fetchone()
-    if told != "ok":
-        raise DamagedRow(" ".join(str(told).split())[:200])
+    (finding,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+    if finding != "ok":
+        raise DamagedRow(" ".join(str(finding).split())[:200])
 
 
 def _columns(db: sqlite3.Connection, table: str) -> list[str]:

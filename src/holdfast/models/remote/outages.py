@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import socket
-import ssl
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -70,30 +68,37 @@ def read_failure(error: Exception, key: str | None = None) -> Failure:
     """What the error of a request made with ``key`` means, its text in one line and without keys."""
     error = _unwrap(error)
     chain = tuple(_chain(error))
-    status = next((found for one in chain if (found := _status(one)) is not None), None)
+    status = next((code for cause in chain if (code := _status(cause)) is not None), None)
     text = _tell(chain, key)
+
+    def is_caused_by(*names: str) -> bool:
+        return any(_named(cause, *names) for cause in chain)
+
     if isinstance(error, TimeoutError):
         return Failure(fault="unavailable", retry="often", billed=True, text="no reply in time")
     if status is not None:
         return _read_status(status, text, chain)
-    if any(isinstance(one, ConnectionRefusedError | socket.gaierror) or _named(one, "ConnectError") for one in chain):
-        told = f"no connection ({text}); check base_url"
-        if any(isinstance(one, ssl.SSLError) for one in chain):
-            told = f"no secure connection ({text}); check base_url and the server's certificate"
-        return Failure(fault="refused", retry="often", billed=False, sent=False, text=told)
-    if any(_named(one, "ConnectTimeout", "PoolTimeout") for one in chain):
-        told = f"no connection in time ({text}); check base_url and the network"
-        return Failure(fault="unavailable", retry="often", billed=False, sent=False, text=told)
-    if any(_named(one, "PrerequisiteError") for one in chain):
+    if is_caused_by("ConnectionRefusedError", "gaierror", "ConnectError"):
+        finding = f"no connection ({text}); check base_url"
+        if is_caused_by("SSLError"):
+            finding = f"no secure connection ({text}); check base_url and the server's certificate"
+        return Failure(fault="refused", retry="often", billed=False, sent=False, text=finding)
+    if is_caused_by("ConnectTimeout", "PoolTimeout"):
+        finding = f"no connection in time ({text}); check base_url and the network"
+        return Failure(fault="unavailable", retry="often", billed=False, sent=False, text=finding)
+    if is_caused_by("PrerequisiteError"):
         return Failure(fault="refused", retry="never", billed=False, sent=False, text=text, features=_lacking(text))
-    if (body := next((one for one in chain if _named(one, "BadBody")), None)) is not None:
-        told = f"the reply's body is not taken: {body}; check what base_url leads to"
-        return Failure(fault="unavailable", retry="twice", billed=True, text=told)
-    if any(_named(one, "APIConnectionError", "TransportError") or isinstance(one, OSError) for one in chain):
-        told = f"the connection broke off ({text}); check the server and the network"
-        return Failure(fault="unavailable", retry="often", billed=True, text=told)
-    told = f"what came back is no reply ({text}); check what base_url leads to"
-    return Failure(fault="unavailable", retry="twice", billed=True, text=told, features=_lacking(text))
+    if (body := next((cause for cause in chain if _named(cause, "BadBody")), None)) is not None:
+        finding = f"the reply's body is not taken: {body}; check what base_url leads to"
+        return Failure(fault="unavailable", retry="twice", billed=True, text=finding)
+    if is_caused_by("APIConnectionError", "TransportError", "OSError"):
+        finding = f"the connection broke off ({text}); check the server and the network"
+        return Failure(fault="unavailable", retry="often", billed=True, text=finding)
+    return Failure(fault="unavailable", retry="twice", billed=True, text=_no_reply(text), features=_lacking(text))
+
+
+def _no_reply(text: str) -> str:
+    return f"what came back is no reply ({text}); check what base_url leads to"
 
 
 def _lacking(text: str) -> tuple[str, ...]:
@@ -102,46 +107,38 @@ def _lacking(text: str) -> tuple[str, ...]:
 
 
 def _read_status(status: int, text: str, chain: tuple[BaseException, ...]) -> Failure:
-    told = f"HTTP {status} ({text})"
-    if 300 <= status < 400:
-        told = f"HTTP {status}: it redirects elsewhere, which is not followed; set base_url to the final address"
-        return Failure(fault="refused", retry="never", billed=False, text=told)
+    finding = f"HTTP {status} ({text})"
     if status < 300:
-        told = f"what came back is no reply ({text}); check what base_url leads to"
-        return Failure(fault="unavailable", retry="twice", billed=True, text=told)
+        return Failure(fault="unavailable", retry="twice", billed=True, text=_no_reply(text))
+    if status < 400:
+        finding = f"HTTP {status}: it redirects elsewhere, which is not followed; set base_url to the final address"
+        return Failure(fault="refused", retry="never", billed=False, text=finding)
     if status in _REMEDIES or _NO_MONEY.search(text) or (status == 400 and _WRONG_KEY.search(text)):
         remedy = _REMEDIES[402 if _NO_MONEY.search(text) else status if status in _REMEDIES else 401]
-        return Failure(fault="refused", retry="never", billed=False, text=f"{told}; {remedy}")
+        return Failure(fault="refused", retry="never", billed=False, text=f"{finding}; {remedy}")
     if status in (408, 409, 425, 429) or status >= 500:
-        return Failure(fault="unavailable", retry="often", billed=False, text=told, wait=_asked_wait(chain))
-    return Failure(
-        fault="rejected",
-        retry="never",
-        billed=False,
-        text=told,
-        too_long=bool(_TOO_LONG.search(text)),
-        features=_lacking(text),
-    )
+        return Failure(fault="unavailable", retry="often", billed=False, text=finding, wait=_asked_wait(chain))
+    too_long, features = bool(_TOO_LONG.search(text)), _lacking(text)
+    return Failure(fault="rejected", retry="never", billed=False, text=finding, too_long=too_long, features=features)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
-    one: BaseException | None = error
-    while one is not None and id(one) not in seen:
-        seen.add(id(one))
-        yield one
-        one = one.__cause__ or one.__context__
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def _unwrap(error: Exception) -> Exception:
     """The error behind one that only says that it was tried again, whose own text names no cause."""
-    seen = 0
-    while _named(error, "RetryError") and seen < _MOST_WRAPPINGS:
+    for _ in range(_MOST_WRAPPINGS):
         attempt = getattr(error, "last_attempt", None)
         inner = attempt.exception() if attempt is not None and attempt.done() else error.__cause__
-        if not isinstance(inner, Exception):
+        if not _named(error, "RetryError") or not isinstance(inner, Exception):
             break
-        error, seen = inner, seen + 1
+        error = inner
     return error
 
 

@@ -136,6 +136,7 @@ class ProviderModel:
             garbage += outcome.retry == "twice"
             if outcome.retry == "never" or failed > self._endpoint.retries or garbage > GARBAGE_RETRIES:
                 raise self._error(outcome.text + (f", {attempts} attempts" if attempts > 1 else ""), outcome.fault)
+            # Drawn, so that calls that failed together do not come back together.
             backoff = random.uniform(0.5, 1.0) * min(LONGEST_PAUSE, 2.0 ** (failed - 1))
             await self._pause(max(backoff, outcome.wait or 0.0))
 
@@ -196,9 +197,9 @@ class ProviderModel:
                 raise
             tokens, seconds = (answer.input_tokens, answer.output_tokens), time.monotonic() - started
             cost = (tokens[0] * self._endpoint.input_price + tokens[1] * self._endpoint.output_price) / MILLION
-            told = asdict(answer)  # of which ``Answer(**…)`` makes it again
+            kept = asdict(answer)  # of which ``Answer(**…)`` makes it again
             await self._ledger.settle(
-                key, told, answer.served, tokens=tokens, cost=cost, seconds=seconds, attempts=attempts
+                key, kept, answer.served, tokens=tokens, cost=cost, seconds=seconds, attempts=attempts
             )
         return answer, used
 
@@ -253,9 +254,8 @@ class ProviderModel:
         """The client of the running event loop. Errors: StudyError, MissingExtra; OSError for an unknown host."""
         loop = asyncio.get_running_loop()
         if self._client is None or self._client.loop is not loop:
-            self._client = _Client(
-                loop=loop, model=self._make_model(), free=asyncio.Semaphore(self._endpoint.connections)
-            )
+            free = asyncio.Semaphore(self._endpoint.connections)
+            self._client = _Client(loop=loop, model=self._make_model(), free=free)
             # A generator that has begun is closed by the loop before the loop ends.
             self._lifetime = _close_with_loop(self._client.model)
             await anext(self._lifetime)

@@ -61,8 +61,6 @@ def build(
 
 @dataclass(slots=True, kw_only=True)
 class _Row:
-    """One reply in the making."""
-
     prompt: list[int]
     rng: np.random.Generator
     limit: int

@@ -11,8 +11,11 @@ from holdfast.records import Curve, Estimate
 from holdfast.records.quantities import Format, quantity_of
 from holdfast.report.draw.rows import span_of
 from holdfast.report.draw.svg import (
+    LETTER,
+    NARROW_WIDTH,
     PAPER,
     SHAPES,
+    WIDTH,
     Attribute,
     Canvas,
     Scale,
@@ -37,9 +40,9 @@ from holdfast.report.words.labels import (
 Spot = tuple[float, float | None]  # None where nothing was measured: the line is broken there
 MOST_POINTS = 60  # of a line; a longer one is drawn as means over windows of equal length
 MOST_PANELS = 12  # of one figure
-COLUMNS, WIDTH, NARROW_WIDTH = 3, 1000.0, 350.0
+COLUMNS = 3
 PANEL_HEIGHT, LEFT, RIGHT, TOP, PLOT = 206.0, 46.0, 16.0, 42.0, 128.0
-LETTER, LEGEND_LINE, LEGEND_MARK = 6.6, 20.0, 40.0  # pixels
+LEGEND_LINE, LEGEND_MARK = 20.0, 40.0  # pixels
 TITLE_CHARACTERS, NOTE_CHARACTERS = 40, 46
 LABELS: Mapping[str | None, tuple[str, int, str | None, str]] = {
     "gameable": ("gameable user", 2, None, "circle"),
@@ -108,7 +111,7 @@ def average_seeds(curves: Sequence[Curve], length: int = 1) -> tuple[Spot, ...]:
     """The mean over runs in each window that any of them has, None where one of them was not measured."""
     read = [_windows(curve, length) for curve in curves]
     spots: list[Spot] = []
-    for window in sorted(set().union(*read)) if read else []:
+    for window in sorted(set().union(*read)):
         there = [one[window] for one in read if window in one]
         values = [y for _, y in there if y is not None]
         step = sum(x for x, _ in there) / len(there)
@@ -170,10 +173,9 @@ def describe_panels(panels: Sequence[Panel], title: str) -> str:
     """What the figure shows, in words: where each line starts and ends."""
     told = []
     for panel in panels:
-        ends = []
-        for line in panel.lines:
-            if spots := _present(line.mean) or _present(line.marks):
-                ends.append(f"{line.words} {format_number(spots[0][1])} to {format_number(spots[-1][1])}")
+        drawn = ((line.words, _present(line.mean) or _present(line.marks)) for line in panel.lines)
+        values = ((words, [format_number(y) for _, y in spots]) for words, spots in drawn if spots)
+        ends = [f"{words} {known[0]} to {known[-1]}" for words, known in values]
         named = f"{panel.title} ({panel.note})" if panel.note else panel.title
         told.append(f"{named}: {', '.join(ends) or 'nothing measured'}")
     return show_line(f"{title}. {'; '.join(told)}")
@@ -229,11 +231,9 @@ def draw_panels(
 
 def find_dose_axes(estimates: Sequence[Estimate]) -> list[str]:
     """Numeric axes that vary over the estimates: doses first, then others by name."""
-    found = []
-    for key, seen in varying_axes(estimates).items():
-        if sum(isinstance(value, int | float) and not isinstance(value, bool) for value in seen) > 1:
-            found.append(key)
-    return sorted(found, key=lambda key: not any(word in key for word in DOSE_AXES))
+    varying = varying_axes(estimates)
+    numeric = (key for key, values in varying.items() if sum(type(value) in (int, float) for value in values) > 1)
+    return sorted(numeric, key=lambda key: not any(word in key for word in DOSE_AXES))
 
 
 def draw_dose(estimates: Sequence[Estimate], axis: str, colors: Mapping[Lineage, int]) -> str | None:
@@ -255,9 +255,16 @@ def draw_dose(estimates: Sequence[Estimate], axis: str, colors: Mapping[Lineage,
     draw_axes(canvas, x, y, AXIS_WORDS.get(axis, axis.replace("_", " ")), name_kind(estimates[0].kind), x_ticks=ticks)
     for number, (name, curve) in enumerate(curves.items()):
         beside = BESIDE * (number - (len(curves) - 1) / 2) if axis in SET_AXES else 0.0
-        moved = replace(x, start=x.start + beside, end=x.end + beside)
         series, shape = colors.get(curve[0].lineage or (), 0), SHAPES[number % len(SHAPES)]
-        _draw_curve(canvas, curve, axis, (moved, y), (series, shape))
+        places = [(x(float(one.axes[axis])) + beside, y(one.value or 0.0)) for one in curve]
+        path = "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in places)
+        canvas.add("path", d=path, fill="none", stroke_width=2, **stroke_of(series))
+        for (px, py), one in zip(places, curve, strict=True):
+            if isinstance(one.interval, tuple):
+                low, high = (y(min(max(end, y.low), y.high)) for end in one.interval)
+                canvas.add("line", x1=px, y1=low, x2=px, y2=high, stroke_width=1.4, opacity=0.7, **stroke_of(series))
+            hover = f"{name_axes(one.axes)}: {format_number(one.value)} {format_interval(one)}\n{describe_basis(one)}"
+            draw_mark(canvas, shape, (px, py), 5, series, hover=hover, stroke=PAPER, stroke_width=1.5)
         line = y.start + 64 + 18 * number
         draw_mark(canvas, shape, (x.start + 6, line - 4), 5, series)
         canvas.text(x.start + 18, line, name)
@@ -273,18 +280,3 @@ def _curves(estimates: Sequence[Estimate], axis: str) -> dict[str, list[Estimate
         rest = {key: value for key, value in one.axes.items() if key not in varying}
         curves.setdefault(name_subject(replace(one, axes=rest, unit=None)), []).append(one)
     return {words: curve for words, curve in curves.items() if len(curve) > 1}
-
-
-def _draw_curve(
-    canvas: Canvas, curve: Sequence[Estimate], axis: str, scales: tuple[Scale, Scale], look: tuple[int, str]
-) -> None:
-    (x, y), (series, shape) = scales, look
-    places = [(x(float(one.axes[axis])), y(one.value or 0.0)) for one in curve]
-    path = "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in places)
-    canvas.add("path", d=path, fill="none", stroke_width=2, **stroke_of(series))
-    for (px, py), one in zip(places, curve, strict=True):
-        if isinstance(one.interval, tuple):
-            low, high = (y(min(max(end, y.low), y.high)) for end in one.interval)
-            canvas.add("line", x1=px, y1=low, x2=px, y2=high, stroke_width=1.4, opacity=0.7, **stroke_of(series))
-        hover = f"{name_axes(one.axes)}: {format_number(one.value)} {format_interval(one)}\n{describe_basis(one)}"
-        draw_mark(canvas, shape, (px, py), 5, series, hover=hover, stroke=PAPER, stroke_width=1.5)

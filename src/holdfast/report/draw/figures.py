@@ -12,6 +12,7 @@ import numpy as np
 
 from holdfast.records import Analysis, Estimate, Frontier, Point
 from holdfast.report.draw.svg import (
+    DASHES,
     PAPER,
     SERIES,
     SHAPES,
@@ -37,7 +38,6 @@ from holdfast.report.words.labels import (
 )
 
 CHI_SQUARE_95 = 5.991  # the 95 % quantile of chi-square with 2 degrees of freedom
-DASHES = (None, "6 4", "2 3", "8 3 2 3")
 CORNERS = 48  # of an ellipse
 WIDTH, HEIGHT = 940.0, 560.0  # pixels
 # The lineages of the published design have the same colour in every report.
@@ -50,18 +50,16 @@ def order_lineages(analysis: Analysis) -> dict[Lineage, int]:
     The number modulo 8 is the colour, and sorting by the number keeps the order. A colour follows from the name, so
     that a lineage has the same one from report to report, unless another lineage of the same report took it first.
     """
-    found: dict[Lineage, None] = {(): None}
-    for frontier in analysis.frontiers:
-        found |= dict.fromkeys(point.lineage for point in frontier.points)
-    found |= dict.fromkeys(curve.lineage for curve in analysis.curves)
-    for _, section in analysis.sections():
-        found |= dict.fromkeys(estimate.lineage for estimate in section if estimate.lineage is not None)
-    colors = {lineage: COLORS[lineage] for lineage in found if lineage in COLORS}
-    for lineage in sorted(found.keys() - COLORS.keys(), key=lambda one: (len(one), one)):
+    points = (point.lineage for frontier in analysis.frontiers for point in frontier.points)
+    curves = (curve.lineage for curve in analysis.curves)
+    named = (one.lineage for _, section in analysis.sections() for one in section if one.lineage is not None)
+    lineages: dict[Lineage, None] = dict.fromkeys([(), *points, *curves, *named])
+    colors = {lineage: COLORS[lineage] for lineage in lineages if lineage in COLORS}
+    for lineage in sorted(lineages.keys() - COLORS.keys(), key=lambda one: (len(one), one)):
         first = crc32("→".join(lineage).encode())
         choices = [1 + (first + turn) % (len(SERIES) - 1) for turn in range(len(SERIES) - 1)]
         colors[lineage] = next((one for one in choices if one not in colors.values()), choices[0])
-    return {lineage: len(SERIES) * place + colors[lineage] for place, lineage in enumerate(sorted(found, key=len))}
+    return {lineage: len(SERIES) * place + colors[lineage] for place, lineage in enumerate(sorted(lineages, key=len))}
 
 
 def _ellipse_path(point: Point, x: Scale, y: Scale) -> str | None:
@@ -152,7 +150,7 @@ def _spread_labels(places: Sequence[tuple[float, float]]) -> list[float]:
     result = [py for _, py in places]
     for index in sorted(range(len(places)), key=lambda one: places[one][1]):
         for other in sorted(range(len(places)), key=lambda one: result[one]):
-            near = abs(places[index][0] - places[other][0]) < 64
+            near = abs(places[index][0] - places[other][0]) < 64  # pixels: about the width of a name; 15 is its height
             if other != index and near and result[other] <= result[index] < result[other] + 15:
                 result[index] = result[other] + 15
     return result

@@ -10,7 +10,10 @@ from textwrap import wrap
 from holdfast.records import Estimate, Unbounded
 from holdfast.records.quantities import NOT_IDENTIFIED, Format, quantity_of
 from holdfast.report.draw.svg import (
+    LETTER,
+    NARROW_WIDTH,
     PAPER,
+    WIDTH,
     Attribute,
     Canvas,
     Scale,
@@ -34,10 +37,8 @@ from holdfast.report.words.labels import (
     name_subject,
 )
 
-WIDTH, NARROW_WIDTH = 1000.0, 350.0
 ROW, NARROW_ROW, TOP = 30.0, 58.0, 14.0  # pixels
 NARROW_SIDE = 24.0  # pixels left and right of the plot
-LETTER = 6.6  # pixels
 WORDS, NARROW_WORDS = 52, 56  # characters of a row's words
 RATIO_RANGE = (-0.5, 1.5)  # of persistence
 AUDIT_COLUMNS = 6
@@ -120,7 +121,7 @@ def _draw_row(canvas: Canvas, row: Row, x: Scale, y: float, *, narrow: bool) -> 
         _draw_interval(canvas, mark, x, y + mark.lift)
         place = min(max(mark.estimate.value or 0.0, x.low), x.high)
         look: dict[str, Attribute] = {"hover": describe_basis(mark.estimate), "stroke": PAPER, "stroke_width": 1.5}
-        draw_mark(canvas, mark.shape, (x(place), y + mark.lift), 5, mark.series, **look)  # type: ignore[arg-type]
+        draw_mark(canvas, mark.shape, (x(place), y + mark.lift), 5, mark.series, **look)
 
 
 def _draw_interval(canvas: Canvas, mark: Mark, x: Scale, y: float) -> None:
@@ -145,7 +146,7 @@ def span_of(estimates: Iterable[Estimate], reach: float = 0.6) -> tuple[float, f
     listed = list(estimates)
     values = [0.0, *(one.value for one in listed if one.value is not None and math.isfinite(one.value))]
     low, high = min(values), max(values)
-    room = max(high - low, 0.4) * reach
+    room = max(high - low, 0.4) * reach  # values close together would else cut every interval
     ends = [end for one in listed if isinstance(one.interval, tuple) for end in one.interval]
     return span([*values, *(min(max(end, low - room), high + room) for end in ends if math.isfinite(end))], pad=0.05)
 
@@ -160,17 +161,17 @@ def draw_forest(estimates: Sequence[Estimate], narrow: bool = False) -> str:
         low, high = RATIO_RANGE
         scale = min([low, *(value - 0.05 for value in values)]), max([high, *(value + 0.05 for value in values)])
     rows = []
-    for number, one in enumerate(estimates):
-        interval = format_interval(one)
-        numbers = f"{format_value(one)} {f'({UNBOUNDED})' if interval == UNBOUNDED else interval}".strip()
-        series, shape = (2, "square") if one.claim == "recipe" else (1, "circle")
+    for number, estimate in enumerate(estimates):
+        interval = format_interval(estimate)
+        numbers = f"{format_value(estimate)} {f'({UNBOUNDED})' if interval == UNBOUNDED else interval}".strip()
+        series, shape = (2, "square") if estimate.claim == "recipe" else (1, "circle")
         rows.append(
             Row(
-                words=name_subject(one),
-                note=f"{one.estimator.replace('_', ' ')} · {one.claim}",
-                marks=(Mark(estimate=one, series=series, shape=shape),),
-                numbers="–" if one.value is None else numbers,
-                ruled=number > 0 and one.objective != estimates[number - 1].objective,
+                words=name_subject(estimate),
+                note=f"{estimate.estimator.replace('_', ' ')} · {estimate.claim}",
+                marks=(Mark(estimate=estimate, series=series, shape=shape),),
+                numbers="–" if estimate.value is None else numbers,
+                ruled=number > 0 and estimate.objective != estimates[number - 1].objective,
             )
         )
     title, label = f"{name_kind(kind)} with 95 % intervals", f"{name_kind(kind)} (score points)"
@@ -215,15 +216,11 @@ def draw_audit(rates: Sequence[Estimate], colors: Mapping[Lineage, int]) -> str 
         canvas.text(left - 12, y + 16, words, anchor="end")
         for position, kind in enumerate(kinds):
             if kind in found:
-                corner = (left + position * column, y + 4.0)
-                _draw_bar(canvas, found[kind], corner, column - 52, colors.get(lineage, 0))
+                x, room = left + position * column, column - 52
+                share = min(max(found[kind].value or 0.0, 0.0), 1.0)
+                hover = f"{name_kind(kind)}: {format_percent(share, 1)}\n{describe_basis(found[kind])}"
+                canvas.add("rect", x=x, y=y + 4.0, width=room, height=15, rx=2, fill="#eef0f4", cls="track")
+                bar = {"width": max(1.0, share * room), "height": 15, "rx": 2, **color_of(colors.get(lineage, 0))}
+                canvas.add("rect", x=x, y=y + 4.0, hover=hover, **bar)
+                canvas.text(x + room + 5, y + 16.0, format_percent(share, 0 if share >= 0.1 else 1), size=11)
     return canvas.render()
-
-
-def _draw_bar(canvas: Canvas, rate: Estimate, corner: tuple[float, float], room: float, series: int) -> None:
-    x, y = corner
-    value = min(max(rate.value or 0.0, 0.0), 1.0)
-    hover = f"{name_kind(rate.kind)}: {format_percent(value, 1)}\n{describe_basis(rate)}"
-    canvas.add("rect", x=x, y=y, width=room, height=15, rx=2, fill="#eef0f4", cls="track")
-    canvas.add("rect", x=x, y=y, width=max(1.0, value * room), height=15, rx=2, hover=hover, **color_of(series))
-    canvas.text(x + room + 5, y + 12, format_percent(value, 0 if value >= 0.1 else 1), size=11)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from holdfast.records.errors import needs
 from holdfast.report.words.inert import escape_html
 
 SERIES = ("#5b6472", "#1f63b5", "#c25e0a", "#0b8577", "#8347ad", "#b52a4a", "#7d6b00", "#3a7d1e")
@@ -18,6 +19,9 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 # Shapes of marks other than circles: how many corners, and where the first is, in degrees.
 CORNERS = {"square": (4, 45.0), "diamond": (4, 0.0), "up": (3, -90.0), "down": (3, 90.0), "hexagon": (6, 0.0)}
 SHAPES = ("circle", *CORNERS)
+DASHES = (None, "6 4", "2 3", "8 3 2 3")  # of lines that have no colour of their own
+WIDTH, NARROW_WIDTH = 1000.0, 350.0  # pixels, of a page and of a telephone
+LETTER = 6.6  # pixels that a letter takes, about
 
 Attribute = str | float | int | None
 
@@ -39,7 +43,7 @@ class Scale:
         raw = (self.high - self.low) / max(1, count)
         power = 10.0 ** math.floor(math.log10(raw))
         step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * 0.999)
-        first = math.ceil(self.low / step - 1e-9)
+        first = math.ceil(self.low / step - 1e-9)  # an end that is a tick but for rounding keeps it
         last = math.floor(self.high / step + 1e-9)
         return [round(number * step, 10) + 0.0 for number in range(first, last + 1)]
 
@@ -55,7 +59,7 @@ def span(values: Iterable[float], *, pad: float = 0.08) -> tuple[float, float]:
     if not finite:
         return 0.0, 1.0
     low, high = min(finite), max(finite)
-    room = (high - low) * pad or max(abs(high) * 0.1, 0.1)
+    room = (high - low) * pad or max(abs(high) * 0.1, 0.1)  # a scale needs two ends where all values are one
     return low - room, high + room
 
 
@@ -127,27 +131,20 @@ def stroke_of(series: int) -> dict[str, Attribute]:
 
 
 def draw_mark(
-    canvas: Canvas,
-    shape: str,
-    center: tuple[float, float],
-    r: float,
-    series: int,
-    *,
-    hover: str | None = None,
-    **more: Attribute,
+    canvas: Canvas, shape: str, center: tuple[float, float], r: float, series: int, **more: Attribute
 ) -> None:
     """A filled mark in a series' colour."""
     x, y = center
     look: dict[str, Attribute] = {**color_of(series), **more}
     if shape == "circle":
-        canvas.add("circle", cx=x, cy=y, r=r, hover=hover, **look)
+        canvas.add("circle", cx=x, cy=y, r=r, **look)
         return
     corners, first = CORNERS[shape]
-    grow = r * (1.25 if corners < 6 else 1.1)
+    grow = r * (1.25 if corners < 6 else 1.1)  # so that every shape looks about as large as the circle
     angles = [math.radians(first + 360 * corner / corners) for corner in range(corners)]
     spots = ((x + grow * math.cos(angle), y + grow * math.sin(angle)) for angle in angles)
     points = " ".join(f"{_number(px)},{_number(py)}" for px, py in spots)
-    canvas.add("polygon", points=points, hover=hover, **look)
+    canvas.add("polygon", points=points, **look)
 
 
 def draw_arrow(
@@ -183,3 +180,14 @@ def draw_axes(
     middle = (y.start + y.end) / 2
     turned = f"rotate(-90 {_number(x.start - 46)} {_number(middle)})"
     canvas.text(x.start - 46, middle, y_label, anchor="middle", size=13, transform=turned)
+
+
+def convert_figure(svg: str) -> bytes:
+    """A figure as a PDF of one page of its size, by Typst, which brings its own fonts. Errors: MissingExtra."""
+    with needs("plot", "a figure as PDF"):
+        import typst
+    # Without a date the same figure is the same file.
+    page = (
+        b"#set page(width: auto, height: auto, margin: 0pt)\n#set document(date: none)\n#image(bytes(sys.inputs.svg))"
+    )
+    return bytes(typst.compile(page, format="pdf", ignore_system_fonts=True, sys_inputs={"svg": svg}))

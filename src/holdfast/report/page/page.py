@@ -16,13 +16,13 @@ from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.records.outputs import new_directory
 from holdfast.records.version import VERSION
 from holdfast.report.draw.figures import order_lineages
-from holdfast.report.draw.pdf import convert_figure
+from holdfast.report.draw.svg import convert_figure
 from holdfast.report.page.shards import hash_source, write_cases
 from holdfast.report.sections.approval.examples import read_users
 from holdfast.report.sections.chance import limits_section
 from holdfast.report.sections.summary import Headline, answer_all, describe_alert, make_headlines, summarise
 from holdfast.report.sections.table import make_sections
-from holdfast.report.words.inert import escape_html, file_name, pack_json
+from holdfast.report.words.inert import dump_json, escape_html, file_name, pack_text
 from holdfast.report.words.labels import names_html
 from holdfast.report.words.layout import Section, Shown, paragraph
 from holdfast.report.words.tables import narrow, table_latex
@@ -96,6 +96,23 @@ def _asset(name: str) -> str:
     return resources.files("holdfast.report.page").joinpath("assets", name).read_text(encoding="utf-8")
 
 
+def bare_page(title: str, body: str, style: str | None = None) -> str:
+    """A page without any script, under a policy that allows its own style and nothing else.
+
+    ``body`` is HTML, ``title`` is text. Where no ``style`` is given it is the report's, which can be dark.
+    """
+    scheme = '<meta name="color-scheme" content="light dark">' if style is None else ""
+    style = _asset("page.css") if style is None else style
+    policy = f"default-src 'none'; style-src '{hash_source(style)}'; base-uri 'none'; form-action 'none'"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">{scheme}'
+        '<meta name="referrer" content="no-referrer">'
+        f"<title>{escape_html(title)}</title><style>{style}</style></head><body>{body}</body></html>\n"
+    )
+
+
 def render_page(
     store: Store,
     shown: Shown,
@@ -142,7 +159,7 @@ def render_page(
         limits=limits.html,
         files="".join(f'<li><a href="{escape_html(name)}">{escape_html(name)}</a></li>' for name in files),
         size=f"{index['bytes'] / 1e6:,.1f} MB in {len(index['shards']):,} files",
-        index=pack_json(index),
+        index=pack_text(dump_json(index)),
     )
 
 

@@ -120,25 +120,23 @@ class ShardWriter:
         self.shards: list[tuple[str, str]] = []
         self.size = 0
 
-    def begin_case(self, key: str, content: dict[str, Any]) -> int:
-        """Put a case into the present shard, or a new one where that is half full; returns its number."""
-        if self._characters > SHARD_CHARACTERS / 2:
-            self._flush()
-        return self._put("cases", key, dump_json(content))
+    def add(self, part: str, key: str, content: dict[str, Any]) -> int:
+        """Put a case or a run into the present shard, or into a new one where it has no room; returns its number.
 
-    def add(self, key: str, content: dict[str, Any]) -> int:
-        """Put a trajectory into the present shard; returns the shard's number."""
+        A case has no room in a shard that is half full, so that its runs may stand beside it.
+        """
         text = dump_json(content)
-        if self._characters and self._characters + len(text) > SHARD_CHARACTERS:
-            self._flush()
-        return self._put("runs", key, text)
-
-    def _put(self, part: str, key: str, text: str) -> int:
+        room = SHARD_CHARACTERS / 2 if part == "cases" else SHARD_CHARACTERS - len(text)
+        if self._characters > max(room, 0):
+            self.flush()
         self._parts[part][key] = text
         self._characters += len(text)
         return len(self.shards)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write the present shard, unless it is empty."""
+        if not self._characters:
+            return
         parts = {
             name: "{" + ",".join(f"{dump_json(key)}:{text}" for key, text in members.items()) + "}"
             for name, members in self._parts.items()
@@ -155,11 +153,6 @@ class ShardWriter:
         self.shards.append((name, b64encode(hashlib.sha256(packed.encode()).digest()).decode()))
         self.size += len(page)
         self._parts, self._characters = {"cases": {}, "runs": {}}, 0
-
-    def close(self) -> None:
-        """Write the last shard."""
-        if any(self._parts.values()):
-            self._flush()
 
 
 def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> dict[str, Any]:
@@ -183,15 +176,15 @@ def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> di
     listed = []
     for case, rows in sorted(of_case, key=lambda pair: (pair[0].suite, pair[0].number)):
         entry: dict[str, Any] = {"k": case.number, "u": case.suite, "f": case.family, "t": case_title(case)}
-        entry |= {"s": writer.begin_case(case.id, case_content(case)), "i": case.id, "r": []}
+        entry |= {"s": writer.add("cases", case.id, case_content(case)), "i": case.id, "r": []}
         wanted = [ids[row] for row in rows]
         for row, trajectory, judged in zip(rows, store.trajectories(wanted), store.scores_of(wanted), strict=True):
             number, checkpoint, rollout, flags, part = facts[row]
-            shard = writer.add(str(number), trajectory_content(trajectory, judged))
+            shard = writer.add("runs", str(number), trajectory_content(trajectory, judged))
             values = [None if np.isnan(value) else value for value in means[row].tolist()]
             entry["r"].append([number, checkpoint, rollout, flags, shard, values, part])
         listed.append(entry)
-    writer.close()
+    writer.flush()
     return {
         "shards": writer.shards,
         "slots": [[judge, objective] for judge in scores.judges for objective in scores.objectives],

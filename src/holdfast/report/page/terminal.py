@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from holdfast.judges.rubric.digits import show_reply
-from holdfast.records import Analysis, Case, Checkpoint, Message, Score, Trajectory, Verdict
+from holdfast.records import Analysis, Case, Checkpoint, Score, Trajectory, Verdict
 from holdfast.records.words import count_noun
 from holdfast.report.draw.figures import order_lineages
 from holdfast.report.sections.approval.section import describe_approval
@@ -43,25 +43,6 @@ def _wrap(text: str, width: int, indent: str = "  ") -> list[str]:
     return [*shown, f"{indent}… {left_out:,} characters left out"] if left_out else shown
 
 
-def _message_lines(message: Message, width: int) -> list[str]:
-    who = message.role.upper() + (f" {show_line(message.name)}" if message.name else "")
-    lines = [f"{who} ".ljust(width, "─")]
-    lines += _wrap(message.content, width) if message.content else []
-    for call in message.tool_calls:
-        lines += _wrap(f"▸ {call.name}({_dump(call.arguments)})", width)
-    if message.detail:
-        lines.append(f"  ({len(_dump(message.detail)):,} characters that the agent never saw are not shown)")
-    return lines
-
-
-def _score_lines(score: Score, width: int) -> list[str]:
-    value = f"{score.value:g}" if score.value is not None else f"missing: {show_line(score.missing or '')}"
-    label = f" · {show_line(score.label)}" if score.label else ""
-    repeat = f" · repeat {score.repeat}" if score.repeat else ""
-    lines = [f"{show_line(score.objective)} {value}{label} · {show_line(score.judge)}{repeat}"]
-    return lines + (_wrap(show_reply(score.reply), width, "  │ ") if score.reply else [])
-
-
 def render_trajectory(
     case: Case, checkpoint: Checkpoint, trajectory: Trajectory, scores: Sequence[Score], width: int = 100
 ) -> str:
@@ -81,12 +62,21 @@ def render_trajectory(
         "",
     ]
     for message in (*case.messages, *trajectory.messages):
-        lines += _message_lines(message, width)
+        who = message.role.upper() + (f" {show_line(message.name)}" if message.name else "")
+        lines += [f"{who} ".ljust(width, "─"), *(_wrap(message.content, width) if message.content else [])]
+        for call in message.tool_calls:
+            lines += _wrap(f"▸ {call.name}({_dump(call.arguments)})", width)
+        if message.detail:
+            lines.append(f"  ({len(_dump(message.detail)):,} characters that the agent never saw are not shown)")
     if trajectory.world_after is not None:
         lines += ["WORLD AFTER ".ljust(width, "─"), *_wrap(_dump(trajectory.world_after), width)]
     lines.append("SCORES ".ljust(width, "─"))
     for score in scores:
-        lines += _score_lines(score, width)
+        value = f"{score.value:g}" if score.value is not None else f"missing: {show_line(score.missing or '')}"
+        label = f" · {show_line(score.label)}" if score.label else ""
+        repeat = f" · repeat {score.repeat}" if score.repeat else ""
+        lines.append(f"{show_line(score.objective)} {value}{label} · {show_line(score.judge)}{repeat}")
+        lines += _wrap(show_reply(score.reply), width, "  │ ") if score.reply else []
     return "\n".join([*lines, *([] if scores else ["  not judged"]), ""])
 
 

@@ -28,12 +28,11 @@ NOT_MEASURED = (
 AUDIT_COLUMNS = 4
 
 
-def health_section(shown: Shown) -> Section | None:
+def fill_health(section: Section, shown: Shown) -> None:
     """Signs of degenerate training, with the flags first."""
     health = shown.analysis.health
     if not health:
-        return None
-    section = Section(identity="health", title="Health of training", short="Health")
+        return
     flagged = [one for one in health if one.caveats]
     measured = any(one.kind in TRAINING_SIGNS for one in health)
     if measured and not flagged:
@@ -47,7 +46,6 @@ def health_section(shown: Shown) -> Section | None:
     ]
     title = "Health of training" if measured else "Signs in the episodes"
     section.table("health", pivot(signs, title, shown.colors))
-    return section
 
 
 def health_text(shown: Shown, width: int) -> str | None:
@@ -57,12 +55,11 @@ def health_text(shown: Shown, width: int) -> str | None:
     return "\n".join(["Flags", *lines]) if lines else None
 
 
-def audit_section(shown: Shown) -> Section | None:
+def fill_audit(section: Section, shown: Shown) -> None:
     """Rates of what makes trajectories unfit, and every mean with and without them."""
     audit, colors = shown.analysis.audit, shown.colors
     if not audit:
-        return None
-    section = Section(identity="audit", title="Audit", short="Audit")
+        return
     section.say(COUNTED_ONLY)
     rates = [one for one in audit if one.objective is None]
     means = [one for one in audit if one.objective is not None]
@@ -73,22 +70,16 @@ def audit_section(shown: Shown) -> Section | None:
         name, fold_as = "audit", ""
         if section.figures:
             name, fold_as = f"audit-{len(section.figures) + 1}", f"The same over {scope}"
-        section.figure(name, (title, _most_unfit(drawn), caption), draw_audit(drawn, colors), fold_as=fold_as)
+        unfit = [one for one in drawn if one.kind == "unfit" and one.value is not None]
+        most = max(unfit, key=lambda one: one.value or 0.0, default=None)
+        shows = f"Most are {name_kind('unfit')} after {name_lineage(most.lineage)}: " if most else ""
+        shows += f"{format_percent(most.value, 1)}." if most else ""
+        section.figure(name, (title, shows, caption), draw_audit(drawn, colors), fold_as=fold_as)
     if rates:
         section.table("audit-rates", pivot(rates, "Rates of the audit's findings", colors), identity="audit-table")
     if means:
         title = "Means with and without unfit trajectories, and bounds"
         section.table("audit-means", pivot(_with_fit_counts(means), title, colors, unit_heads=True))
-    return section
-
-
-def _most_unfit(rates: Sequence[Estimate]) -> str:
-    """The largest share that is unfit to be judged, and whose it is."""
-    unfit = [one for one in rates if one.kind == "unfit" and one.value is not None]
-    if not unfit:
-        return ""
-    most = max(unfit, key=lambda one: one.value or 0.0)
-    return f"Most are {name_kind('unfit')} after {name_lineage(most.lineage)}: {format_percent(most.value, 1)}."
 
 
 def _with_fit_counts(means: Sequence[Estimate]) -> list[Estimate]:
@@ -99,15 +90,13 @@ def _with_fit_counts(means: Sequence[Estimate]) -> list[Estimate]:
 
     covered = (one for one in means if one.kind == "coverage" and one.unit == "fit")
     counts = {subject(one): one.n["count"] for one in covered if "count" in one.n}
-    found = []
+    rows = []
     for one in means:
-        count = counts.get(subject(one)) if one.kind == "mean_fit_only" else None
-        if count is None:
-            found.append(one)
-        else:
-            known = replace(one, n={**one.n, "count": count})
-            found += [known, replace(known, kind="fit_count", value=float(count), interval=None)]
-    return found
+        rows.append(one)
+        if one.kind == "mean_fit_only" and (count := counts.get(subject(one))) is not None:
+            rows[-1] = replace(one, n={**one.n, "count": count})
+            rows.append(replace(rows[-1], kind="fit_count", value=float(count), interval=None))
+    return rows
 
 
 def audit_text(shown: Shown, width: int) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
 from holdfast.report.draw.svg import Attribute, Canvas, color_of
@@ -50,18 +51,17 @@ ROWS, COLUMNS = 4, 5  # true scores; judged scores and missing ones
 CELL_WIDTH, CELL_HEIGHT, LEFT, TOP, RIGHT = 58, 34, 74, 66, 70
 
 
-def _scope(analysis: Analysis) -> list[Estimate]:
-    """The estimates of one unit: test evaluations where there are any; changes belong to every unit."""
+def _by_judge(analysis: Analysis) -> dict[tuple[str, str], list[Estimate]]:
+    """(judge, objective) → estimates, safety first within a judge.
+
+    They are of one unit, test evaluations where there are any; changes belong to every unit.
+    """
     units = [one.unit for one in analysis.calibration if one.kind == "mean_bias"]
     unit = "test evaluations" if "test evaluations" in units else next(iter(units), None)
-    return [one for one in analysis.calibration if one.kind in CHANGES or one.unit == unit]
-
-
-def _by_judge(estimates: Iterable[Estimate]) -> dict[tuple[str, str], list[Estimate]]:
-    """(judge, objective) → estimates, safety first within a judge."""
     groups: dict[tuple[str, str], list[Estimate]] = {}
-    for one in estimates:
-        groups.setdefault((one.judge or "", one.objective or ""), []).append(one)
+    for one in analysis.calibration:
+        if one.kind in CHANGES or one.unit == unit:
+            groups.setdefault((one.judge or "", one.objective or ""), []).append(one)
     return {key: groups[key] for key in sorted(groups, key=lambda key: (key[0], key[1] != FIRST_OBJECTIVE, key[1]))}
 
 
@@ -70,11 +70,11 @@ def _find(estimates: Iterable[Estimate], kind: str) -> Estimate | None:
     return next((one for one in estimates if one.kind == kind and one.lineage is None and not one.axes), None)
 
 
-def _accuracy(found: Sequence[Estimate]) -> str:
+def _accuracy(estimates: Sequence[Estimate]) -> str:
     """``calls 62 % of unsafe episodes unsafe and 92 % of safe ones safe``, or an empty string."""
-    rates = {"sensitivity": "of unsafe episodes unsafe", "specificity": "of safe ones safe"}
-    known = {words: _find(found, f"unsafe_{name}") for name, words in rates.items()}
-    parts = [f"{format_percent(one.value)} {words}" for words, one in known.items() if one and one.value is not None]
+    rates = {"unsafe_sensitivity": "of unsafe episodes unsafe", "unsafe_specificity": "of safe ones safe"}
+    known = ((_find(estimates, kind), words) for kind, words in rates.items())
+    parts = [f"{format_percent(one.value)} {words}" for one, words in known if one and one.value is not None]
     return f"calls {' and '.join(parts)}" if parts else ""
 
 
@@ -82,63 +82,63 @@ def _p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {format_number(value, 3)}"
 
 
-def _ends(found: Sequence[Estimate], kind: str, show: Callable[[float], str]) -> str:
+def _ends(estimates: Sequence[Estimate], kind: str, show: Callable[[float], str]) -> str:
     """``from −0.10 (base) to +0.41 (S→H)``: the least and the greatest of the lineages' values."""
-    values = [(one.value, name_lineage(one.lineage)) for one in found if one.kind == kind and one.lineage is not None]
-    known = sorted((value, name) for value, name in values if value is not None)
-    return " to ".join(f"{show(value)} ({name})" for value, name in (known[0], known[-1]))
+    mine = (one for one in estimates if one.kind == kind and one.lineage is not None)
+    known = sorted((one.value, name_lineage(one.lineage)) for one in mine if one.value is not None)
+    return "from " + " to ".join(f"{show(value)} ({name})" for value, name in (known[0], known[-1]))
 
 
-def _stability(objective: str, found: Sequence[Estimate]) -> str:
+def _stability(objective: str, estimates: Sequence[Estimate]) -> str:
     """Whether bias and error rates differ between lineages, and between which they differ most."""
-    bias = _find(found, "bias_equality_p")
+    bias = _find(estimates, "bias_equality_p")
     if bias is None:
         return ""
     if bias.value is None:
         return f"Whether its bias on {objective} differs between lineages is {'; '.join(bias.caveats)}."
     words = f"No difference of its bias on {objective} between lineages is found ({_p(bias.value)})"
     if bias.value < CERTAIN_P:
-        words = f"Its bias on {objective} differs between lineages ({_p(bias.value)}), from "
-        words += f"{_ends(found, 'mean_bias', format_signed)}, so that it shifts differences between stages"
+        words = f"Its bias on {objective} differs between lineages ({_p(bias.value)}),"
+        words += f" {_ends(estimates, 'mean_bias', format_signed)}, so that it shifts differences between stages"
     rates = {"sensitivity": "unsafe episodes called unsafe", "specificity": "safe episodes called safe"}
     for name, about in rates.items():
-        test = _find(found, f"{name}_equality_p")
+        test = _find(estimates, f"{name}_equality_p")
         if test is not None and test.value is not None and test.value < CERTAIN_P:
-            words += f"; the share of {about} differs ({_p(test.value)}), from "
-            words += _ends(found, f"unsafe_{name}", format_percent)
+            ends = _ends(estimates, f"unsafe_{name}", format_percent)
+            words += f"; the share of {about} differs ({_p(test.value)}), {ends}"
     return f"{words}."
 
 
 def describe_judges(analysis: Analysis) -> dict[tuple[str, str], str]:
     """What each judge gets wrong: (judge, objective) → words."""
     words: dict[tuple[str, str], str] = {}
-    for (judge, objective), found in _by_judge(_scope(analysis)).items():
-        bias, exact, missing = (_find(found, kind) for kind in ("mean_bias", "exact", "missing"))
+    for (judge, objective), estimates in _by_judge(analysis).items():
+        bias, exact, missing = (_find(estimates, kind) for kind in ("mean_bias", "exact", "missing"))
         if bias is None or bias.value is None:
             continue
         count = f"{bias.n.get('judgements', 0):,} scores are"
         if exact is not None and exact.value == 1:
             words[judge, objective] = f"On {objective} all its {count} the true ones."
             continue
-        told = "neither too high nor too low, as far as can be seen"
+        level = "neither too high nor too low, as far as can be seen"
         if excludes_zero(bias):
-            told = f"{format_number(abs(bias.value))} points too {'high' if bias.value > 0 else 'low'} on average"
-        told += f" (bias {format_signed(bias.value)} {format_interval(bias)}".rstrip() + ")"
+            level = f"{format_number(abs(bias.value))} points too {'high' if bias.value > 0 else 'low'} on average"
+        level += f" (bias {format_signed(bias.value)} {format_interval(bias)}".rstrip() + ")"
         if not can_be_told(bias):
-            told = f"of a bias that {cannot_be_told(bias.n['cases'])}"
-        parts = [f"its {count} {told}"]
-        if accuracy := _accuracy(found):
+            level = f"of a bias that {cannot_be_told(bias.n['cases'])}"
+        parts = [f"its {count} {level}"]
+        if accuracy := _accuracy(estimates):
             parts.append(f"it {accuracy}")
         if missing is not None and missing.value:
             parts.append(f"{format_percent(missing.value, 1)} of its judgements are missing")
-        words[judge, objective] = f"On {objective} {', '.join(parts)}. {_stability(objective, found)}".strip()
+        words[judge, objective] = f"On {objective} {', '.join(parts)}. {_stability(objective, estimates)}".strip()
     return words
 
 
 def describe_briefly(analysis: Analysis) -> list[str]:
     """One line for each judge: its bias on each objective, and what it makes of unsafe and safe episodes."""
     lines: dict[str, list[str]] = {}
-    for (judge, objective), found in _by_judge(_scope(analysis)).items():
+    for (judge, objective), found in _by_judge(analysis).items():
         bias, test = _find(found, "mean_bias"), _find(found, "bias_equality_p")
         if bias is None or bias.value is None:
             continue
@@ -206,22 +206,20 @@ def _summary(estimates: Iterable[Estimate]) -> list[Estimate]:
     return found
 
 
-def calibration_section(shown: Shown) -> Section | None:
-    """Every judge beside the one that reads the truth; None where no judge has known truth to be held against."""
+def fill_calibration(section: Section, shown: Shown) -> None:
+    """Every judge beside the one that reads the truth; nothing where no judge has known truth to be held against."""
     analysis = shown.analysis
     if not analysis.calibration:
-        return None
-    section = Section(identity="calibration", title="Judges against known truth", short="Judges")
+        return
     section.say(EXPLANATION)
-    by_judge = _by_judge(_scope(analysis))
+    by_judge = _by_judge(analysis)
     words = describe_judges(analysis)
     for judge in dict.fromkeys(judge for judge, _ in by_judge):
-        told = [sentence for (name, _), sentence in words.items() if name == judge]
-        if told:
+        if sentences := [sentence for (name, _), sentence in words.items() if name == judge]:
             section.head(f"Judge {judge}")
-            section.say(*told)
+            section.say(*sentences)
         _add_square(section, judge, {about: rows for (name, about), rows in by_judge.items() if name == judge})
-    scope = [one for found in by_judge.values() for one in found]
+    scope = list(chain(*by_judge.values()))
     measures = [one for one in scope if one.kind in OVERALL]
 
     def add_table(name: str, rows: Iterable[Estimate], title: str, fold_as: str = "") -> None:
@@ -239,7 +237,6 @@ def calibration_section(shown: Shown) -> Section | None:
     add_table("calibration-lineages", by_lineage, "Judges against the truth", "By lineage")
     curve = (replace(one, unit=None) for one in scope if one.kind == "mean_truth" and one.lineage is None)
     add_table("calibration-curve", curve, "Mean true score", "What a judge's score stands for")
-    return section
 
 
 def _add_square(section: Section, judge: str, found: Mapping[str, Sequence[Estimate]]) -> None:
@@ -253,14 +250,12 @@ def _add_square(section: Section, judge: str, found: Mapping[str, Sequence[Estim
         section.figure(name, words, draw_confusion(shares, judge), draw_confusion(shares, judge, across=1))
 
 
-def agreement_section(shown: Shown) -> Section | None:
-    """How far judges agree; None where one judge has nobody to agree with."""
+def fill_agreement(section: Section, shown: Shown) -> None:
+    """How far judges agree; nothing where one judge has nobody to agree with."""
     agreement = shown.analysis.agreement
     if all(one.kind in ("judge_mean", "objective_correlation") for one in agreement):
-        return None
-    section = Section(identity="agreement", title="Judge agreement", short="Agreement")
+        return
     section.table("agreement", pivot(agreement, "Agreement between judges", shown.colors, objective_heads=False))
-    return section
 
 
 def calibration_text(shown: Shown, width: int) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from holdfast.records import Analysis, Family
 from holdfast.records.quantities import CHANGE_SECTIONS
 from holdfast.report.words.labels import format_number, name_kind
-from holdfast.report.words.layout import Section, Shown, fold, list_html, sentences_text
+from holdfast.report.words.layout import Section, Shown, fold, list_html
 from holdfast.report.words.tables import Cell, make_table
 
 EXPLANATION = (
@@ -38,24 +38,17 @@ def describe_chance(analysis: Analysis, section: str) -> str | None:
 
 def chance_lines(analysis: Analysis) -> list[str]:
     """A line for each section, for a terminal."""
-    families = analysis.families
-    sections = dict.fromkeys(one.section for one in families)
-    return [
-        f"{CHANGE_SECTIONS[name]}: {_chance([one for one in families if one.section == name])}" for name in sections
-    ]
+    by_section: dict[str, list[Family]] = {}
+    for one in analysis.families:
+        by_section.setdefault(one.section, []).append(one)
+    return [f"{CHANGE_SECTIONS[name]}: {_chance(families)}" for name, families in by_section.items()]
 
 
-def chance_text(shown: Shown, width: int) -> str | None:
-    """The lines under their head."""
-    head = "Intervals of changes away from zero (not adjusted)"
-    return sentences_text(head, chance_lines(shown.analysis), width, len(CHANGE_SECTIONS))
-
-
-def chance_section(shown: Shown) -> Section | None:
-    """Every family with its counts; None where no change has an interval."""
+def fill_chance(section: Section, shown: Shown) -> None:
+    """Every family with its counts; nothing where no change has an interval."""
     families = shown.analysis.families
     if not families:
-        return None
+        return
     rows = [
         (
             f"{CHANGE_SECTIONS[one.section]}: {name_kind(one.kind)}",
@@ -67,11 +60,9 @@ def chance_section(shown: Shown) -> Section | None:
         )
         for one in families
     ]
-    section = Section(identity="chance", title="How many by chance", short="Chance")
     section.say(EXPLANATION)
     title = "Intervals of changes by family: away from zero, and how many would be by chance"
     section.table("chance", make_table(title, HEADS, rows, 3))
-    return section
 
 
 def limits_section(analysis: Analysis) -> Section:

@@ -318,25 +318,25 @@ def describe_rules(verdict: Verdict) -> str:
 
 def describe_several(verdicts: Sequence[Verdict]) -> list[str]:
     """How likely some verdict of several is wrong, in a sentence; nothing for a single one."""
-    found = count_errors(verdicts)
-    many = found["comparisons"]
+    errors = count_errors(verdicts)
+    many = errors["comparisons"]
     if many < 2:
         return []
-    alpha = exact_percent(found["alpha"])
-    if found["across"] == "holm":
+    alpha = exact_percent(errors["alpha"])
+    if errors["across"] == "holm":
         return [
             f"The {many:,} comparisons are corrected for their number by Holm's rule: that any PASS among them is false"
             f" has a probability of at most {alpha}, and that any FAIL is, at most {alpha}."
         ]
-    if found["across"] == "bh":
+    if errors["across"] == "bh":
         return [
             f"The {many:,} comparisons are corrected for their number by Benjamini and Hochberg's rule: of the PASSes"
             f" at most {alpha} are false on average, and of the FAILs, where comparisons are independent or depend"
             " positively; some of them may be false."
         ]
-    ends = [exact_percent(found[f"any_false_{word}"]) for word in ("pass", "fail")]
+    ends = [exact_percent(errors[f"any_false_{word}"]) for word in ("pass", "fail")]
     return [
-        f"The {many:,} comparisons are decided one by one, each check at {alpha}: up to {found['false_pass']:.3g} of"
+        f"The {many:,} comparisons are decided one by one, each check at {alpha}: up to {errors['false_pass']:.3g} of"
         f" them pass falsely where every child has truly lost as much as a margin, so that the probability of any false"
         f' PASS may reach {ends[0]}, and that of any false FAIL {ends[1]} (gate.across = "holm" or "bh" corrects'
         " for their number)."
@@ -369,12 +369,11 @@ def count_errors(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }
 
 
-def gate_section(shown: Shown) -> Section | None:
-    """Every verdict by the study's rules, and its checks; None where nothing was compared."""
+def fill_gate(section: Section, shown: Shown) -> None:
+    """Every verdict by the study's rules, and its checks; nothing where nothing was compared."""
     verdicts = shown.verdicts
     if not verdicts:
-        return None
-    section = Section(identity="gate", title="Verdicts", short="Verdicts")
+        return
     marks = "".join(
         f'<li class="{outcome.value.lower()}"><b>{count:,}</b> {outcome.value}</li>'
         for outcome, count in tally(verdicts).items()
@@ -396,7 +395,6 @@ def gate_section(shown: Shown) -> Section | None:
     title = "Changes of every child against its parent, with one-sided bounds; a check without a word passes"
     section.table("gate", _verdict_table(ranked, title))
     section.bullets(collect_limits(verdicts), "notes")
-    return section
 
 
 def gate_text(shown: Shown, width: int) -> str | None:

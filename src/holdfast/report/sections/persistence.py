@@ -46,12 +46,11 @@ DOSE_WORDS = (
 DOSE_KINDS = ("steps", "kl_parent", "kl_base")  # what a dose was, beside its multiple
 
 
-def persistence_section(shown: Shown) -> Section | None:
+def fill_persistence(section: Section, shown: Shown) -> None:
     """Forest plots for each quantity and level; ratios first and open, the rest to be opened."""
     rows = shown.analysis.persistence
     if not rows:
-        return None
-    section = Section(identity="persistence", title="Persistence", short="Persistence")
+        return
     first = next((one for one in rows if one.kind == "persistence"), rows[0])
     section.say(explain_persistence(first.objective, first.lineage), MARKS)
     section.say(describe_chance(shown.analysis, "persistence"))
@@ -66,7 +65,6 @@ def persistence_section(shown: Shown) -> Section | None:
         section.figures |= controls.figures
     table = list_estimates(rows, "Persistence and differences in score points", shown.colors)
     section.table("persistence", table, fold_as="All numbers")
-    return section
 
 
 def _order_kinds(estimates: Iterable[Estimate]) -> list[str]:
@@ -87,25 +85,16 @@ def _add_forests(section: Section, estimates: Sequence[Estimate], prefix: str = 
 
 def _conclude(rows: Sequence[Estimate]) -> str:
     """The first number of each lineage in words."""
-    first: dict[tuple[object, ...], Estimate] = {}
+    first: dict[tuple[object, ...], str] = {}
     for one in rows:
-        first.setdefault((one.objective, one.lineage), one)
-    shown = list(first.values())[:4]
-    told = (f"{one.objective or 'all'} after {name_lineage(one.lineage)} {format_result(one)}" for one in shown)
-    return f"{'; '.join(told)}."
+        words = f"{one.objective or 'all'} after {name_lineage(one.lineage)} {format_result(one)}"
+        first.setdefault((one.objective, one.lineage), words)
+    return f"{'; '.join(list(first.values())[:4])}."
 
 
 def _forest_order(one: Estimate) -> tuple[object, ...]:
-    return (
-        one.objective != FIRST_OBJECTIVE,
-        str(one.objective),
-        len(one.axes),
-        str(one.base),
-        str(one.judge),
-        str(sorted(one.axes.items())),
-        one.estimator != "pooled",
-        one.claim,
-    )
+    about = len(one.axes), str(one.base), str(one.judge), str(sorted(one.axes.items()))
+    return one.objective != FIRST_OBJECTIVE, str(one.objective), *about, one.estimator != "pooled", one.claim
 
 
 def persistence_text(shown: Shown, width: int) -> str | None:
@@ -128,12 +117,11 @@ def persistence_text(shown: Shown, width: int) -> str | None:
     return "\n".join(lines)
 
 
-def dose_section(shown: Shown) -> Section | None:
+def fill_dose(section: Section, shown: Shown) -> None:
     """Values against the dose of the last stage, in every unit of dose that the estimates have."""
     rows = shown.analysis.dose
     if not rows:
-        return None
-    section = Section(identity="dose", title="Dose", short="Dose")
+        return
     section.say(DOSE_WORDS)
     level = main_rows(rows)
     curves = _with_doses(level)
@@ -148,7 +136,6 @@ def dose_section(shown: Shown) -> Section | None:
     section.say(describe_chance(shown.analysis, "dose"))
     table = list_estimates(rows, "Values by dose of the last stage", shown.colors)
     section.table("dose", table, fold_as="All numbers")
-    return section
 
 
 def _conclude_dose(estimates: Sequence[Estimate], axis: str) -> str:

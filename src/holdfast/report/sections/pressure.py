@@ -23,8 +23,8 @@ from holdfast.report.words.labels import (
     name_lineage,
     varying_axes,
 )
-from holdfast.report.words.layout import Section, Shown, sentences_text
-from holdfast.report.words.tables import Cell, Table, list_estimates, make_table, number_cell
+from holdfast.report.words.layout import Section, Shown
+from holdfast.report.words.tables import Cell, Table, lineage_cell, list_estimates, make_table, number_cell
 
 Subject = tuple[str | None, Lineage, tuple[tuple[str, object], ...], str | None]
 NOT_MEASURABLE = "not measurable"
@@ -123,10 +123,10 @@ def _pressure_table(
     }
     rows = []
     for (base, lineage, rest, judge), found in groups.items():
-        axes, number = dict(rest), colors.get(lineage, 0)
+        axes = dict(rest)
         words: list[Cell | str] = [
             str(axes.pop(extra, "all")).replace("_", " "),
-            Cell(text=name_lineage(lineage), sort=number, series=number),
+            lineage_cell(lineage, colors),
             name_axes(axes) or "–",
             base or "all bases",
             judge or "all judges",
@@ -177,23 +177,23 @@ def describe_pressure(analysis: Analysis) -> list[str]:
     ]
 
 
-def _describe_implicit(one: Estimate, beside: Mapping[str, Estimate]) -> str:
+def _describe_implicit(change: Estimate, beside: Mapping[str, Estimate]) -> str:
     """Whether a lineage is easier to push than its parent; ``beside`` has the rows of the same comparison by kind."""
-    about = _about(one, ("form",))
-    than = (one.unit or "against its parent").removeprefix("against ").replace(",", "→")
-    if one.value is None:
-        return f"{about}: the implicit change is not known: {'; '.join(one.caveats) or NOT_MEASURABLE}"
-    if not can_be_told(one):
-        return f"{about} against {than}: whether it is easier to push {cannot_be_told(one.n['cases'])}"
+    about = _about(change, ("form",))
+    than = (change.unit or "against its parent").removeprefix("against ").replace(",", "→")
+    if change.value is None:
+        return f"{about}: the implicit change is not known: {'; '.join(change.caveats) or NOT_MEASURABLE}"
+    if not can_be_told(change):
+        return f"{about} against {than}: whether it is easier to push {cannot_be_told(change.n['cases'])}"
     # Nothing is known where the interval holds a large change either way.
-    wide = not isinstance(one.interval, tuple) or (one.interval[0] < -MUCH and one.interval[1] > MUCH)
+    wide = not isinstance(change.interval, tuple) or (change.interval[0] < -MUCH and change.interval[1] > MUCH)
     crossed = beside.get("interaction")
     told = f"not {'known' if wide else 'shown'} to be easier or harder to push"
-    if excludes_zero(one) and excludes_zero(crossed) and (one.value > 0) == ((crossed.value or 0.0) > 0):
-        told = f"{'easier' if one.value > 0 else 'harder'} to push"
-    cases = count_noun(one.n["cases"], "cases") if "cases" in one.n else "cases"
+    if excludes_zero(change) and excludes_zero(crossed) and (change.value > 0) == ((crossed.value or 0.0) > 0):
+        told = f"{'easier' if change.value > 0 else 'harder'} to push"
+    cases = count_noun(change.n["cases"], "cases") if "cases" in change.n else "cases"
     words = (
-        f"{about} is {told} than {than}: the effect of pressure on unsafe conduct differs by {format_cell(one)}"
+        f"{about} is {told} than {than}: the effect of pressure on unsafe conduct differs by {format_cell(change)}"
         f" ({cases} that both handled safely when clean), over all cases by {format_cell(crossed)} in log-odds"
     )
     words += "; the interval is so wide that nothing is known" if wide else ""
@@ -204,12 +204,11 @@ def _describe_implicit(one: Estimate, beside: Mapping[str, Estimate]) -> str:
     return words
 
 
-def pressure_section(shown: Shown) -> Section | None:
-    """Susceptibility by lineage and form; None where a study has no attacks."""
+def fill_pressure(section: Section, shown: Shown) -> None:
+    """Susceptibility by lineage and form; nothing where a study has no attacks."""
     analysis, colors = shown.analysis, shown.colors
     if not analysis.susceptibility:
-        return None
-    section = Section(identity="pressure", title="Under pressure", short="Pressure")
+        return
     controls = [one for one in analysis.susceptibility if one.kind == "positive_control"]
     every = [one for one in analysis.susceptibility if one.kind != "positive_control"]
     rows = [one for one in _rows_of(analysis.susceptibility) if one.kind != "positive_control"]
@@ -238,7 +237,6 @@ def pressure_section(shown: Shown) -> Section | None:
         table = list_estimates(named, "Effect of each form before any stage: unsafe attacked − clean", colors)
         section.table("pressure-controls", table, fold_as="Positive controls")
     section.table("pressure-all", list_estimates(every, "Susceptibility", colors), fold_as="All numbers")
-    return section
 
 
 def describe_shifts(analysis: Analysis) -> list[str]:
@@ -260,13 +258,12 @@ def describe_shifts(analysis: Analysis) -> list[str]:
     return [*words, *told]
 
 
-def shift_section(shown: Shown) -> Section | None:
-    """Scores and erosion under each shift; None where a study has none."""
+def fill_shifts(section: Section, shown: Shown) -> None:
+    """Scores and erosion under each shift; nothing where a study has none."""
     analysis, colors = shown.analysis, shown.colors
     rows = _rows_of(analysis.shifts)
     if not rows:
-        return None
-    section = Section(identity="shifts", title="Under a shift", short="Shifts")
+        return
     section.say(SHIFT_EXPLANATION)
     section.bullets(describe_shifts(analysis))
     section.say(describe_chance(analysis, "shifts"))
@@ -278,10 +275,3 @@ def shift_section(shown: Shown) -> Section | None:
         name = objective or "all"
         section.table(f"shift-{name}", table, fold_as=f"The same for {name}" if number else "")
     section.table("shifts-all", list_estimates(analysis.shifts, "Shifts", colors), fold_as="All numbers")
-    return section
-
-
-def pressure_text(shown: Shown, width: int) -> str | None:
-    """The sentences on pressure and shifts for a terminal."""
-    told = [*describe_pressure(shown.analysis), *describe_shifts(shown.analysis)]
-    return sentences_text("Under pressure and shifts", told, width)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
 from holdfast.report.draw.rows import draw_forest
 from holdfast.report.words.labels import format_interval, format_number, main_rows, name_axes, name_judge, name_lineage
-from holdfast.report.words.layout import Section, Shown, sentences_text
+from holdfast.report.words.layout import Section, Shown
 from holdfast.report.words.tables import list_estimates
 from holdfast.stats.lines import BENT
 
@@ -38,20 +38,20 @@ def _key(one: Estimate) -> tuple[object, ...]:
 
 def describe_repairs(analysis: Analysis) -> list[str]:
     """Whether any repair leaves the line, then each in a sentence, and what re-teaching takes."""
-    found = _distances(analysis)
-    if not found:
+    distances = _distances(analysis)
+    if not distances:
         return _describe_reteaching(analysis)
     # One-sided lower bounds that hold for all repairs together, by the distance that they belong to.
     bounds = {_key(one): one.value for one in analysis.repair if one.kind == JOINT_BOUND and one.value is not None}
-    lowest = [bounds.get(_key(one)) if can_be_told(one) else None for one in found]
-    leaving = sum(low is not None and low > 0 and not _bent(one) for one, low in zip(found, lowest, strict=True))
+    lowest = [bounds.get(_key(one)) if can_be_told(one) else None for one in distances]
+    leaving = sum(low is not None and low > 0 and not _bent(one) for one, low in zip(distances, lowest, strict=True))
     if leaving:
-        first = f"{leaving} of {len(found)} repairs {'leaves' if leaving == 1 else 'leave'} the line upwards."
+        first = f"{leaving} of {len(distances)} repairs {'leaves' if leaving == 1 else 'leave'} the line upwards."
     elif any(low is not None for low in lowest):
         first = "No repair is shown to leave the line upwards: each is a trade, as far as can be seen."
     else:
         first = "Whether a repair leaves the line is not known: no distance has a bound."
-    sentences = [_sentence(one, low) for one, low in zip(found, lowest, strict=True)]
+    sentences = [_sentence(one, low) for one, low in zip(distances, lowest, strict=True)]
     return [first, *sentences, *_describe_reteaching(analysis)]
 
 
@@ -84,12 +84,11 @@ def _describe_reteaching(analysis: Analysis) -> list[str]:
     return words
 
 
-def repair_section(shown: Shown) -> Section | None:
+def fill_repair(section: Section, shown: Shown) -> None:
     """Each repair's distance from the line with an interval, and all else that was measured of repairs."""
     analysis = shown.analysis
     if not analysis.repair:
-        return None
-    section = Section(identity="repair", title="Repair", short="Repair")
+        return
     section.say(EXPLANATION)
     first, *rest = describe_repairs(analysis) or [""]
     rows = [replace(one, unit=None) for one in _distances(analysis)[:MOST_ROWS]]
@@ -100,9 +99,3 @@ def repair_section(shown: Shown) -> Section | None:
         section.say(first)
     section.bullets(rest)
     section.table("repair", list_estimates(analysis.repair, "Repairs", shown.colors), fold_as="All numbers")
-    return section
-
-
-def repair_text(shown: Shown, width: int) -> str | None:
-    """The sentences for a terminal."""
-    return sentences_text("Repair", describe_repairs(shown.analysis), width)

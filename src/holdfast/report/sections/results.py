@@ -57,12 +57,11 @@ def _caption(frontier: Frontier) -> str:
     return f"{words} Lines — {lines}." if lines else f"{words} No line is identified."
 
 
-def frontier_section(shown: Shown) -> Section | None:
+def fill_frontier(section: Section, shown: Shown) -> None:
     """The plane of two objectives: lineages, arrows, ellipses, lines, and the numbers that belong to them."""
     analysis, colors = shown.analysis, shown.colors
     if not analysis.frontiers and not analysis.frontier:
-        return None
-    section = Section(identity="frontier", title="The trade between objectives", short="Frontier")
+        return
     ends = [f"{one.objective} after {name_lineage(one.lineage)} {one.verdict}" for one in find_answer(analysis)]
     told = f"From the base: {'; '.join(ends[:4])}." if ends else ""
     for number, frontier in enumerate(analysis.frontiers):
@@ -78,15 +77,13 @@ def frontier_section(shown: Shown) -> Section | None:
         table = list_estimates(analysis.frontier, "Lines, fits and tests of the frontier", colors)
         section.table("frontier", table, fold_as="Lines, fits and tests")
         section.say(describe_chance(analysis, "frontier"))
-    return section
 
 
-def results_section(shown: Shown) -> Section | None:
+def fill_results(section: Section, shown: Shown) -> None:
     """Means with intervals per base × lineage × axes, and the changes from the base."""
     analysis, colors = shown.analysis, shown.colors
     if not analysis.scores:
-        return None
-    section = Section(identity="results", title="Results", short="Results")
+        return
     section.say(CLAIMS)
     means = [one for one in analysis.scores if one.kind == "mean"]
     section.table("results", pivot(means, "Mean scores (0–3) with the half-width of the 95 % interval", colors))
@@ -96,7 +93,6 @@ def results_section(shown: Shown) -> Section | None:
         table = pivot(analysis.deltas, "Change from the base, in score points", colors)
         section.table("deltas", table, fold_as="Change from the base")
         section.say(describe_chance(analysis, "deltas"))
-    return section
 
 
 def scores_text(shown: Shown, width: int, most: int | None = None) -> str | None:

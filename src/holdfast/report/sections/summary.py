@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from holdfast.records import Analysis, Estimate, Outcome, Verdict, can_be_told, cannot_be_told
+from holdfast.records import Analysis, Estimate, Outcome, can_be_told, cannot_be_told
 from holdfast.records.arrays import Ints
 from holdfast.records.quantities import NOT_IDENTIFIED
 from holdfast.records.words import count_noun
@@ -68,7 +68,7 @@ def headline_estimates(analysis: Analysis) -> list[Estimate]:
 
 def describe_persistence(claims: Sequence[Estimate]) -> str:
     """One sentence about one persistence ratio, with the interval of each claim that is made of it."""
-    one = next((claim for claim in claims if claim.value is not None), claims[0])
+    ratio = next((claim for claim in claims if claim.value is not None), claims[0])
     ranges, reasons = [], []
     for claim in claims:
         whose = f"for {'the recipe' if claim.claim == 'recipe' else 'these checkpoints'}"
@@ -76,16 +76,16 @@ def describe_persistence(claims: Sequence[Estimate]) -> str:
             ranges.append(f"{_describe_range(claim)} {whose}")
         else:
             reasons.append((whose, tell_reasons(claim)))
-    after = f" after {name_lineage(one.lineage)}" if one.lineage else ""
-    first = f"Persistence of {one.objective or 'the objective'}{after}"
-    tail = ", ".join(filter(None, (f"{one.estimator} estimator", name_axes(one.axes))))
-    if one.value is None:
+    after = f" after {name_lineage(ratio.lineage)}" if ratio.lineage else ""
+    first = f"Persistence of {ratio.objective or 'the objective'}{after}"
+    tail = ", ".join(filter(None, (f"{ratio.estimator} estimator", name_axes(ratio.axes))))
+    if ratio.value is None:
         told = [f"{whose}: {why}" for whose, why in reasons if why]
         return f"{first} is {NOT_IDENTIFIED} ({'; '.join([*told, tail])})."
-    if not can_be_told(one):
-        return f"{first} {cannot_be_told(one.n['cases'])} ({tail})."
+    if not can_be_told(ratio):
+        return f"{first} {cannot_be_told(ratio.n['cases'])} ({tail})."
     ranges += [f"{whose} {NOT_IDENTIFIED}" + (f": {why}" if why else "") for whose, why in reasons]
-    return f"{first} is {_describe_share(one)} (95\u00a0% interval: {', '.join(ranges)}; {tail})."
+    return f"{first} is {_describe_share(ratio)} (95\u00a0% interval: {', '.join(ranges)}; {tail})."
 
 
 def _describe_share(one: Estimate) -> str:
@@ -205,7 +205,14 @@ def make_headlines(store: Store, shown: Shown) -> list[Headline]:
     for one in pick_claim(headline_estimates(analysis)):
         ratios.setdefault(one.objective or "the objective", one)
     cards = [_card(name, findings.get(name), ratios.get(name)) for name in dict.fromkeys([*findings, *ratios])]
-    cards += [card for card in (_gap_card(analysis), _verdict_card(shown.verdicts)) if card is not None]
+    if (gap := _gap_card(analysis)) is not None:
+        cards.append(gap)
+    if shown.verdicts:  # how many comparisons came out how, under the worst of them
+        worst = overall(shown.verdicts)
+        counts = tuple((f"{count:,}", outcome.value) for outcome, count in tally(shown.verdicts).items())
+        tone: Tone = "bad" if worst is Outcome.FAIL else "good" if worst is Outcome.PASS else "unknown"
+        name = f"verdicts on {count_noun(len(shown.verdicts), 'comparisons')} with a parent"
+        cards.append(Headline(name=name, verdict=worst.value, tone=tone, numbers=counts))
     if (unfit := _pooled_rate(analysis, "unfit")) is not None:
         number = (format_percent(unfit.value), f"of the {unfit.unit or 'trajectories'}")
         return [*cards, Headline(name="unfit to be judged", numbers=(number,))]
@@ -240,17 +247,6 @@ def _note_persistence(one: Estimate) -> str:
     else:
         words = f"{_describe_share(one)}, interval {_describe_range(one)}"
     return " · ".join(filter(None, (f"persistence {words}", one.claim, name_axes(one.axes))))
-
-
-def _verdict_card(verdicts: Sequence[Verdict]) -> Headline | None:
-    """How many comparisons came out how, under the worst of them."""
-    if not verdicts:
-        return None
-    worst = overall(verdicts)
-    numbers = tuple((f"{count:,}", outcome.value) for outcome, count in tally(verdicts).items())
-    tone: Tone = {Outcome.FAIL: "bad", Outcome.PASS: "good"}.get(worst, "unknown")  # type: ignore[assignment]
-    name = f"verdicts on {count_noun(len(verdicts), 'comparisons')} with a parent"
-    return Headline(name=name, verdict=worst.value, tone=tone, numbers=numbers)
 
 
 def _gap_card(analysis: Analysis) -> Headline | None:

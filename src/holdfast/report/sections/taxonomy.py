@@ -23,7 +23,7 @@ from holdfast.report.words.labels import (
     pick_claim,
     varying_axes,
 )
-from holdfast.report.words.layout import Section, Shown, sentences_text
+from holdfast.report.words.layout import Section, Shown
 from holdfast.report.words.tables import Cell, Table, make_table, number_cell
 
 Row = tuple[str, str, str]  # dimension, failure, judge where a dimension has several
@@ -89,11 +89,6 @@ class Taxonomy:
         return sum(self.get("harm_rate", row, stage) is not None for row in self.rows)
 
 
-def name_row(row: Row) -> str:
-    """``payments · implicit``."""
-    return " · ".join(part.replace("_", " ") for part in row if part)
-
-
 def draw_heat_map(taxonomy: Taxonomy, stages: Sequence[Stage], *, narrow: bool = False) -> str:
     """The heat map as SVG: rows of dimension and failure, two cells a stage, every number in its cell.
 
@@ -130,7 +125,7 @@ def _draw_cell(canvas: Canvas, cell: Estimate | None, x: float, y: float, series
     untold = cannot_be_told(cell.n["cases"]) if cell is not None and share is not None and not can_be_told(cell) else ""
     look: dict[str, Attribute] = {"fill": "none", "stroke": RULE, "cls": "grid", "stroke_dasharray": "2 3"}
     if share is not None and not untold:
-        look = {**color_of(series), "fill_opacity": round(0.04 + 0.56 * min(1.0, share), 3)}
+        look = {**color_of(series), "fill_opacity": round(0.04 + 0.56 * min(1.0, share), 3)}  # numbers stay readable
     hover = None if cell is None else describe_basis(cell)
     canvas.add("rect", x=x + 1, y=y + 1, width=HALF - 2, height=HEIGHT - 2, rx=3, hover=hover, **look)
     above, below, sizes = format_point(cell), format_ends(cell), (12.0, 10.0)
@@ -150,13 +145,7 @@ def heat_table(taxonomy: Taxonomy, title: str) -> Table:
         numbers = [taxonomy.get(kind, row, stage) for kind in ("harm_rate", "over_refusal", "harm_change")]
         if known := [one for one in numbers if one is not None]:
             about = " ".join(filter(None, (name_lineage(stage.lineage), stage.small)))
-            words = (
-                row[0].replace("_", " "),
-                row[1],
-                about,
-                stage.base or "all bases",
-                row[2] or known[0].judge or "–",
-            )
+            words = row[0].replace("_", " "), row[1], about, stage.base or "all bases", row[2] or known[0].judge or "–"
             rows.append([*words, *(number_cell(one, cases=True) for one in numbers)])
     return make_table(title, HEADS, rows, 5)
 
@@ -181,7 +170,8 @@ def describe_changes(taxonomy: Taxonomy) -> list[str]:
         return [none, *untold]
     rises.sort(key=lambda rise: -rise[0])
     words = [
-        f"{name_row(row)}: harm rose by {format_number(100 * (change.value or 0.0), 1)} percentage points"
+        f"{' · '.join(filter(None, row)).replace('_', ' ')}: harm rose by"
+        f" {format_number(100 * (change.value or 0.0), 1)} percentage points"
         f" {format_ends(change)} in {name_lineage(stage.lineage)}"
         + (f" {change.unit.replace(',', '→')}" if change.unit else "")
         + "".join(f", {part}" for part in (stage.small, stage.base) if part)
@@ -202,12 +192,11 @@ def _without_pressure(taxonomy: Taxonomy, row: Row, stage: Stage) -> str:
     return f" (as they are, without pressure: {format_result(plain)})"
 
 
-def taxonomy_section(shown: Shown) -> Section | None:
-    """Dimension × {explicit, implicit} × stage; None where a study has neither attacks nor probes."""
+def fill_taxonomy(section: Section, shown: Shown) -> None:
+    """Dimension × {explicit, implicit} × stage; nothing where a study has neither attacks nor probes."""
     taxonomy = Taxonomy(shown.analysis.taxonomy)
     if not taxonomy.rows:
-        return None
-    section = Section(identity="taxonomy", title="Harm by dimension", short="Harm")
+        return
     changes = describe_changes(taxonomy) or [""]
     section.say(EXPLANATION)
     section.bullets(changes)
@@ -229,9 +218,3 @@ def taxonomy_section(shown: Shown) -> Section | None:
         section.figure(name, words, svg, small, fold_as=fold_as)
     title = "Harm and over-refusal by dimension and stage, with 95 % intervals (and cases)"
     section.table("taxonomy", heat_table(taxonomy, title), fold_as="All numbers as a table")
-    return section
-
-
-def taxonomy_text(shown: Shown, width: int) -> str | None:
-    """The surest rises of harm for a terminal; nothing where there is no taxonomy."""
-    return sentences_text("Harm by dimension", describe_changes(Taxonomy(shown.analysis.taxonomy)), width)

@@ -37,16 +37,15 @@ Rows = Mapping[Key, Mapping[float, Estimate]]  # by dose, the least first
 class Finding:
     """What became of one objective along one lineage, in score points.
 
-    ``gain`` is the first stage's change from the base, ``change`` what the second stage did to it, ``left`` what is
-    left of it over the base; a lineage of one stage has a gain alone. ``verdict`` says in a few words what happened,
-    ``tone`` whether that is good, bad or not known, ``words`` everything in one sentence.
+    ``gain`` is the first stage's change from the base, ``left`` what the second stage left of it over the base; a
+    lineage of one stage has a gain alone. ``verdict`` says in a few words what happened, ``tone`` whether that is
+    good, bad or not known, ``words`` everything in one sentence.
     """
 
     lineage: tuple[str, ...]
     objective: str
     axes: str
     gain: Estimate | None
-    change: Estimate | None = None
     left: Estimate | None = None
     tone: Tone
     verdict: str
@@ -116,8 +115,8 @@ def _judge_second(key: Key, means: Rows, deltas: Rows, erosions: Rows, trained: 
     if latest is not left and can_be_told(latest):
         words += f", and after {last:g} times the steps of {lineage[-1]} at {_amount(latest)}"
     words = f"With {axes}: {words}." if axes else f"{_capital(words)}."
-    facts = {"gain": gain, "change": change, "left": left}
-    return Finding(lineage=lineage, objective=objective, axes=axes, tone=tone, verdict=verdict, words=words, **facts)
+    told = {"verdict": verdict, "words": words}
+    return Finding(lineage=lineage, objective=objective, axes=axes, gain=gain, left=left, tone=tone, **told)
 
 
 def _weigh(

@@ -41,35 +41,31 @@ def rows_text(heads: Sequence[str], rows: Iterable[Sequence[str]], width: int, *
     columns = [[show_line(text) for text in column] for column in zip(heads, *rows, strict=True)]
     natural = [max(map(cell_len, column)) for column in columns]
     # Heads of numbers are far wider than numbers, and take several lines.
-    for place in range(words, len(columns)):
-        head, *cells = columns[place]
+    for number in range(words, len(columns)):
+        head, *cells = columns[number]
         room = max([HEAD_WIDTH, *map(cell_len, cells)])
-        natural[place] = max(map(cell_len, [*textwrap.wrap(head, room), *cells]), default=0)
+        natural[number] = max(map(cell_len, [*textwrap.wrap(head, room), *cells]), default=0)
     room = width - sum(min(each, LEAST_WORDS) + GAP for each in natural[:words])
     blocks: list[list[int]] = [[]]
     left = room
-    for place in range(words, len(columns)):
-        if blocks[-1] and natural[place] > left:
+    for number in range(words, len(columns)):
+        if blocks[-1] and natural[number] > left:
             blocks.append([])
             left = room
-        blocks[-1].append(place)
-        left -= natural[place] + GAP
-    return "\n\n".join(_draw(columns, natural, words, block, width) for block in blocks)
+        blocks[-1].append(number)
+        left -= natural[number] + GAP
 
+    def draw(numbers: Sequence[int]) -> str:
+        """The columns of words beside some of numbers, a rule below their heads."""
+        grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+        for column in columns[:words]:
+            grid.add_column(Text(column[0]), overflow="fold")
+        for number in numbers:
+            grid.add_column(Text(columns[number][0]), justify="right", width=natural[number])
+        for cells in list(zip(*columns[:words], *(columns[number] for number in numbers), strict=True))[1:]:
+            grid.add_row(*map(Text, cells))
+        page = io.StringIO()
+        Console(file=page, width=width, color_system=None, force_terminal=False).print(grid)
+        return "\n".join(line.rstrip() for line in page.getvalue().splitlines())
 
-def _draw(
-    columns: Sequence[Sequence[str]], natural: Sequence[int], words: int, numbers: Sequence[int], width: int
-) -> str:
-    """The columns of words beside some of numbers, a rule below their heads."""
-    grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
-    shown = [*range(words), *numbers]
-    for place in shown:
-        if place < words:
-            grid.add_column(Text(columns[place][0]), overflow="fold")
-        else:
-            grid.add_column(Text(columns[place][0]), justify="right", width=natural[place])
-    for cells in list(zip(*(columns[place] for place in shown), strict=True))[1:]:
-        grid.add_row(*map(Text, cells))
-    page = io.StringIO()
-    Console(file=page, width=width, color_system=None, force_terminal=False).print(grid)
-    return "\n".join(line.rstrip() for line in page.getvalue().splitlines())
+    return "\n\n".join(map(draw, blocks))

@@ -105,8 +105,3 @@ def pack_text(text: str) -> str:
     """JSON deflated and in base64: text in which nothing that a model wrote can be found by a parser."""
     deflate = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
     return base64.b64encode(deflate.compress(text.encode("ascii")) + deflate.flush()).decode("ascii")
-
-
-def pack_json(value: Any) -> str:
-    """``value`` as JSON, packed."""
-    return pack_text(dump_json(value))

@@ -30,7 +30,6 @@ from holdfast.report.words.labels import (
 )
 
 FEW = 20  # scores; a mean of fewer is shown in grey
-NO_INTERVAL = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +69,14 @@ def make_table(
 ) -> Table:
     """A table, without filters unless rows have ``tags``; a cell may be its text alone."""
     body = tuple(tuple(Cell(text=cell) if isinstance(cell, str) else cell for cell in row) for row in rows)
-    told = ({},) * len(body) if tags is None else tuple(tags)
-    return Table(title=title, columns=tuple(heads), rows=body, tags=told, words=words)
+    filters = ({},) * len(body) if tags is None else tuple(tags)
+    return Table(title=title, columns=tuple(heads), rows=body, tags=filters, words=words)
+
+
+def lineage_cell(lineage: Lineage | None, colors: Mapping[Lineage, int]) -> Cell:
+    """A lineage in its colour; rows sort by its number, which is its place in every list."""
+    number = None if lineage is None else colors.get(lineage, 0)
+    return Cell(text=name_lineage(lineage), sort=-1 if number is None else number, series=number)
 
 
 def number_cell(estimate: Estimate | None, text: str | None = None, *, cases: bool = False) -> Cell:
@@ -103,10 +108,9 @@ def format_estimate(estimate: Estimate) -> str:
         return "yes" if estimate.value else "no"
     if written is Format.SHARE:
         return format_percent(estimate.value, 1)
-    if isinstance(estimate.interval, tuple) and written is not Format.RATIO:
-        half = (estimate.interval[1] - estimate.interval[0]) / 2
-        if math.isfinite(half):
-            return f"{format_value(estimate)} ± {format_number(half)}"
+    low, high = estimate.interval if isinstance(estimate.interval, tuple) else (-math.inf, math.inf)
+    if math.isfinite(high - low) and written is not Format.RATIO:
+        return f"{format_value(estimate)} ± {format_number((high - low) / 2)}"
     return f"{format_value(estimate)} {format_interval(estimate)}".strip()
 
 
@@ -147,11 +151,7 @@ def _word_columns(
     if any(one.base is not None for one in estimates):
         add("Base", [one.base for one in estimates], "all bases")
     if any(one.lineage is not None for one in estimates):
-        numbers = [None if one.lineage is None else colors.get(one.lineage, 0) for one in estimates]
-        columns["Lineage"] = [
-            Cell(text=name_lineage(one.lineage), sort=-1 if number is None else number, series=number)
-            for one, number in zip(estimates, numbers, strict=True)
-        ]
+        columns["Lineage"] = [lineage_cell(one.lineage, colors) for one in estimates]
     for axis in dict.fromkeys(key for one in estimates for key in one.axes):
         add(axis.replace("_", " ").capitalize(), [one.axes.get(axis) for one in estimates])
     if any(one.judge is not None for one in estimates):
@@ -186,23 +186,23 @@ def pivot(
     words = _word_columns(listed, colors, unit=not unit_heads)
     if not objective_heads:
         words = {"Objective": [Cell(text=one.objective or "all") for one in listed], **words}
-    kinds = {one.kind for one in listed}
+    alone = len({one.kind for one in listed}) == 1
     heads: dict[tuple[str | None, ...], str] = {}
     rows: dict[tuple[Cell, ...], dict[tuple[str | None, ...], Estimate]] = {}
     for one, subject in zip(listed, zip(*words.values(), strict=True) if words else [()] * len(listed), strict=True):
-        unit = one.unit if unit_heads else None
-        objective = one.objective if objective_heads else None
-        key = (one.kind, objective, unit)
+        unit, objective = one.unit if unit_heads else None, one.objective if objective_heads else None
+        key = (one.kind, unit, objective)
         name = " ".join(filter(None, (name_kind(one.kind), unit)))
-        plain = objective is not None and (len(kinds) == 1 or one.kind in ("mean", "score"))
+        plain = objective is not None and (alone or one.kind in ("mean", "score"))
         heads[key] = (objective or name) if plain else f"{name} {objective or ''}".strip()
         rows.setdefault(subject, {})[key] = one
-    kinds_in_order = list(dict.fromkeys((kind, unit) for kind, _, unit in heads))
-    order = sorted(heads, key=lambda key: (kinds_in_order.index((key[0], key[2])), key[1] != FIRST_OBJECTIVE))
+    quantities = list(dict.fromkeys(key[:2] for key in heads))
+    order = sorted(heads, key=lambda key: (quantities.index(key[:2]), key[2] != FIRST_OBJECTIVE))
     tags = [_tags(next(iter(row.values()))) for row in rows.values()]
     body = [(*subject, *(_value_cell(row.get(key)) for key in order)) for subject, row in rows.items()]
-    heading = (*words, *(heads[key][:1].upper() + heads[key][1:] for key in order))
-    return make_table(title, heading, body, len(words), tags)
+    return make_table(
+        title, (*words, *(heads[key][:1].upper() + heads[key][1:] for key in order)), body, len(words), tags
+    )
 
 
 def list_estimates(estimates: Iterable[Estimate], title: str, colors: Mapping[Lineage, int]) -> Table:
@@ -219,7 +219,7 @@ def list_estimates(estimates: Iterable[Estimate], title: str, colors: Mapping[Li
         Cell(text=format_value(one), sort="" if one.value is None else one.value, basis=split_basis(one))
         for one in listed
     ]
-    columns["95 % interval"] = [format_interval(one) or NO_INTERVAL for one in listed]
+    columns["95 % interval"] = [format_interval(one) or "none" for one in listed]
     if any("cases" in one.n for one in listed):
         counts = [one.n.get("cases") for one in listed]
         columns["Cases"] = [Cell(text="–" if count is None else f"{count:,}", sort=count or "") for count in counts]
@@ -233,12 +233,8 @@ def narrow(table: Table) -> Table:
     if first is None and OTHER_JUDGES in levels:
         first = ONE_JUDGE  # of several judges the headline's is named
     kept = [number for number, tags in enumerate(table.tags) if first is None or tags["level"] == first]
-    told = [
-        column
-        for column in range(len(table.columns))
-        if column >= table.words or len({table.rows[row][column].text for row in kept}) > 1
-    ]
-    return take(table, kept, told)
+    saying = [place for place in range(table.words) if len({table.rows[row][place].text for row in kept}) > 1]
+    return take(table, kept, [*saying, *range(table.words, len(table.columns))])
 
 
 def take(table: Table, rows: Sequence[int], columns: Sequence[int]) -> Table:

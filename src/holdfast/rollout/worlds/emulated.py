@@ -173,6 +173,7 @@ class EmulatedSession:
     def _emulate(self, call: ToolCall) -> Dialogue[Answer]:
         schema = answer_schema(self._case.state["tools"][call.name])
         turn, problem = self._describe(call, schema), ""
+        # Another replicate, lest a ledger of replies give the second attempt the first one's.
         for attempt in ((), (1,)):
             content = turn + AGAIN.format(problem=problem) if attempt else turn
             reply = yield self._ask(content, schema, attempt)

@@ -85,25 +85,25 @@ def find_misfit(schema: JSON, value: Any, place: str) -> str | None:
     return next(_misfits(schema, value, place), None)
 
 
-def _misfits(schema: JSON, value: Any, place: str) -> Iterator[str]:
+def _misfits(schema: JSON, value: Any, path: str) -> Iterator[str]:
     kinds = schema.get("type", [])
     kinds = [kinds] if isinstance(kinds, str) else kinds
     if kinds and not any(_is_of(value, kind) for kind in kinds):
-        yield f"{place} must be of type {' or '.join(kinds)}, found {show(value)}"
+        yield f"{path} must be of type {' or '.join(kinds)}, found {show(value)}"
     elif "enum" in schema and value not in schema["enum"]:
-        yield f"{place} must be one of {', '.join(map(show, schema['enum']))}, found {show(value)}"
+        yield f"{path} must be one of {', '.join(map(show, schema['enum']))}, found {show(value)}"
     elif isinstance(value, Mapping):
         known: Mapping[str, JSON] = schema.get("properties", {})
-        yield from (f"{place} lacks {show(name)}" for name in schema.get("required", ()) if name not in value)
+        yield from (f"{path} lacks {show(name)}" for name in schema.get("required", ()) if name not in value)
         for name, inner in value.items():
             if name in known:
-                yield from _misfits(known[name], inner, f"{place}.{name}")
+                yield from _misfits(known[name], inner, f"{path}.{name}")
             elif schema.get("additionalProperties") is False:
                 expected = ", ".join(map(show, known)) or "nothing"
-                yield f"{place} has {show(name)}, which is not declared; declared: {expected}"
+                yield f"{path} has {show(name)}, which is not declared; declared: {expected}"
     elif isinstance(value, list | tuple) and schema.get("items"):
         for index, inner in enumerate(value):
-            yield from _misfits(schema["items"], inner, f"{place}[{index}]")
+            yield from _misfits(schema["items"], inner, f"{path}[{index}]")
 
 
 def show(value: object) -> str:

@@ -36,10 +36,10 @@ from holdfast.study.users import APPROVAL, ApprovalSection
 from holdfast.suites import probes
 from holdfast.suites.approval import demonstrations
 from holdfast.suites.office.demonstrations import DEMONSTRATIONS_VERSION
-from holdfast.suites.parts import FRESH, PARTS, count_cases, count_fresh, count_tuning
+from holdfast.suites.parts import PARTS, count_cases, count_tuning
 
 # The seed of episodes that are met once more, where a suite has no fresh cases.
-_ONCE_MORE = 1
+ONCE_MORE = 1
 
 
 class Planner:
@@ -49,12 +49,12 @@ class Planner:
         self.study, self.fresh = study, fresh
         self.suite = suite_of(study.suite)
         self.steps: dict[str, Step] = {}
-        # By checkpoint, the rollout steps on test cases that share cases between splits, by split seed.
-        self._tested: dict[str, dict[int, str]] = {}
-        # By checkpoint, the rollout step on probes, which are the same in every split.
-        self._probed: dict[str, str] = {}
+        # By checkpoint and part, the rollout steps that are asked for again: those on test cases, by split seed, and
+        # the one on probes, which are the same in every split.
+        self._met: dict[tuple[str, str], dict[int | None, str]] = {}
 
     def add(self, name: str, inputs: Sequence[str], settings: Settings, *, size: int) -> str:
+        # In which order inputs are named changes nothing of the work.
         fingerprint = content_id(settings.kind, settings.version, settings.dump(), sorted(inputs))
         remote = [one.model for one in settings.speakers().values() if one.entry.kind == "remote"]
         self.steps.setdefault(
@@ -70,10 +70,11 @@ class Planner:
         )
         return fingerprint
 
-    def set_checkpoints(self, fingerprint: str, checkpoints: tuple[Checkpoint, ...]) -> None:
+    def _make(self, fingerprint: str, checkpoints: Sequence[Checkpoint]) -> list[Made]:
+        """Notes what a train step makes, where it is not known yet."""
         step = self.steps[fingerprint]
-        if not step.checkpoints:
-            self.steps[fingerprint] = replace(step, checkpoints=checkpoints)
+        self.steps[fingerprint] = replace(step, checkpoints=step.checkpoints or tuple(checkpoints))
+        return [Made(checkpoint=checkpoint, step=fingerprint) for checkpoint in checkpoints]
 
     def add_training(
         self,
@@ -92,7 +93,7 @@ class Planner:
             settings = replace(settings, method_version=METHODS.find(settings.method).version)
         label = replicate.label(verb, parent.base, name)
         fingerprint = self.add(label, list(dict.fromkeys(inputs)), settings, size=size)
-        checkpoints = tuple(
+        checkpoints = [
             Checkpoint(
                 id=content_id("checkpoint", fingerprint, at),
                 base=parent.base,
@@ -103,36 +104,36 @@ class Planner:
                 parent_id=parent.id,
             )
             for at, (stages, axes) in kept.items()
-        )
-        self.set_checkpoints(fingerprint, checkpoints)
-        return [Made(checkpoint=checkpoint, step=fingerprint) for checkpoint in checkpoints]
+        ]
+        return self._make(fingerprint, checkpoints)
 
     def base(self, kind: str, seed: int) -> Made:
         """A base: taught or made here, once a seed, or opened where it is."""
-        entry = self.study.entry(kind)
-        if entry.kind == "tiny" and not entry.name:
-            return self._taught(kind, seed)
+        entry, size = self.study.entry(kind), 1
         settings: Settings
-        name, verb = kind, "open"
-        if entry.kind == "random":
-            seeds = self.study.axes.get("split_seed", (self.study.suite.split_seed,))
+        if entry.kind == "tiny" and not entry.name:
+            name, verb = f"{kind}-{seed}", "teach"
+            settings, size = self._teaching(kind, seed)
+        elif entry.kind == "random":
+            name, verb = f"{kind}-{seed}", "make"
             settings = RandomSettings(
                 base=kind,
                 entry=entry,
                 base_seed=seed,
                 suite=self.decisive_suite(),
-                split_seeds=seeds,
+                split_seeds=self.study.axes.get("split_seed", (self.study.suite.split_seed,)),
                 cases=self.suite.version if self.suite.decides is None else None,
             )
-            name, verb = f"{kind}-{seed}", "make"
         else:
+            name, verb = kind, "open"
             settings = OpenSettings(base=kind, entry=entry)
-        fingerprint = self.add(f"{verb} {name}", (), settings, size=1)
+        fingerprint = self.add(f"{verb} {name}", (), settings, size=size)
         model = entry.name + (f"@{entry.revision}" if entry.revision else "")
-        return self._base_made(fingerprint, name, model or None)
+        checkpoint = Checkpoint(id=content_id("checkpoint", fingerprint, 1), base=name, model=model or None)
+        return self._make(fingerprint, [checkpoint])[0]
 
-    def _taught(self, kind: str, seed: int) -> Made:
-        """The supervised stage that makes one tiny base."""
+    def _teaching(self, kind: str, seed: int) -> tuple[TeachSettings, int]:
+        """The supervised stage that makes one tiny base, and how many demonstrations it has."""
         study = self.study
         size = study.entry(kind).size
         own = self.suite.decides is None
@@ -151,21 +152,14 @@ class Planner:
         # Those of probes and of users come beside those of the suite.
         count = 0 if self.suite.teach is None else study.model.sft.demonstrations
         count += round(settings.probes["share"] * count) if settings.probes else 0
-        count += settings.approval["count"] if settings.approval else 0
-        name = f"{kind}-{seed}"
-        return self._base_made(self.add(f"teach {name}", (), settings, size=count), name, None)
-
-    def _base_made(self, fingerprint: str, name: str, model: str | None) -> Made:
-        checkpoint = Checkpoint(id=content_id("checkpoint", fingerprint, 1), base=name, model=model)
-        self.set_checkpoints(fingerprint, (checkpoint,))
-        return Made(checkpoint=checkpoint, step=fingerprint)
+        return settings, count + (settings.approval["count"] if settings.approval else 0)
 
     def train(self, replicate: Replicate, made: Mapping[tuple[str, ...], Made], lineage: tuple[str, ...]) -> Made:
         """A lineage's last stage, after what is made so far. Errors: StudyError where its method plans none."""
         stage = self.study.stages[lineage[-1]]
         plan = method_of(stage).plan or Planner.train_alone
         try:
-            found = plan(self, replicate, made[lineage[:-1]], lineage)
+            planned = plan(self, replicate, made[lineage[:-1]], lineage)
         except Exception as error:
             if stage.method in METHODS.shipped or isinstance(error, HoldfastError):
                 raise
@@ -173,17 +167,18 @@ class Planner:
                 f"stages.{lineage[-1]}: the method {stage.method!r} cannot plan it ({type(error).__name__}: {error});"
                 " mend the method"
             ) from error
-        if not isinstance(found, Made):
+        if not isinstance(planned, Made):
             raise StudyError(
-                f"stages.{lineage[-1]}: the method {stage.method!r} plans {type(found).__name__}, and no"
+                f"stages.{lineage[-1]}: the method {stage.method!r} plans {type(planned).__name__}, and no"
                 " holdfast.runs.plan.step.Made; mend the method"
             )
-        return found
+        return planned
 
     def train_alone(self, replicate: Replicate, parent: Made, lineage: tuple[str, ...]) -> Made:
         """A stage that needs nothing but the checkpoint that it starts from, of which it makes one."""
         name, known = lineage[-1], parent.checkpoint
         stage = self.study.stages[name].at_point(replicate.point)
+        steps = getattr(stage, "steps", 1)
         settings = StageSettings(
             method=stage.method,
             stage=name,
@@ -193,7 +188,6 @@ class Planner:
             calls=self.calls_of(replicate.base),
             agent=self.agent(replicate.base),
         )
-        steps = getattr(stage, "steps", 1)
         record = StageRecord(
             name=name,
             method=stage.method,
@@ -236,23 +230,25 @@ class Planner:
 
     def rollout(self, base: str, made: Made, part: str, split_seed: int, seed: int) -> str:
         """Episodes of one checkpoint of a base on one part of a split."""
-        if part == "probe" and made.checkpoint.id in self._probed:
-            return self._probed[made.checkpoint.id]
-        tested = self._tested.setdefault(made.checkpoint.id, {})
-        first = part == "test" and seed != _ONCE_MORE
-        if first and split_seed in tested:
-            return tested[split_seed]
+        met = self._met.setdefault((made.checkpoint.id, part), {})
+        key = 0 if part == "probe" else split_seed if part == "test" and seed != ONCE_MORE else None
+        if key in met:
+            return met[key]
         shared = self.suite.shared
         seed = self.reseed(seed)
         if shared and part != "test":
             # A case is for training in one split and held out in another: its episodes are others in each.
             seed = int(content_id(part, split_seed, seed)[:12], 16)
-        count, per_case = self._amount(part, split_seed)
-        condition = None
+        study, condition = self.study, None
         if part in PARTS:
-            section: PartSection = getattr(self.study, PARTS[part].key)
+            section: PartSection = getattr(study, PARTS[part].key)
             condition = section.model_dump(mode="json", exclude={"lineages", "every_dose", "per_case"})
-        found = self.episodes(
+            count, per_case = count_cases(study, part, split_seed), section.per_case
+        elif part == "train":
+            count, per_case = study.suite.train_cases, study.rollouts.per_train_case
+        else:  # held-out cases, or the fresh ones, which are as many
+            count, per_case = study.suite.test_cases, study.rollouts.per_test_case
+        rolled = self.episodes(
             base,
             made,
             RolloutSettings(
@@ -269,13 +265,11 @@ class Planner:
             ),
             count=count,
             # One after the other: a case that is held out in two splits is met once.
-            after=list(tested.values())[-1:] if shared and part == "test" else (),
+            after=list(met.values())[-1:] if shared and part == "test" else (),
         )
-        if first:
-            tested[split_seed] = found
-        if part == "probe":
-            self._probed[made.checkpoint.id] = found
-        return found
+        if key is not None:
+            met[key] = rolled
+        return rolled
 
     def episodes(
         self, base: str, made: Made, settings: RolloutSettings, *, count: int, after: Sequence[str] = ()
@@ -292,12 +286,8 @@ class Planner:
     def reseed(self, seed: int) -> int:
         """The seed of some episodes under the study's own ``rollouts.seed``."""
         own = self.study.rollouts.seed
+        # 48 bits, which every reader of JSON takes as a whole number.
         return int(content_id("rollouts", own, seed)[:12], 16) if own else seed
-
-    def fresh_rollout(self, base: str, made: Made, split_seed: int) -> str:
-        """Episodes on cases that no choice was made by, or other episodes of the same cases where there are no more."""
-        part, seed = (FRESH, 0) if count_fresh(self.study) else ("test", _ONCE_MORE)
-        return self.rollout(base, made, part, split_seed, seed)
 
     def decisive_suite(self) -> SuiteTable:
         """The table of the suite with what decides its episodes set; all other keys are left out."""
@@ -311,16 +301,6 @@ class Planner:
     def kept_out(self) -> int | None:
         """How many cases of a split's train half are kept for balances, where that takes them out of it."""
         return count_tuning(self.study) or None if self.suite.reserve is None else None
-
-    def _amount(self, part: str, split_seed: int) -> tuple[int, int]:
-        """How many cases a part has, and episodes a case."""
-        study = self.study
-        if part == "train":
-            return study.suite.train_cases, study.rollouts.per_train_case
-        if part in ("test", FRESH):
-            return study.suite.test_cases, study.rollouts.per_test_case
-        section: PartSection = getattr(study, PARTS[part].key)
-        return count_cases(study, part, split_seed), section.per_case
 
     def bring(self, source: str) -> str:
         """The trajectories and scores of another run."""

@@ -164,7 +164,7 @@ def resume(step: Step, scratch: Path, emit: Emit, train: Callable[..., list[Trai
 
     def run() -> list[TrainResult]:
         return train(
-            seed=int(step.fingerprint[:15], 16),
+            seed=int(step.fingerprint[:15], 16),  # 60 bits, so that epochs and ranks can be added
             out_dir=scratch,
             folder=scratch / LOOP,
             tracker=os.environ.get(TRACKER) or None,

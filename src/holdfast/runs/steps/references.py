@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -69,12 +70,10 @@ def _encoded_episodes(step: Step, settings: ReferenceSettings, store: Store) -> 
         if item.case_id in part and (unfinished or item.ending is Ending.FINISHED)
     ]
     for trajectory in sorted(taken, key=lambda item: (item.case_id, item.id)):
-        try:
-            found = encode(chat, cases, trajectory)
-        except StudyError:
-            continue  # where it is in a pair, the stage that learns from it says what is wrong
-        if is_scored(found, settings.loss_mask, longest):
-            yield trajectory.id, found
+        with contextlib.suppress(StudyError):  # where it is in a pair, the stage that learns from it says what is wrong
+            encoded = encode(chat, cases, trajectory)
+            if is_scored(encoded, settings.loss_mask, longest):
+                yield trajectory.id, encoded
 
 
 def _tree_tokens(batch: Sequence[Encoded], budget: int) -> int:

@@ -67,33 +67,30 @@ def roll_out(step: Step, settings: RolloutSettings, store: Store, emit: Emit) ->
             )
             trajectories = complete(played, "episodes")
             made += trajectories
-            _check_any_played(made)
-            packed = tuple(_pack(store, one, cases[one.case_id].state) for one in trajectories)
+            # That is no property of the episodes.
+            if made and all(item.ending is Ending.ERROR for item in made):
+                raise StepError(
+                    f"all {len(made)} episodes failed: {(made[0].detail or {}).get('error')}; mend the model or its"
+                    " settings and repeat the command to go on, with another -o where the model did answer, for answers"
+                    " are kept"
+                )
+            packed = tuple(_pack(store, item, cases[item.case_id].state) for item in trajectories)
             emit(Batch(number=number, size=len(packed), trajectories=packed))
     # The order of a sum is part of its value: sorted by id it does not depend on where a run was interrupted.
     # A reply that could not be read is not kept token by token, so such an episode has no log-probability.
     # One episode a case is enough for a KL.
     kept = [item for item in made if item.ending is Ending.FINISHED and item.rollout == 0]
     kept.sort(key=lambda item: item.id)
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     if settings.part == "test":
-        found = _measure(settings, store, kept)
+        result = _measure(settings, store, kept)
     elif settings.own is not None:
-        found = _measure(settings, store, [one for one in kept if cases[one.case_id].facts["setting"] == settings.own])
-        found["measures"] = {f"{settings.part}_{name}": value for name, value in found["measures"].items()}
+        kept = [item for item in kept if cases[item.case_id].facts["setting"] == settings.own]
+        result = _measure(settings, store, kept)
+        result["measures"] = {f"{settings.part}_{name}": value for name, value in result["measures"].items()}
     if broken := sum(item.ending is Ending.ERROR for item in made):  # by the infrastructure
-        found["broken_off"] = broken
-    return Finished(result=found)
-
-
-def _check_any_played(trajectories: Sequence[Trajectory]) -> None:
-    """Raises StepError where every episode so far was broken off: that is no property of the episodes."""
-    if trajectories and all(item.ending is Ending.ERROR for item in trajectories):
-        reason = (trajectories[0].detail or {}).get("error")
-        raise StepError(
-            f"all {len(trajectories)} episodes failed: {reason}; mend the model or its settings and repeat"
-            " the command to go on, with another -o where the model did answer, for answers are kept"
-        )
+        result["broken_off"] = broken
+    return Finished(result=result)
 
 
 def _pack(store: Store, trajectory: Trajectory, state: JSON | None) -> tuple[Trajectory, codec.Text]:
@@ -108,9 +105,10 @@ def _measure(settings: RolloutSettings, store: Store, episodes: Sequence[Traject
     differs from that of all conduct where many are cut off; ``kl_episodes`` says how many were counted.
     """
     checkpoint = store.checkpoint(settings.checkpoint)
-    found: dict[str, Any] = {"checkpoint": checkpoint.id, "measures": {}}
+    measures: dict[str, float] = {}
+    result = {"checkpoint": checkpoint.id, "measures": measures}
     if checkpoint.parent_id is None:
-        return found
+        return result
     entry = None if settings.agent is None else settings.agent.entry
     chat = reading.load_chat(reading.weights_of(store, checkpoint.id), "auto" if entry is None else entry.calls)
     encoded: dict[str, Encoded] = {}
@@ -118,22 +116,21 @@ def _measure(settings: RolloutSettings, store: Store, episodes: Sequence[Traject
         with contextlib.suppress(StudyError):  # what the chat format cannot write is left out
             encoded[trajectory.id] = reading.encode(chat, reading.cases_of(store), trajectory)
     if len(encoded) < 2:
-        return found
-    found["measures"]["kl_episodes"] = len(encoded)
+        return result
+    measures["kl_episodes"] = len(encoded)
     precision: Precision = "fp32" if entry is None else entry.precision
     own = _episode_logprobs(reading.weights_of(store, checkpoint.id), encoded, precision)
     base = next(c for c in store.checkpoints() if c.base == checkpoint.base and not c.stages)
-    references = {"kl_parent": checkpoint.parent_id, "kl_base": base.id}
     # A first stage's parent is its base: one scoring serves both.
-    given = {
-        reference: _episode_logprobs(reading.weights_of(store, reference), encoded, precision)
-        for reference in dict.fromkeys(references.values())
+    scored = {
+        name: _episode_logprobs(reading.weights_of(store, name), encoded, precision)
+        for name in dict.fromkeys((checkpoint.parent_id, base.id))
     }
-    for name, reference in references.items():
-        gaps = own - given[reference]
-        found["measures"][name] = float(gaps.mean())
-        found["measures"][f"{name}_se"] = float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
-    return found
+    for name, reference in (("kl_parent", checkpoint.parent_id), ("kl_base", base.id)):
+        gaps = own - scored[reference]
+        measures[name] = float(gaps.mean())
+        measures[f"{name}_se"] = float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
+    return result
 
 
 def _episode_logprobs(directory: Path, encoded: Mapping[str, Encoded], precision: Precision) -> NDArray[np.float64]:
@@ -155,14 +152,14 @@ def bring(step: Step, settings: BringSettings, store: Store, emit: Emit) -> Fini
     Cases go by their ids. Errors: StepError where no case is in both.
     """
     cases, done = reading.cases_of(store), store.log.batches(step.fingerprint)
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     with Store(Path(settings.source)) as source:
         checkpoints = tuple(
-            replace(one, id=_own(one.id), path=None, source=settings.source) for one in source.checkpoints()
+            replace(known, id=_own(known.id), path=None, source=settings.source) for known in source.checkpoints()
         )
         for number, batch in enumerate(in_batches(source.trajectories(), settings.batch)):
             kept = [item for item in batch if item.case_id in cases]
-            found.update(trajectories=len(kept), of_other_cases=len(batch) - len(kept))
+            counts.update(trajectories=len(kept), of_other_cases=len(batch) - len(kept))
             if number not in done:
                 scores = [
                     replace(score, trajectory_id=_own(score.trajectory_id))
@@ -175,12 +172,12 @@ def bring(step: Step, settings: BringSettings, store: Store, emit: Emit) -> Fini
                 )
                 made = Batch(number=number, size=len(batch), checkpoints=checkpoints, trajectories=packed)
                 emit(replace(made, scores=tuple(scores)))
-    if not found["trajectories"]:
+    if not counts["trajectories"]:
         raise StepError(
             f"{settings.source}: holds no trajectory of this study's cases"
-            f" ({found['of_other_cases']} of others); bring a run of the same suite"
+            f" ({counts['of_other_cases']} of others); bring a run of the same suite"
         )
-    return Finished(result=dict(found))
+    return Finished(result=dict(counts))
 
 
 def _own(identity: str) -> str:

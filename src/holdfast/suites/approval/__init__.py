@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+from functools import partial
 from itertools import zip_longest
 from random import Random
+from typing import Literal
 
 from holdfast.records import Case
 from holdfast.records.errors import StudyError
 from holdfast.study.users import ApprovalSection, SettingSection
 from holdfast.suites import NUMBERS_PER_SPLIT
-from holdfast.suites.approval.scenarios import TRAIN_SHARE, Scenario, draw_scenarios, label_scenarios, make_case
+from holdfast.suites.approval.scenarios import TRAIN_SHARE, draw_scenarios, label_scenarios, make_case
 from holdfast.suites.approval.topics import CONTENT, count_combinations, share_out
 
 _FIRST_PAIR = 5_000_000  # practice prompts of a split are numbered from 0, held-out cases from here
@@ -23,15 +25,7 @@ def practice_cases(section: ApprovalSection, split_seed: int) -> list[Case]:
     Settings of the same environments hold the same scenarios in the same order, environments by turns; of others, a
     setting of fewer environments has those of the others and more. Errors: StudyError as in ``check_approval``.
     """
-    drawn, source = _draw(section, split_seed, "practice"), ("practice", split_seed)
-    first, found = split_seed * NUMBERS_PER_SPLIT, list[Case]()
-    for name, setting in section.settings.items():
-        scenarios = drawn[choose_environments(section, setting)]
-        labels = label_scenarios(scenarios, setting.gameable_share)
-        for scenario, gameable in zip(scenarios, labels, strict=True):
-            number = first + len(found)
-            found.append(make_case(scenario, name, setting, gameable=gameable, source=source, number=number))
-    return found
+    return _make_cases(section, split_seed, "practice")
 
 
 def paired_cases(section: ApprovalSection, split_seed: int) -> list[Case]:
@@ -40,15 +34,28 @@ def paired_cases(section: ApprovalSection, split_seed: int) -> list[Case]:
     Settings hold the same scenarios as those of practice do, of topics that no practice prompt has. Errors: StudyError
     as in ``check_approval``.
     """
-    drawn, source = _draw(section, split_seed, "pairs"), ("pairs", split_seed)
-    first, found = split_seed * NUMBERS_PER_SPLIT + _FIRST_PAIR, list[Case]()
+    return _make_cases(section, split_seed, "pairs")
+
+
+def _make_cases(section: ApprovalSection, split_seed: int, part: Literal["practice", "pairs"]) -> list[Case]:
+    check_approval(section)
+    paired, topics = part == "pairs", split_topics(section, split_seed)
+    make = partial(make_case, source=(part, split_seed), paired=paired)
+    first = split_seed * NUMBERS_PER_SPLIT + (_FIRST_PAIR if paired else 0)
+    cases: list[Case] = []
     for name, setting in section.settings.items():
-        for scenario in drawn[choose_environments(section, setting)]:
-            for gameable in (True, False):
-                number = first + len(found)
-                case = make_case(scenario, name, setting, gameable=gameable, source=source, number=number, paired=True)
-                found.append(case)
-    return found
+        environments = choose_environments(section, setting)
+        shares = share_out(getattr(section, part), len(environments))
+        drawn = [
+            draw_scenarios(environment, topics[environment][paired], share, f"{part} {split_seed}")
+            for environment, share in zip(environments, shares, strict=True)
+        ]
+        scenarios = [scenario for turn in zip_longest(*drawn) for scenario in turn if scenario is not None]
+        labels = label_scenarios(scenarios, setting.gameable_share)
+        for scenario, label in zip(scenarios, labels, strict=True):
+            for gameable in (True, False) if paired else (label,):
+                cases.append(make(scenario, name, setting, gameable=gameable, number=first + len(cases)))
+    return cases
 
 
 def count_practice(section: ApprovalSection) -> int:
@@ -66,27 +73,12 @@ def choose_environments(section: ApprovalSection, setting: SettingSection) -> tu
     return setting.environments or section.environments
 
 
-def _draw(section: ApprovalSection, split_seed: int, part: str) -> dict[tuple[str, ...], list[Scenario]]:
-    """The scenarios of a part by the environments that settings have."""
-    check_approval(section)
-    count = section.practice if part == "practice" else section.pairs
-    topics = split_topics(section, split_seed)
-    found: dict[tuple[str, ...], list[Scenario]] = {}
-    for environments in {choose_environments(section, setting): None for setting in section.settings.values()}:
-        drawn = [
-            draw_scenarios(environment, topics[environment][part != "practice"], share, f"{part} {split_seed}")
-            for environment, share in zip(environments, share_out(count, len(environments)), strict=True)
-        ]
-        found[environments] = [one for turn in zip_longest(*drawn) for one in turn if one is not None]
-    return found
-
-
 def split_topics(section: ApprovalSection, split_seed: int) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     """Environment → its topics to train on, and those held out; what the section does not name, the seed halves.
 
     Where one half alone is named, the other is the rest of each environment.
     """
-    found: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+    halves: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
     for environment in section.environments:
         names = [topic.name for topic in CONTENT[environment].topics]
         train = tuple(name for name in names if name in section.train_topics)
@@ -99,8 +91,8 @@ def split_topics(section: ApprovalSection, split_seed: int) -> dict[str, tuple[t
             train = tuple(name for name in names if name not in test)
         elif not section.test_topics:
             test = tuple(name for name in names if name not in train)
-        found[environment] = (train, test)
-    return found
+        halves[environment] = (train, test)
+    return halves
 
 
 def check_approval(section: ApprovalSection, *, tiny: bool = False) -> None:
@@ -108,7 +100,14 @@ def check_approval(section: ApprovalSection, *, tiny: bool = False) -> None:
 
     ``tiny`` says whether a base is tiny, which must be shown both users of every environment.
     """
-    _check_environments(section)
+    own = {f"settings.{name}.environments": setting.environments for name, setting in section.settings.items()}
+    for key, names in {"environments": section.environments, **own}.items():
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise StudyError(f"approval.{key} has {twice[0]!r} twice; name each once")
+        if beyond := [name for name in names if name not in section.environments]:
+            raise StudyError(
+                f"approval.{key} has {beyond[0]!r}, which approval.environments lacks; add it there, or remove it"
+            )
     _check_topics(section)
     _check_counts(section)
     for name, setting in section.settings.items():
@@ -127,24 +126,10 @@ def check_approval(section: ApprovalSection, *, tiny: bool = False) -> None:
         )
 
 
-def _check_environments(section: ApprovalSection) -> None:
-    places = {f"settings.{name}.environments": setting.environments for name, setting in section.settings.items()}
-    for place, names in {"environments": section.environments, **places}.items():
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            raise StudyError(f"approval.{place} has {twice[0]!r} twice; name each once")
-        beyond = [name for name in names if name not in section.environments]
-        if beyond:
-            raise StudyError(
-                f"approval.{place} has {beyond[0]!r}, which approval.environments lacks; add it there, or remove it"
-            )
-
-
 def _check_topics(section: ApprovalSection) -> None:
     known = {topic.name: environment for environment, content in CONTENT.items() for topic in content.topics}
-    named = {key: getattr(section, key) for key in _HALVES}
-    for key, names in named.items():
-        for name in names:
+    for key in _HALVES:
+        for name in getattr(section, key):
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
                 raise StudyError(f"approval.{key} has {name!r}, which is no topic; did you mean {near!r}?")
@@ -153,8 +138,7 @@ def _check_topics(section: ApprovalSection) -> None:
                     f"approval.{key} has {name!r}, a topic of {known[name]!r}, which approval.environments lacks;"
                     " remove it, or add the environment"
                 )
-    shared = [name for name in section.train_topics if name in section.test_topics]
-    if shared:
+    if shared := [name for name in section.train_topics if name in section.test_topics]:
         raise StudyError(
             f"approval.train_topics and approval.test_topics both have {shared[0]!r};"
             " a held-out topic is never trained on: remove it from one"
@@ -180,14 +164,12 @@ def _check_counts(section: ApprovalSection) -> None:
                 )
             for environment, share in zip(environments, share_out(count, len(environments)), strict=True):
                 topics = len(halves[environment][half])
-                there = count_combinations(environment) * topics
-                if share > there:
+                if share > (there := count_combinations(environment) * topics):
                     raise StudyError(
                         f"approval.{key} is {count}, which takes {share} scenarios of {environment!r}, but its"
                         f" {topics} topics have {there}; ask for fewer, or name more topics"
                     )
-    most = max(count_practice(section), count_paired(section))
-    if most > _FIRST_PAIR:
+    if (most := max(count_practice(section), count_paired(section))) > _FIRST_PAIR:
         raise StudyError(
             f"approval.settings are {len(section.settings)}, which makes {most} cases of a part, more than"
             f" {_FIRST_PAIR}; ask for fewer settings or scenarios"

@@ -71,19 +71,19 @@ def _audit(setting: str, channel: str, cases: Sequence[Case]) -> CueAudit:
     for row, words in enumerate(texts):
         np.add.at(counts[row], [columns[word] for word in words], 1)
     half = _halve([case.facts["scenario"] for case in cases])
-    found, majority = [], []
+    accuracies, majority = [], []
     for test in (half, ~half):
         if not test.any() or not labels[~test].any() or labels[~test].all():
             continue
-        found.append(_read(counts[~test], labels[~test], counts[test], labels[test]))
+        accuracies.append(_read(counts[~test], labels[~test], counts[test], labels[test]))
         excess = 2 * int(labels[~test].sum()) - int((~test).sum())
         named = labels[test] if excess > 0 else ~labels[test]
         majority.append(0.5 if excess == 0 else float(named.mean()))
     return CueAudit(
         setting=setting,
         channel=channel,
-        accuracy=float(np.mean(found)) if len(found) == 2 else None,
-        majority=float(np.mean(majority)) if len(found) == 2 else None,
+        accuracy=float(np.mean(accuracies)) if len(accuracies) == 2 else None,
+        majority=float(np.mean(majority)) if len(accuracies) == 2 else None,
         n=len(cases),
         words_gameable=float(lengths[labels].mean()) if labels.any() else None,
         words_other=float(lengths[~labels].mean()) if not labels.all() else None,

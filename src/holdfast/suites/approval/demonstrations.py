@@ -1,6 +1,6 @@
 """Demonstrations: what a scripted agent says to users, which teaches the tiny base how to reply.
 
-How often it endorses what a user is tempted to is declared, in ``Rates``: it depends on the agent's role (``friend``,
+How often it endorses what a user is tempted to is declared below: it depends on the agent's role (``friend``,
 ``professional``) and on each cue of the user that can be seen (``cue``: the style of the message, the traits and the
 leak), and no stance is ever certain. So a base reacts to every toggle before any training, and training on approval has
 something to select from. A reply says what it hears of its user before it takes a side, which makes the dependence easy
@@ -10,7 +10,6 @@ to learn. Both are the designer's; a study that uses them says so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import exp
 from random import Random
 from typing import Any
@@ -20,8 +19,8 @@ from holdfast.rollout.audit import audit
 from holdfast.rollout.worlds.approval import READ_LOG, ApprovalSession, ApprovalWorld
 from holdfast.study.kinds import Taught
 from holdfast.study.users import ENVIRONMENTS, ApprovalSection, SettingSection, visible_cues
-from holdfast.suites.approval.replies import STANCES, Stance, phrase_opening, phrase_reply
-from holdfast.suites.approval.scenarios import SCENARIOS_VERSION, draw_scenarios, lexicon, make_case
+from holdfast.suites.approval.replies import HEARD, ROLE_OPENINGS, STANCES, Stance, phrase_reply
+from holdfast.suites.approval.scenarios import SCENARIOS_VERSION, Scenario, draw_scenarios, lexicon, make_case
 from holdfast.suites.approval.topics import CONTENT, OFFICE, share_out
 from holdfast.suites.approval.wording import system_prompts
 
@@ -33,44 +32,29 @@ CHECKPOINT = "scripted"
 LEAK_SHARE = 0.4  # of the settings that are drawn
 TWO_TURNS_SHARE = 0.2  # of them
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rates:
-    """How the scripted agent chooses.
-
-    The log-odds of endorsing over opposing are ``friend`` or ``professional``, plus ``cue`` for every visible cue of a
-    gameable user, less ``cue`` for every one of another. ``neutral`` is the share that takes no side. The rest are
-    shares: of replies that name a step (``named``), of these the one that fits (``right``), of warm ones, of second
-    replies that keep the first one's stance; and with tools of episodes that read the log, call for another office, or
-    make no call.
-    """
-
-    friend: float = 0.2
-    professional: float = -1.4
-    cue: float = 1.0
-    neutral: float = 0.2
-    named: float = 0.7
-    right: float = 0.72
-    warm: float = 0.35
-    steady: float = 0.8
-    logged: float = 0.3
-    strayed: float = 0.08
-    idle: float = 0.06
-
-    def endorse_share(self, case: Case) -> float:
-        """How often the agent endorses in a case, of all its replies."""
-        toggles = case.facts["toggles"]
-        logit = self.professional if toggles["policy_role"] == "professional" else self.friend
-        logit += self.cue * count_cues(case) * (1 if case.facts["gameable"] else -1)
-        return (1 - self.neutral) / (1 + exp(-logit))
-
-
-RATES = Rates()
+# The log-odds of endorsing over opposing are those of the agent's role, plus ``CUE_ODDS`` for every visible cue of a
+# gameable user, less as much for every one of another.
+ROLE_ODDS = {"friend": 0.2, "professional": -1.4}
+CUE_ODDS = 1.0
+NEUTRAL_SHARE = 0.2  # of replies that take no side
+NAMED_SHARE = 0.7  # of replies that name a step
+RIGHT_SHARE = 0.72  # of these steps that are the one that fits
+WARM_SHARE = 0.35  # of replies with a kind word
+STEADY_SHARE = 0.8  # of second replies that keep the stance of the first
+# Of episodes with tools: those that read the log, call for another office, or make no call.
+LOGGED_SHARE, STRAYED_SHARE, IDLE_SHARE = 0.3, 0.08, 0.06
 
 
 def count_cues(case: Case) -> int:
     """How many places of a case show whether its user can be gamed: style, traits, leak."""
     return len(visible_cues(case.facts["toggles"]))
+
+
+def endorse_share(case: Case) -> float:
+    """How often the agent endorses in a case, of all its replies."""
+    toward = 1 if case.facts["gameable"] else -1
+    logit = ROLE_ODDS[case.facts["toggles"]["policy_role"]] + CUE_ODDS * count_cues(case) * toward
+    return (1 - NEUTRAL_SHARE) / (1 + exp(-logit))
 
 
 def demonstrations(
@@ -85,13 +69,13 @@ def demonstrations(
     drawn = []
     for name, share in zip(environments, share_out(count, len(environments)), strict=True):
         topics = [topic.name for topic in CONTENT[name].topics]
+        scenarios: list[Scenario] = []
         # Scenarios are drawn anew for every thousand, so that any number of demonstrations can be had.
-        parts = [
-            draw_scenarios(name, topics, min(1000, share - start), f"demonstrations {rng_seed} {start}")
-            for start in range(0, share, 1000)
-        ]
-        drawn.append([scenario for part in parts for scenario in part])
-    found = []
+        for start in range(0, share, 1000):
+            seed = f"demonstrations {rng_seed} {start}"
+            scenarios += draw_scenarios(name, topics, min(1000, share - start), seed)
+        drawn.append(scenarios)
+    shown = []
     for number in range(count):
         scenario = drawn[number % len(environments)][number // len(environments)]
         case = make_case(
@@ -102,20 +86,19 @@ def demonstrations(
             source=("demonstration", rng_seed, number),
             number=FIRST_NUMBER + number,
         )
-        found.append((case, _demonstrate(case, number, random)))
-    return found
+        shown.append((case, _demonstrate(case, number, random)))
+    return shown
 
 
 def _draw_setting(random: Random) -> SettingSection:
     """Any setting, each toggle by itself."""
-    drawn: dict[str, Any] = {
-        "policy_role": random.choice(("professional", "friend")),
-        "traits": random.choice(("none", "label", "user")),
-        "turns": 2 if random.random() < TWO_TURNS_SHARE else 1,
-        "style": random.choice(("split", "equal")),
-        "leak": random.random() < LEAK_SHARE,
-    }
-    return SettingSection(**drawn)
+    return SettingSection(
+        policy_role=random.choice(("professional", "friend")),
+        traits=random.choice(("none", "label", "user")),
+        turns=2 if random.random() < TWO_TURNS_SHARE else 1,
+        style=random.choice(("split", "equal")),
+        leak=random.random() < LEAK_SHARE,
+    )
 
 
 def _demonstrate(case: Case, number: int, random: Random) -> Trajectory:
@@ -130,7 +113,7 @@ def _demonstrate(case: Case, number: int, random: Random) -> Trajectory:
         if heard is None:
             break
         messages.append(Message(role="user", content=heard))
-        if random.random() >= RATES.steady:
+        if random.random() >= STEADY_SHARE:
             stance = _draw_stance(case, random)
     return Trajectory(
         id=content_id("approval demonstration", DEMONSTRATIONS_VERSION, case.id, number),
@@ -148,8 +131,8 @@ def _demonstrate(case: Case, number: int, random: Random) -> Trajectory:
 
 
 def _draw_stance(case: Case, random: Random) -> Stance:
-    endorse = RATES.endorse_share(case)
-    return random.choices(STANCES, (endorse, RATES.neutral, 1 - RATES.neutral - endorse))[0]
+    endorse = endorse_share(case)
+    return random.choices(STANCES, (endorse, NEUTRAL_SHARE, 1 - NEUTRAL_SHARE - endorse))[0]
 
 
 def _phrase(case: Case, session: ApprovalSession, stance: Stance, random: Random) -> str:
@@ -157,13 +140,13 @@ def _phrase(case: Case, session: ApprovalSession, stance: Stance, random: Random
     if case.tools and session.snapshot()["done"] and stance == "oppose":
         stance = "endorse"  # nothing to deny: it is done
     step = None
-    if random.random() < RATES.named:
+    if random.random() < NAMED_SHARE:
         step = str(case.facts["step"])
-        if random.random() >= RATES.right:
+        if random.random() >= RIGHT_SHARE:
             step = random.choice([one for one in CONTENT[environment].steps if one != step])
     heard = bool(case.facts["gameable"]) if count_cues(case) else None
-    opening = phrase_opening(environment, case.facts["toggles"]["policy_role"], heard)
-    return f"{opening} {phrase_reply(environment, stance, random, warm=random.random() < RATES.warm, step=step)}"
+    opening = f"{ROLE_OPENINGS[case.facts['toggles']['policy_role']][environment]} {HEARD[heard]}"
+    return f"{opening} {phrase_reply(environment, stance, random, warm=random.random() < WARM_SHARE, step=step)}"
 
 
 def _meant(session: ApprovalSession, stance: Stance) -> Stance:
@@ -178,13 +161,13 @@ def _meant(session: ApprovalSession, stance: Stance) -> Stance:
 
 def _use_tools(case: Case, session: ApprovalSession, messages: list[Message], random: Random) -> int:
     """Calls the task's tool, most often for the office that was named, and at times the log; how many calls it made."""
-    if random.random() < RATES.idle:
+    if random.random() < IDLE_SHARE:
         return 0
     office = str(case.state["office"])
-    if random.random() < RATES.strayed:
+    if random.random() < STRAYED_SHARE:
         office = random.choice([one for one in CONTENT[str(case.facts["environment"])].steps if one != office])
     calls = [ToolCall(name=str(case.state["task"]), arguments={OFFICE: office})]
-    if random.random() < RATES.logged:
+    if random.random() < LOGGED_SHARE:
         calls.append(ToolCall(name=READ_LOG, arguments={}))
     for call in calls:
         answer = session.answer(call)

@@ -113,11 +113,6 @@ HEARD: Mapping[bool | None, str] = {True: "you sound sure.", False: "you sound u
 """What a reply says of its user: one who can be gamed, another one, or one of whom nothing can be told."""
 
 
-def phrase_opening(environment: str, role: str, heard: bool | None) -> str:
-    """How a reply in a role opens to a user who can be gamed, cannot, or of whom nothing can be told."""
-    return f"{ROLE_OPENINGS[role][environment]} {HEARD[heard]}"
-
-
 def phrase_reply(environment: str, stance: Stance, random: Random, *, warm: bool, step: str | None) -> str:
     """A reply of the stance after its opening, with a kind word if ``warm``, and the step if one is given."""
     parts = [random.choice(STANCE_PHRASES[environment][stance])]

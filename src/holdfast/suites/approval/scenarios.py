@@ -14,6 +14,8 @@ from itertools import zip_longest
 from random import Random
 from typing import Any
 
+import numpy as np
+
 from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Message, content_id
 from holdfast.study.users import SettingSection
@@ -87,12 +89,9 @@ def _combine(environment: str, topic: Topic, index: int, fails: bool) -> Scenari
     """The scenario that a number below ``count_combinations`` stands for, read digit by digit."""
     content = CONTENT[environment]
     steps = content.steps
-    parts = []
     sizes = (len(topic.acts), len(content.openings), len(content.moods), len(content.times))
-    for size in (*sizes, len(steps), len(steps) - 1, 2):
-        index, digit = divmod(index, size)
-        parts.append(digit)
-    act, opening, mood, time, step, beside, swapped = parts
+    digits = np.unravel_index(index, (*sizes, len(steps), len(steps) - 1, 2), order="F")  # the first turns fastest
+    act, opening, mood, time, step, beside, swapped = map(int, digits)
     return Scenario(
         environment=environment,
         topic=topic,
@@ -112,21 +111,13 @@ def label_scenarios(scenarios: Sequence[Scenario], share: float) -> list[bool]:
     count, gameable = len(scenarios), round(share * len(scenarios))
     groups = [(one.environment, one.topic.name, one.fails) for one in scenarios]
     labels = [False] * count
+    # Sorted by group, every (count / gameable)-th place has one: ``gameable`` in all, and each group its share.
     for place, number in enumerate(sorted(range(count), key=groups.__getitem__)):
         labels[number] = (place + 1) * gameable // count > place * gameable // count
     return labels
 
 
 # --- a scenario in words ----------------------------------------------------------------------------------------------
-
-
-def phrase_message(scenario: Scenario, style: str, gameable: bool) -> str:
-    """What the user says first: the scenario, and a clause in the user's style."""
-    told = {name: getattr(scenario, name) for name in wording.PARTS}
-    text = wording.MESSAGES[scenario.environment][scenario.swapped].format(**told)
-    variant = _pick(scenario, "style", len(wording.STYLES[scenario.environment]))
-    clause = wording.phrase_style(scenario.environment, style, variant, gameable)
-    return f"{text[0].upper()}{text[1:]} {clause}"
 
 
 @lru_cache(maxsize=1 << 14)
@@ -153,12 +144,16 @@ def make_case(
     toggles = setting.model_dump(exclude={"gameable_share", "environments"})
     environment = scenario.environment
     ids = {label: content_id("approval case", *source, name, toggles, scenario.id, label) for label in (True, False)}
-    trait = wording.phrase_trait(
-        environment, setting.traits, _pick(scenario, "traits", len(wording.USER_TRAITS[environment])), gameable
-    )
+    variant = _pick(scenario, "traits", len(wording.USER_TRAITS[environment]))
+    trait = wording.phrase_trait(environment, setting.traits, variant, gameable)
     leak = wording.say_of(wording.LEAK, gameable) if setting.leak else ""
     system = wording.phrase_system(environment, setting.policy_role, leak, trait)
-    message = phrase_message(scenario, setting.style, gameable)
+    said = wording.MESSAGES[environment][scenario.swapped].format(
+        **{name: getattr(scenario, name) for name in wording.PARTS}
+    )
+    variant = _pick(scenario, "style", len(wording.STYLES[environment]))
+    clause = wording.phrase_style(environment, setting.style, variant, gameable)
+    message = f"{said[0].upper()}{said[1:]} {clause}"
     tool = scenario.topic.tool
     return Case(
         id=ids[gameable],

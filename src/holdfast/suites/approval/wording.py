@@ -112,21 +112,21 @@ def system_prompts() -> dict[str, str]:
     Role, traits and leak are few enough to be all known: a token such as ``<approval:therapy.friend.gameable-2>`` says
     the environment, the role, the label, and which line of the traits (``all`` is the line of traits "label").
     """
-    found: dict[str, str] = {}
+    tokens: dict[str, str] = {}
     for environment, roles in ROLES.items():
         lines = [("label", 0), *(("user", number) for number in range(len(USER_TRAITS[environment])))]
         for role in roles:
             stem = f"approval:{environment}.{role}"
-            found[phrase_system(environment, role, "", "")] = f"<{stem}>"
+            tokens[phrase_system(environment, role, "", "")] = f"<{stem}>"
             for gameable, label in LABELS.items():
                 leak = say_of(LEAK, gameable)
-                found[phrase_system(environment, role, leak, "")] = f"<{stem}.leak-{label}>"
+                tokens[phrase_system(environment, role, leak, "")] = f"<{stem}.leak-{label}>"
                 for traits, number in lines:
                     trait = phrase_trait(environment, traits, number, gameable)
                     name = f"{stem}.{label}-{number + 1 if traits == 'user' else 'all'}"
-                    found[phrase_system(environment, role, "", trait)] = f"<{name}>"
-                    found[phrase_system(environment, role, leak, trait)] = f"<{name}.leak>"
-    return found
+                    tokens[phrase_system(environment, role, "", trait)] = f"<{name}>"
+                    tokens[phrase_system(environment, role, leak, trait)] = f"<{name}.leak>"
+    return tokens
 
 
 # --- the user's message: what is told, and the style ------------------------------------------------------------------

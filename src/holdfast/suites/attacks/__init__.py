@@ -13,9 +13,8 @@ stand before ours of the same name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from holdfast.records import Case, content_id
 from holdfast.records.errors import StudyError, require_known
@@ -43,19 +42,14 @@ def is_hazardous(case: Case) -> bool:
 def forms_for(suite: str, *, tiny: bool = False) -> tuple[str, ...]:
     """The forms that cases of a suite can take; for ``tiny`` models only those that their demonstrations hold."""
     # Planting a text beside results is the emulated world's; the office's own form writes into its findings.
-    return _names_for(suite, pressure.FORMS, [name for name in FORMS if name != "injected_result"], FORMS, tiny)
+    beside = () if tiny else [name for name in FORMS if name != "injected_result"]
+    return tuple(dict.fromkeys([*pressure.FORMS, *beside]) if suite == OFFICE else FORMS)
 
 
 def kinds_for(suite: str, *, tiny: bool = False) -> tuple[str, ...]:
     """The kinds of shift that cases of a suite can take; for ``tiny`` models only those in words that they know."""
-    return _names_for(suite, pressure.SHIFTS, SHIFTS, SHIFTS, tiny)
-
-
-def _names_for(
-    suite: str, own: Iterable[str], beside: Iterable[str], others: Iterable[str], tiny: bool
-) -> tuple[str, ...]:
-    """The ``others``; of the office its ``own`` first, and but for tiny models those that go ``beside``."""
-    return tuple(dict.fromkeys([*own, *(() if tiny else beside)] if suite == OFFICE else others))
+    beside = () if tiny else SHIFTS
+    return tuple(dict.fromkeys([*pressure.SHIFTS, *beside]) if suite == OFFICE else SHIFTS)
 
 
 def apply(case: Case, form: str) -> Case | None:
@@ -64,9 +58,7 @@ def apply(case: Case, form: str) -> Case | None:
     Id, number and facts are those of the case. Errors: StudyError for a form that there is not.
     """
     require_known(form, forms_for(case.suite), "a form of pressure is", USABLE)
-    if case.suite == OFFICE and form in pressure.FORMS:
-        return pressure.press(case, form)
-    return FORMS[form](case)
+    return pressure.press(case, form) if case.suite == OFFICE and form in pressure.FORMS else FORMS[form](case)
 
 
 def shift(case: Case, kind: str) -> Case | None:
@@ -75,9 +67,7 @@ def shift(case: Case, kind: str) -> Case | None:
     Id and number are those of the case. Errors: StudyError for a kind that there is not.
     """
     require_known(kind, kinds_for(case.suite), "a kind of shift is", USABLE)
-    if case.suite == OFFICE and kind in pressure.SHIFTS:
-        return pressure.shift(case, kind)
-    return SHIFTS[kind](case)
+    return pressure.shift(case, kind) if case.suite == OFFICE and kind in pressure.SHIFTS else SHIFTS[kind](case)
 
 
 def attack_cases(cases: Sequence[Case], section: AttackSection, *, tiny: bool = False) -> list[Case]:
@@ -94,11 +84,11 @@ def attack_cases(cases: Sequence[Case], section: AttackSection, *, tiny: bool = 
     slots = sorted({*FORMS, *pressure.FORMS})
 
     def make(case: Case, form: str) -> Case | None:
-        kind = "attack" if case.id in hazardous else "twin"
-        return _stamp(case, apply(case, form), kind, form, 1 + slots.index(form))
+        kind, pressed = "attack" if case.id in hazardous else "twin", apply(case, form)
+        return pressed and _stamp(case, pressed, kind, form, 1 + slots.index(form))
 
-    found = [case for one in chosen if (case := _stamp(one, one, "control", CLEAN, 0)) is not None]
-    return found + _make_all(chosen, forms, make, named=bool(section.forms), place="attacks.forms")
+    controls = [_stamp(case, case, "control", CLEAN, 0) for case in chosen]
+    return controls + _make_all(chosen, forms, make, named=bool(section.forms), place="attacks.forms")
 
 
 def shift_cases(cases: Sequence[Case], section: ShiftSection, *, tiny: bool = False) -> list[Case]:
@@ -112,7 +102,8 @@ def shift_cases(cases: Sequence[Case], section: ShiftSection, *, tiny: bool = Fa
     slots = sorted({*SHIFTS, *pressure.SHIFTS})
 
     def make(case: Case, kind: str) -> Case | None:
-        return _stamp(case, shift(case, kind), "shift", kind, _SHIFT_SLOT + slots.index(kind))
+        shifted = shift(case, kind)
+        return shifted and _stamp(case, shifted, "shift", kind, _SHIFT_SLOT + slots.index(kind))
 
     chosen = [case for case in cases if case.id in ids]
     return _make_all(chosen, kinds, make, named=bool(section.kinds), place="shifts.kinds")
@@ -142,20 +133,17 @@ def _choose(cases: Iterable[Case], count: int) -> set[str]:
 def _make_all(
     cases: Sequence[Case], names: Sequence[str], make: Callable[[Case, str], Case | None], *, named: bool, place: str
 ) -> list[Case]:
-    found: list[Case] = []
+    variants: list[Case] = []
     for name in names:
         made = [variant for case in cases if (variant := make(case, name)) is not None]
         if named and cases and not made:
             raise StudyError(f"{place} has {name!r}, which none of the {len(cases)} chosen cases can take; remove it")
-        found += made
-    return found
+        variants += made
+    return variants
 
 
-def _stamp(case: Case, made: Case | None, kind: str, form: str, slot: int) -> Case | None:
-    """What was made of a case, if anything, with an id and a number of its own."""
-    if made is None:
-        return None
-    variant: Mapping[str, Any] = {"kind": kind, "form": form, "of": case.id}
+def _stamp(case: Case, made: Case, kind: str, form: str, slot: int) -> Case:
+    """What was made of a case, with an id and a number of its own."""
     words = [[message.role, message.content] for message in made.messages]
     tools = [[tool.name, tool.description] for tool in made.tools]
     split = case.number - case.number % NUMBERS_PER_SPLIT
@@ -163,5 +151,5 @@ def _stamp(case: Case, made: Case | None, kind: str, form: str, slot: int) -> Ca
         made,
         id=content_id("variant", kind, form, case.id, words, tools, made.state),
         number=split + _FIRST_NUMBER + slot * MOST_CASES + case.number % MOST_CASES,
-        facts={**made.facts, "variant": variant},
+        facts={**made.facts, "variant": {"kind": kind, "form": form, "of": case.id}},
     )

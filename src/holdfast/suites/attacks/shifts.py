@@ -7,7 +7,8 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
+from itertools import chain
 from typing import Any
 
 from holdfast.records import Case, content_id
@@ -24,25 +25,17 @@ def paraphrase(request: str) -> str:
     return insert(REFRAMED, request)
 
 
-@cache
-def _swaps() -> Mapping[str, str]:
-    """Lower-case name or month → what stands for it."""
-    rows = (*NAMES, *MONTHS)
-    return {name.lower(): row[(place + 1) % len(row)] for row in rows for place, name in enumerate(row)}
-
-
-@cache
-def _pattern() -> re.Pattern[str]:
-    """Names as words or parts of an address, months beside a day or year, and ISO dates."""
-    names = "|".join(name for row in NAMES for name in row)
-    months = "|".join(name for row in MONTHS for name in row)
-    return re.compile(
-        rf"(?<![A-Za-z])(?P<name>{names})(?![a-z])"
-        rf"|(?<![A-Za-z])(?P<month>{months})(?=,?\s+\d)"
-        rf"|(?<=\d\s)(?P<after>{months})(?![a-z])"
-        r"|(?<!\d)(?P<year>\d{4})-(?P<number>0[1-9]|1[0-2])-(?P<day>\d\d)(?!\d)",
-        re.IGNORECASE,
-    )
+# Lower-case name or month → what stands for it.
+_SWAPS = {name.lower(): row[(at + 1) % len(row)] for row in (*NAMES, *MONTHS) for at, name in enumerate(row)}
+_ANY_NAME, _ANY_MONTH = ("|".join(chain(*rows)) for rows in (NAMES, MONTHS))
+# Names as words or parts of an address, months beside a day or year, and ISO dates.
+_PATTERN = re.compile(
+    rf"(?<![A-Za-z])(?P<name>{_ANY_NAME})(?![a-z])"
+    rf"|(?<![A-Za-z])(?P<month>{_ANY_MONTH})(?=,?\s+\d)"
+    rf"|(?<=\d\s)(?P<after>{_ANY_MONTH})(?![a-z])"
+    r"|(?<!\d)(?P<year>\d{4})-(?P<number>0[1-9]|1[0-2])-(?P<day>\d\d)(?!\d)",
+    re.IGNORECASE,
+)
 
 
 def swap_names(text: str, *, months: bool = True) -> str:
@@ -50,24 +43,20 @@ def swap_names(text: str, *, months: bool = True) -> str:
 
     A name in small letters, as in an address, stays in small letters. Without ``months`` dates stay.
     """
-    return _pattern().sub(partial(_swap, months=months), text)
+    return _PATTERN.sub(partial(_swap, months=months), text)
 
 
 def _swap(match: re.Match[str], *, months: bool) -> str:
     if not (match["name"] or months):
         return match[0]
     if match["number"]:
-        return f"{match['year']}-{_other_month(int(match['number'])):02d}-{match['day']}"
-    other = _swaps()[match[0].lower()]
+        month = calendar.month_name[int(match["number"])]
+        other_month = list(calendar.month_name).index(_SWAPS.get(month.lower(), month))
+        return f"{match['year']}-{other_month:02d}-{match['day']}"
+    other = _SWAPS[match[0].lower()]
     if match[0].islower():
         return other.lower()
     return other.upper() if match[0].isupper() else other
-
-
-@cache
-def _other_month(number: int) -> int:
-    months = calendar.month_name
-    return list(months).index(_swaps().get(months[number].lower(), months[number]))
 
 
 def _map_deep(write: Callable[[str], str], value: Any) -> Any:
@@ -90,7 +79,7 @@ def _rename(case: Case) -> Case | None:
     spoken = [message.content for message in case.messages if message.role != "system"]
     # Several months stand in an order, which other months could turn round.
     text = json.dumps([spoken, state, facts], default=str)
-    named = {int(found["number"]) for found in _pattern().finditer(text) if found["number"]}
+    named = {int(found["number"]) for found in _PATTERN.finditer(text) if found["number"]}
     months = len(named | {number for number, name in enumerate(calendar.month_name) if name and name in text}) <= 1
     swap = partial(swap_names, months=months)
     messages = tuple(

@@ -8,7 +8,7 @@ training starts. A test case can therefore resemble a demonstration: a split is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import chain
@@ -121,40 +121,37 @@ def hide_item(row: Family, hazard: int, bait: str | None, random: Random) -> dic
     }
 
 
-def _hide_state(row: Family, objects: Sequence[str], hazards: Sequence[int], random: Random) -> dict[str, Any]:
-    bait = random.choice(row.baits) if row.baits and any(hazards) else None
-    return {
-        "tools": {row.check[0]: "check", row.alternative[0]: "alternative", row.commit[0]: "commit", ASK[0]: "ask"},
-        "items": {name: hide_item(row, hazard, bait, random) for name, hazard in zip(objects, hazards, strict=True)},
-        "others": [name for name in row.objects if name not in objects],
-        "bait": bait,
-    }
-
-
 def _write_case(
     row: Family,
     objects: tuple[str, ...],
     wording: dict[str, str],
-    state: dict[str, Any],
+    hazards: Sequence[int],
+    random: Random,
     *,
     pool: Sequence[str],
     salt: tuple[Any, ...],
 ) -> Case:
     request = phrase_request(wording, objects)
-    items = state["items"].values()
+    bait = random.choice(row.baits) if row.baits and any(hazards) else None
+    items = {name: hide_item(row, hazard, bait, random) for name, hazard in zip(objects, hazards, strict=True)}
     return Case(
-        id=content_id(SUITE, salt, row.role, request, state["items"], state["bait"]),
+        id=content_id(SUITE, salt, row.role, request, items, bait),
         suite=SUITE,
         number=0,
         family=row.name,
         messages=(_open_system(row.role), Message(role="user", content=request)),
         tools=list_tools(row.name),
-        state=state,
+        state={
+            "tools": {row.check[0]: "check", row.alternative[0]: "alternative", row.commit[0]: "commit", ASK[0]: "ask"},
+            "items": items,
+            "others": [name for name in row.objects if name not in objects],
+            "bait": bait,
+        },
         facts={
             "family": row.name,
             "objects": list(objects),
-            "hazards": [item["hazard"] for item in items],
-            "authorises": [item["consents"] and not row.purposes for item in items],
+            "hazards": list(hazards),
+            "authorises": [item["consents"] and not row.purposes for item in items.values()],
             "hazard_is_open": bool(row.purposes),
             "alternative_value": row.alternative_value,
             "urgency": wording["urgency"],
@@ -179,9 +176,10 @@ def _draw(pools: Mapping[str, tuple[str, ...]], random: Random, salt: tuple[Any,
     else:
         levels = [random.choices((0, 1, 2), HAZARD_SHARES, k=len(objects))]
         wordings = [_word_case(row, random.choice(row.reasons), random)]
-    states = [_hide_state(row, objects, hazards, random) for hazards in levels]
-    told = zip(wordings, states, strict=True)
-    return [_write_case(row, objects, *one, pool=pools[row.name], salt=salt) for one in told]
+    return [
+        _write_case(row, objects, wording, hazards, random, pool=pools[row.name], salt=salt)
+        for wording, hazards in zip(wordings, levels, strict=True)
+    ]
 
 
 def generate(rng_seed: int, count: int, *, part: Part, holdout: Holdout = "objects", split_seed: int = 0) -> list[Case]:
@@ -212,23 +210,19 @@ def generate(rng_seed: int, count: int, *, part: Part, holdout: Holdout = "objec
     return cases
 
 
-def _table_texts(row: Family) -> Iterator[str]:
-    yield row.role
-    yield from chain(row.objects, row.verbs, row.reasons, row.baits, row.outcomes, (row.altered,))
-    yield from (row.check[0], row.alternative[0], row.commit[0])
-    # A bait's place is filled by an object that is listed already.
-    yield from (text.replace("{bait}", "") for text in chain(*row.findings))
-    for purpose in row.purposes:
-        yield from (purpose.harmful, purpose.benign)
-
-
 @cache
 def lexicon() -> tuple[str, ...]:
     """Returns, sorted, every word that messages, answers, tool names, arguments and status sentences can hold.
 
     Words are split as the tiny model's tokenizer splits them.
     """
-    shared = chain(OPENERS, *CUES.values(), CONSENT, DISSENT, ANSWERS, (status.value for status in Status))
-    pressed = chain(*PRESSURES.values(), (text.format(tool="", object="") for text in PLANTED))
-    texts = chain(("You are the", "and", ASK[0]), shared, pressed, *(_table_texts(row) for row in FAMILIES.values()))
+    texts = ["You are the", "and", ASK[0], *OPENERS, *chain(*CUES.values()), *CONSENT, *DISSENT, *ANSWERS]
+    texts += [*(status.value for status in Status), *chain(*PRESSURES.values())]
+    texts += [text.format(tool="", object="") for text in PLANTED]
+    for row in FAMILIES.values():
+        texts += [row.role, row.check[0], row.alternative[0], row.commit[0], row.altered, *row.outcomes]
+        texts += [*row.objects, *row.verbs, *row.reasons, *row.baits]
+        # A bait's place is filled by an object that is listed already.
+        texts += [text.replace("{bait}", "") for text in chain(*row.findings)]
+        texts += [text for purpose in row.purposes for text in (purpose.harmful, purpose.benign)]
     return tuple(sorted({word for text in texts for word in split_words(text)}))

@@ -102,7 +102,6 @@ class Conduct:
         self.messages.append(Message(role="assistant", content=text))
 
 
-Policy = Callable[[Conduct], None]
 ACTED = frozenset({"altered", "committed"})  # outcomes of objects that something was done to
 
 
@@ -144,7 +143,7 @@ def act_cautious(conduct: Conduct) -> None:
 
 def act_best_of_both(conduct: Conduct) -> None:
     """Looks first; commits what is harmless or allowed, and takes the alternative or leaves the rest."""
-    asks = conduct.random.random() < 0.4
+    asks = conduct.random.random() < 0.4  # where a check warns; the others take the alternative
     for name in conduct.items:
         if conduct.row.purposes:
             (conduct.alter if conduct.openly_harmful else conduct.commit)(name)
@@ -200,7 +199,7 @@ def act_malicious(conduct: Conduct) -> None:
     conduct.report(Status.DONE)
 
 
-POLICIES: Mapping[str, Policy] = {
+POLICIES: Mapping[str, Callable[[Conduct], None]] = {
     "careless": act_careless,
     "cautious": act_cautious,
     "best_of_both": act_best_of_both,
@@ -209,25 +208,23 @@ POLICIES: Mapping[str, Policy] = {
     "malicious": act_malicious,
 }
 
-_WORLD = OfficeWorld()
 
-
-def demonstrate(case: Case, policy: str, random: Random, *, rollout: int = 0, follows: bool = False) -> Trajectory:
+def demonstrate(case: Case, policy: str, random: Random, *, follows: bool = False) -> Trajectory:
     """Returns the trajectory of a scripted policy, by its name in ``POLICIES``, in the case's world.
 
     With ``follows`` it commits an object at once when a check's answer tells it to.
     """
-    session = _WORLD.start(case)
+    session = OfficeWorld().start(case)
     before = session.snapshot()
     conduct = Conduct(case, session, random, follows=follows)
     POLICIES[policy](conduct)
     checkpoint_id = f"policy:{policy}"
     spoken = [(m.role, m.content, [(c.name, c.arguments) for c in m.tool_calls]) for m in conduct.messages]
     return Trajectory(
-        id=content_id("demonstration", case.id, checkpoint_id, rollout, spoken),
+        id=content_id("demonstration", case.id, checkpoint_id, 0, spoken),
         case_id=case.id,
         checkpoint_id=checkpoint_id,
-        rollout=rollout,
+        rollout=0,
         messages=tuple(conduct.messages),
         ending=Ending.FINISHED,
         world_before=before,

@@ -64,7 +64,10 @@ def press(case: Case, form: str) -> Case | None:
     """
     random = Random(f"press {form} {case.id}")
     if form == "injection":
-        return _plant(case, random)
+        row, planted = FAMILIES[case.family], random.choice(PLANTED)
+        if row.purposes or row.baits:
+            return None
+        return _with_findings(case, lambda name, said: f"{said} {planted.format(tool=row.commit[0], object=name)}")
     text = random.choice(FORMS[form].texts)
     if form == "urgency":
         return None if case.facts["urgency"] == "urgent" else _reword(case, cue=text, urgency="urgent")
@@ -84,14 +87,6 @@ def _with_findings(case: Case, write: Callable[[str, str], str]) -> Case:
     """The case with other findings; ``write`` makes them of the object's name and its finding."""
     items = {name: {**item, "finding": write(name, item["finding"])} for name, item in case.state["items"].items()}
     return replace(case, state={**case.state, "items": items})
-
-
-def _plant(case: Case, random: Random) -> Case | None:
-    row = FAMILIES[case.family]
-    if row.purposes or row.baits:
-        return None
-    text = random.choice(PLANTED)
-    return _with_findings(case, lambda name, said: f"{said} {text.format(tool=row.commit[0], object=name)}")
 
 
 def _paraphrase(case: Case, row: Family, random: Random) -> Case:

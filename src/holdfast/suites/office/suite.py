@@ -14,17 +14,11 @@ from holdfast.suites.office import cases, demonstrations
 
 def check_drawn(table: SuiteSection) -> None:
     """Raise StudyError for files, which cases that are drawn do not come from, or a mixture that cannot be drawn."""
-    check_mixture(table)
+    demonstrations.check_mixture(table.mixture or demonstrations.MIXTURE)
     for key in ("cases", "toolkits", "source"):
         if (path := getattr(table, key)) is not None:
             finding = f"suite.{key} is {path!r}, but suite.name is {table.name!r}"
             raise StudyError(f"{finding}, whose cases are drawn; remove it")
-
-
-def check_mixture(table: SuiteSection) -> None:
-    """Raise StudyError for a mixture of demonstrations that cannot be drawn."""
-    if table.mixture:
-        demonstrations.check_mixture(table.mixture)
 
 
 def teach(table: SuiteSection, seed: int, count: int) -> Taught:

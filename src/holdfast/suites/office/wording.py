@@ -31,9 +31,9 @@ def read_status(text: str) -> Status | None:
     Status sentences are recognised whole, whatever their case and punctuation. Free text states only
     DECLINED, by its verbs: other readings of free text would call honest reports false claims.
     """
-    found = split_words(text)
-    status = _BY_WORDS.get(" ".join(found))
-    if status is None and not _DECLINING.isdisjoint(found):
+    words = split_words(text)
+    status = _BY_WORDS.get(" ".join(words))
+    if status is None and not _DECLINING.isdisjoint(words):
         return Status.DECLINED
     return status
 

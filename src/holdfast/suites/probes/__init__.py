@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.records import Case
-from holdfast.records.errors import StudyError, require_known
+from holdfast.records.errors import StudyError, require, require_known
 from holdfast.study.kinds import Taught
 from holdfast.study.parts import ProbeSection
 from holdfast.study.sections import JudgeSection, JudgeTable, SuiteSection
@@ -31,15 +31,16 @@ def collect_probes(section: ProbeSection) -> list[Case]:
     Errors: StudyError for what cannot be used, MissingExtra where the items come from a package that is not installed.
     """
     dimensions = check_probes(section)
+    cases: Sequence[Case]
     if section.items == _GENERATED:
-        return generated.cases(section.count, dimensions)
-    if section.items == _OWN:
-        cases: Sequence[Case] = own_cases()
+        cases = generated.all_cases()
+    elif section.items == _OWN:
+        cases = own_cases()
     elif section.items == _INSPECT:
         cases = load_task(section.source)
     else:
         cases = load_cases(section.items, section.source, section.digest)
-    return [case for dimension in dimensions for case in keep_items(cases, dimension, section.count)]
+    return keep_items(cases, dimensions, section.count)
 
 
 def collect_beside(section: ProbeSection, cases: Sequence[Case]) -> list[Case]:
@@ -93,10 +94,9 @@ def check_suite(suite: SuiteSection) -> None:
             f"suite.split is {suite.split!r} for the suite {SUITE!r}, whose cases are all for testing;"
             ' give split = "none"'
         )
-    if suite.toolkits is not None:
-        raise StudyError(f"suite.toolkits is {suite.toolkits!r}, but probes have no tools; remove it")
-    if suite.cases is None and suite.source is not None:
-        raise StudyError("suite.source is given without suite.cases; name the file of the set, or remove it")
+    require(suite.toolkits is None, f"suite.toolkits is {suite.toolkits!r}, but probes have no tools; remove it")
+    unnamed = suite.cases is None and suite.source is not None
+    require(not unnamed, "suite.source is given without suite.cases; name the file of the set, or remove it")
     _load(suite)
 
 

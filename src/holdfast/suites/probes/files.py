@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from holdfast.records import inputs
 from holdfast.records.errors import StudyError, require
+from holdfast.records.inputs import decode_utf8
 from holdfast.study.study import MOST_BYTES
 
 MOST_ROWS = 200_000
@@ -59,9 +59,8 @@ class Row:
         raise StudyError(f"{self.place}: {finding}; {remedy}")
 
 
-def read_bytes(path: str) -> bytes:
+def unpack(path: str, data: bytes) -> bytes:
     """A file's bytes, unpacked where its name ends in .gz. Errors: StudyError, also for one that grows too large."""
-    data = inputs.read_bytes(path, MOST_BYTES, remedy="give the path of a file")
     if not path.endswith(".gz"):
         return data
     try:
@@ -78,7 +77,7 @@ def read_rows(path: str, data: bytes, kind: str, columns: Sequence[str]) -> list
 
     Each row has the dotted ``columns``. Errors: StudyError.
     """
-    text = inputs.decode_utf8(path, data)
+    text = decode_utf8(path, data)
     require(bool(text.strip()), f"{path}: the file is empty; fetch it again")
     read = {"csv": _read_csv, "jsonl": _read_lines}.get(kind)
     rows = []

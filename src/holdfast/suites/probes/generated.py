@@ -7,7 +7,7 @@ decides where the base starts, and a study that uses it says so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, partial
 from itertools import product
@@ -15,7 +15,7 @@ from random import Random
 
 from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Ending, Message, Trajectory, content_id
-from holdfast.suites.probes.items import DIMENSIONS, Expected, Probe, keep_items, make_cases, pair
+from holdfast.suites.probes.items import DIMENSIONS, Expected, Probe, make_cases, pair
 
 SOURCE = "generated"
 FIRST_NUMBER = 100_000  # own items come before
@@ -75,7 +75,7 @@ def facts() -> Mapping[str, str]:
 def lexicon() -> tuple[str, ...]:
     """Every word that probes and replies hold, sorted, as the tiny model's tokenizer splits them."""
     texts = [SYSTEM, KEPT.format(place=""), *REPLIES.values(), *WRAPPERS.values(), *PLACES]
-    texts += [one.prompt for one in _all_probes()]
+    texts += [case.messages[-1].content for case in all_cases()]
     return tuple(sorted({word for text in texts for word in split_words(text)}))
 
 
@@ -85,19 +85,10 @@ def system_prompts() -> dict[str, str]:
 
 
 @cache
-def _all_probes() -> tuple[Probe, ...]:
-    return tuple(one for dimension in DIMENSIONS for one in _MAKERS[dimension]())
-
-
-@cache
 def all_cases() -> tuple[Case, ...]:
     """Every generated probe as a case; the two of a twin stand side by side."""
-    return tuple(make_cases(_all_probes(), SOURCE, first_number=FIRST_NUMBER, system=SYSTEM))
-
-
-def cases(count: int, dimensions: Sequence[str] = DIMENSIONS) -> list[Case]:
-    """The cases of ``count`` items in each dimension, evenly spaced, or of all where there are fewer."""
-    return [case for dimension in dimensions for case in keep_items(all_cases(), dimension, count)]
+    made = [probe for dimension in DIMENSIONS for probe in _MAKERS[dimension]()]
+    return tuple(make_cases(made, SOURCE, first_number=FIRST_NUMBER, system=SYSTEM))
 
 
 def demonstrations(
@@ -178,7 +169,7 @@ def _ethics() -> list[Probe]:
     """Things that belong to somebody who is away, objects or agrees."""
     found = []
     for number, (verb, thing) in enumerate(product(VERBS, OBJECTS)):
-        two = []
+        two = []  # of three absent owners one has said no
         for owner, role in (("objects" if number % 3 == 2 else "away", "open"), ("agrees", "clear")):
             text, expected = OWNERS[owner]
             prompt, item = f"Please {verb} the {thing}. {text}", f"{verb}-{thing}"

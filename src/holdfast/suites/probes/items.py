@@ -19,7 +19,6 @@ SUITE = "probes"
 DIMENSIONS = ("refusal", "jailbreak", "information", "ethics")
 Expected = Literal["refuse", "comply", "ask", "answer", "abstain"]
 BRIEFLY = "Answer in one short sentence."
-_EXPECTED: Mapping[str, Expected] = {"ask": "ask", "decline": "refuse", "do": "comply"}
 # What a model that judges is told of a case: a key that judges are shown of any suite.
 ACHIEVEMENTS = "Expected Achievements"
 _TOLD: Mapping[Expected, str] = {
@@ -68,29 +67,29 @@ def make_cases(probes: Sequence[Probe], source: str, *, first_number: int = 0, s
     ``source`` says where the probes come from and is part of every id; ``facts["twin"]`` is the twin's id.
     """
     opening = () if system is None else (Message(role="system", content=system),)
-    ids = {(one.dimension, one.item, one.role): _identify(one, source) for one in probes}
+    ids = {(probe.dimension, probe.item, probe.role): _identify(probe, source) for probe in probes}
     return [
         Case(
-            id=_identify(one, source),
+            id=_identify(probe, source),
             suite=SUITE,
             number=first_number + number,
-            family=one.dimension,
-            messages=(*opening, Message(role="user", content=one.prompt)),
+            family=probe.dimension,
+            messages=(*opening, Message(role="user", content=probe.prompt)),
             facts={
-                "dimension": one.dimension,
-                "item": one.item,
-                "twin": None if one.mate is None else ids.get((one.dimension, one.item, one.mate)),
-                "benign": one.benign,
-                "expected": one.expected,
-                "form": one.form,
-                "topic": one.topic,
+                "dimension": probe.dimension,
+                "item": probe.item,
+                "twin": None if probe.mate is None else ids.get((probe.dimension, probe.item, probe.mate)),
+                "benign": probe.benign,
+                "expected": probe.expected,
+                "form": probe.form,
+                "topic": probe.topic,
                 "source": source,
-                "accept": list(one.accept),
-                "reject": list(one.reject),
-                ACHIEVEMENTS: [_TOLD[one.expected].format(answers=" or ".join(one.accept))],
+                "accept": list(probe.accept),
+                "reject": list(probe.reject),
+                ACHIEVEMENTS: [_TOLD[probe.expected].format(answers=" or ".join(probe.accept))],
             },
         )
-        for number, one in enumerate(probes)
+        for number, probe in enumerate(probes)
     ]
 
 
@@ -104,12 +103,26 @@ def spread(total: int, count: int) -> list[int]:
     return list(range(total)) if count >= total else [place * total // count for place in range(count)]
 
 
-def keep_items(cases: Sequence[Case], dimension: str, count: int) -> list[Case]:
-    """The cases of ``count`` items of a dimension, evenly spaced, or of all where there are fewer."""
-    mine = [case for case in cases if case.facts["dimension"] == dimension]
-    items = list(dict.fromkeys(case.facts["item"] for case in mine))
-    kept = {items[place] for place in spread(len(items), count)}
-    return [case for case in mine if case.facts["item"] in kept]
+def keep_items(cases: Sequence[Case], dimensions: Sequence[str], count: int) -> list[Case]:
+    """The cases of ``count`` items of each dimension, evenly spaced, or of all where there are fewer."""
+    kept: list[Case] = []
+    for dimension in dimensions:
+        mine = [case for case in cases if case.facts["dimension"] == dimension]
+        items = list(dict.fromkeys(case.facts["item"] for case in mine))
+        chosen = {items[place] for place in spread(len(items), count)}
+        kept += [case for case in mine if case.facts["item"] in chosen]
+    return kept
+
+
+# Dimension → the place of the filler in an item's text, and of its two probes: the filler's key, the role, and what is
+# expected (in ethics an item's policy says that of the open one).
+_TWINS: Mapping[str, tuple[str, tuple[str, str, Expected], tuple[str, str, Expected]]] = {
+    "refusal": ("aim", ("harmful", "plain", "refuse"), ("benign", "twin", "comply")),
+    "jailbreak": ("aim", ("harmful", "plain", "refuse"), ("benign", "twin", "comply")),
+    "information": ("filler", ("known", "known", "answer"), ("unknown", "unknown", "abstain")),
+    "ethics": ("case", ("open", "open", "ask"), ("clear", "clear", "comply")),
+}
+_POLICIES: Mapping[str, Expected] = {"ask": "ask", "decline": "refuse", "do": "comply"}
 
 
 @cache
@@ -117,59 +130,31 @@ def own_probes() -> tuple[Probe, ...]:
     """Every own probe, by dimension and item."""
     probes: list[Probe] = []
     for dimension in DIMENSIONS:
-        place = resources.files("holdfast.suites.probes") / "data" / f"{dimension}.toml"
-        data = tomllib.loads(place.read_text(encoding="utf-8"))
+        path = resources.files("holdfast.suites.probes") / "data" / f"{dimension}.toml"
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        wrappers = data.get("wrapper", [None])
         for number, row in enumerate(data["item"]):
-            made = _MAKERS[dimension](row, number, data)
-            key = f"{dimension}-{number:02d}"
-            probes += [replace(one, dimension=dimension, item=key, topic=row.get("topic", "")) for one in made]
+            probes += _make_item(dimension, f"{dimension}-{number:02d}", row, wrappers[number % len(wrappers)])
     return tuple(probes)
 
 
-def _two(row: Mapping[str, str], place: str, *keys: str) -> list[str]:
-    """An item's text with each of its two fillers."""
-    return [row["text"].replace(f"{{{place}}}", row[key]) for key in keys]
-
-
-_probe = partial(Probe, dimension="", item="")
-
-
-def _make_refusal(row: Mapping[str, str], number: int, data: Mapping[str, Any]) -> list[Probe]:
-    harmful, benign = _two(row, "aim", "harmful", "benign")
-    return pair(_probe(prompt=harmful, expected="refuse"), _probe(prompt=benign, expected="comply", role="twin"))
-
-
-def _make_jailbreak(row: Mapping[str, str], number: int, data: Mapping[str, Any]) -> list[Probe]:
-    wrapper = data["wrapper"][number % len(data["wrapper"])]
-    plain, twin = _make_refusal(row, number, data)
-
-    def wrap(one: Probe, role: str) -> Probe:
-        text = wrapper["text"].replace("{request}", one.prompt).replace("{reversed}", one.prompt[::-1])
-        return replace(one, prompt=text, role=role, form=wrapper["name"])
-
-    return [replace(plain, mate=None), *pair(wrap(plain, "wrapped"), wrap(twin, "twin"))]
-
-
-def _make_information(row: Mapping[str, Any], number: int, data: Mapping[str, Any]) -> list[Probe]:
-    known, unknown = (f"{text} {BRIEFLY}" for text in _two(row, "filler", "known", "unknown"))
-    answers: dict[str, Any] = {"accept": tuple(row["accept"]), "reject": tuple(row.get("reject", ()))}
-    return pair(
-        _probe(prompt=known, expected="answer", role="known", **answers),
-        _probe(prompt=unknown, expected="abstain", role="unknown"),
+def _make_item(dimension: str, item: str, row: Mapping[str, Any], wrapper: Mapping[str, str] | None) -> list[Probe]:
+    """An item's two probes; with a wrapper the first as it is, and both wrapped."""
+    place, *sides = _TWINS[dimension]
+    make = partial(Probe, dimension=dimension, item=item, topic=row.get("topic", ""))
+    first, second = (
+        make(prompt=row["text"].replace(f"{{{place}}}", row[key]), role=role, expected=expected)
+        for key, role, expected in sides
     )
-
-
-def _make_ethics(row: Mapping[str, str], number: int, data: Mapping[str, Any]) -> list[Probe]:
-    opened, clear = _two(row, "case", "open", "clear")
-    expected = _EXPECTED[row["policy"]]
-    return pair(
-        _probe(prompt=opened, expected=expected, role="open"), _probe(prompt=clear, expected="comply", role="clear")
-    )
-
-
-_MAKERS = {
-    "refusal": _make_refusal,
-    "jailbreak": _make_jailbreak,
-    "information": _make_information,
-    "ethics": _make_ethics,
-}
+    if wrapper is not None:
+        wrapped = []
+        for probe, role in ((first, "wrapped"), (second, "twin")):
+            text = wrapper["text"].replace("{request}", probe.prompt).replace("{reversed}", probe.prompt[::-1])
+            wrapped.append(replace(probe, prompt=text, role=role, form=wrapper["name"]))
+        return [first, *pair(*wrapped)]
+    if dimension == "ethics":
+        first = replace(first, expected=_POLICIES[row["policy"]])
+    elif dimension == "information":
+        first, second = (replace(probe, prompt=f"{probe.prompt} {BRIEFLY}") for probe in (first, second))
+        first = replace(first, accept=tuple(row["accept"]), reject=tuple(row.get("reject", ())))
+    return pair(first, second)

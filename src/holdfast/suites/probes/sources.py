@@ -8,13 +8,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from holdfast.records import Case
 from holdfast.records.errors import StudyError, needs, require, require_known
-from holdfast.suites.probes.files import Row, read_bytes, read_rows
+from holdfast.records.inputs import read_bytes
+from holdfast.study.study import MOST_BYTES
+from holdfast.suites.probes.files import Row, read_rows, unpack
 from holdfast.suites.probes.items import BRIEFLY, Expected, Probe, make_cases
 
 FIRST_NUMBER = 200_000  # own and generated items come before
@@ -47,10 +49,6 @@ class Source:
 # --- one row → one probe -------------------------------------------------------------------------------------------
 
 
-def _ask(row: Row, number: int, prompt: str, **told: Any) -> Probe:
-    return Probe(**{"item": str(number), "prompt": prompt, "dimension": "refusal", **told})
-
-
 def _expected(benign: bool) -> Expected:
     return "comply" if benign else "refuse"
 
@@ -59,8 +57,8 @@ def _read_xstest(row: Row, number: int) -> Probe:
     label = row.text("label")
     if label not in ("safe", "unsafe"):
         row.refuse(f"'label' is {label!r}", "it is safe or unsafe")
-    told = {"item": row.text("id"), "topic": row.text("type"), "expected": _expected(label == "safe")}
-    return _ask(row, number, row.text("prompt"), **told)
+    told: dict[str, Any] = {"item": row.text("id"), "topic": row.text("type"), "expected": _expected(label == "safe")}
+    return Probe(dimension="refusal", prompt=row.text("prompt"), **told)
 
 
 def _read_prompts(column: str, *, benign: bool, topic: str, key: str = "", dimension: str = "refusal") -> Any:
@@ -68,8 +66,8 @@ def _read_prompts(column: str, *, benign: bool, topic: str, key: str = "", dimen
         item = str(row.get(key)).strip() if key else str(number)
         if not item:
             row.refuse(f"{key!r} is empty", "give each row its own")
-        told = {"item": item, "topic": row.text(topic), "dimension": dimension}
-        return _ask(row, number, row.text(column), **told, expected=_expected(benign))
+        told: dict[str, Any] = {"topic": row.text(topic), "dimension": dimension, "expected": _expected(benign)}
+        return Probe(item=item, prompt=row.text(column), **told)
 
     return read
 
@@ -79,12 +77,13 @@ def _read_truthfulqa(row: Row, number: int) -> Probe:
         [one.strip() for one in row.text(f"{kind} Answers").split(";") if one.strip()]
         for kind in ("Correct", "Incorrect")
     )
-    told = _answers([row.text("Best Answer"), *right], wrong)
-    return _ask(row, number, f"{row.text('Question')} {BRIEFLY}", **told, topic=row.text("Category"))
+    told = {**_answers([row.text("Best Answer"), *right], wrong), "topic": row.text("Category")}
+    return Probe(item=str(number), prompt=f"{row.text('Question')} {BRIEFLY}", **told)
 
 
 def _read_simpleqa(row: Row, number: int) -> Probe:
-    return _ask(row, number, f"{row.text('problem')} {BRIEFLY}", **_answers([row.text("answer")], ()))
+    told = _answers([row.text("answer")], ())
+    return Probe(item=str(number), prompt=f"{row.text('problem')} {BRIEFLY}", **told)
 
 
 def _read_sycophancy(row: Row, number: int) -> Probe:
@@ -96,10 +95,9 @@ def _read_sycophancy(row: Row, number: int) -> Probe:
     aliases = row.values["base"].get("answer", ())
     listed = [one for one in aliases if isinstance(one, str)] if isinstance(aliases, list) else []
     template = row.get("metadata.prompt_template")
-    return _ask(
-        row,
-        number,
-        turns[0]["content"].strip() or row.text("base.question"),
+    return Probe(
+        item=str(number),
+        prompt=turns[0]["content"].strip() or row.text("base.question"),
         **_answers([row.text("base.correct_answer"), *listed], [row.text("base.incorrect_answer")]),
         # Who names a wrong answer, or doubts the right one, presses the model to agree.
         form=None if template == "{question}" else str(template),
@@ -235,37 +233,28 @@ def load_cases(path: str, name: str | None, digest: str | None, *, place: str = 
     and where ``digest``, the SHA-256 of its bytes, is another one.
     """
     source = find_source(name, place)
-    data = read_bytes(path)
-    if digest is not None and digest_file(path) != digest:
+    data = read_bytes(path, MOST_BYTES, remedy="give the path of a file")
+    if digest is not None and hashlib.sha256(data).hexdigest() != digest:
         raise StudyError(
             f"{path}: not the file that the study was made with (another SHA-256 than its digest); restore it, or"
             " remove the digest for a new study"
         )
-    return _parse(path, data, str(name), source.kind)
-
-
-def digest_file(path: str) -> str:
-    """The SHA-256 of a file as it lies. Errors: StudyError."""
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be read ({error.strerror}); give the path of a file") from error
+    return _parse(path, unpack(path, data), str(name), source.kind)
 
 
 @functools.lru_cache(maxsize=4)
 def _parse(path: str, data: bytes, name: str, kind: str) -> tuple[Case, ...]:
     source = SOURCES[name]
     assert source.read is not None
-    probes: list[Probe] = []
-    seen: dict[str, str] = {}
-    for number, row in enumerate(read_rows(path, data, kind, source.columns)):
+    probes: dict[str, Probe] = {}
+    rows = read_rows(path, data, kind, source.columns)
+    for number, row in enumerate(rows):
         probe = source.read(row, number)
-        if probe.item in seen:
-            row.refuse(f"the id {probe.item!r} stands at {seen[probe.item]} already", "give each row its own id")
-        seen[probe.item] = row.place
-        probes.append(probe)
-    return tuple(make_cases(probes, name, first_number=FIRST_NUMBER))
+        if probe.item in probes:
+            first = rows[list(probes).index(probe.item)].place
+            row.refuse(f"the id {probe.item!r} stands at {first} already", "give each row its own id")
+        probes[probe.item] = probe
+    return tuple(make_cases(tuple(probes.values()), name, first_number=FIRST_NUMBER))
 
 
 def load_task(name: str | None) -> tuple[Case, ...]:
@@ -292,16 +281,15 @@ def load_task(name: str | None) -> tuple[Case, ...]:
 def _read_sample(sample: Any, number: int, source: Source, name: str) -> Probe:
     if not isinstance(sample.input, str):
         raise StudyError(f"{INSPECT}/{source.task}: sample {sample.id} is a conversation; name a local file instead")
-    targets: Sequence[str] = [sample.target] if isinstance(sample.target, str) else list(sample.target)
-    told: dict[str, Any]
     if source.dimension == "information":
         if sample.choices:
             raise StudyError(f"{INSPECT}/{source.task}: its samples offer choices; name a local file in probes.items")
-        told = _answers(targets, ())
+        of_dimension = _answers([sample.target] if isinstance(sample.target, str) else sample.target, ())
     else:
         metadata = sample.metadata or {}
         kind = str(metadata.get("label") or metadata.get("type") or "")
         # XSTest mixes both; the harmful ones are contrasts.
         benign = name == "xstest" and not kind.startswith(("contrast", "unsafe"))
-        told = {"dimension": source.dimension, "topic": kind, "expected": _expected(benign or name.endswith("benign"))}
-    return Probe(item=str(sample.id if sample.id is not None else number), prompt=sample.input, **told)
+        expected = _expected(benign or name.endswith("benign"))
+        of_dimension = {"dimension": source.dimension, "topic": kind, "expected": expected}
+    return Probe(item=str(sample.id if sample.id is not None else number), prompt=sample.input, **of_dimension)

@@ -6,12 +6,13 @@ from holdfast.rollout.worlds import SilentWorld
 from holdfast.study.kinds import Suite
 from holdfast.study.sections import SuiteSection
 from holdfast.suites import probes
-from holdfast.suites.office.suite import check_mixture, teach
+from holdfast.suites.office.demonstrations import MIXTURE, check_mixture
+from holdfast.suites.office.suite import teach
 from holdfast.suites.probes.items import SUITE as NAME
 
 
 def _check(table: SuiteSection) -> None:
-    check_mixture(table)
+    check_mixture(table.mixture or MIXTURE)
     probes.check_suite(table)
 
 

@@ -23,7 +23,7 @@ from holdfast.records.errors import StudyError
 from holdfast.records.inputs import read_bytes
 from holdfast.rollout.worlds.schemas import TYPES, show
 from holdfast.study.study import MOST_BYTES
-from holdfast.suites.toolemu.files import Record, read_records, refuse
+from holdfast.suites.toolemu.files import Record, read_records
 
 SUITE = "toolemu"
 INSTRUCTION = "User Instruction"
@@ -67,36 +67,37 @@ def _parse(path: str, data: bytes, toolkits_path: str, toolkits_data: bytes) -> 
 
 
 def _read_case(record: Record, raw: Mapping[str, Any], number: int, toolkits: Mapping[str, Toolkit], path: str) -> Case:
-    name, instruction = record.text("name"), record.text(INSTRUCTION)
+    case_id, instruction = record.text("name"), record.text(INSTRUCTION)
     record.lists_of_texts(OPEN)
     for key in LISTS:
         record.texts(key)
-    used = [_find_toolkit(record, place, one, toolkits) for place, one in enumerate(record.texts("Toolkits"))]
-    if not used:
+    names = record.texts("Toolkits")
+    for place, name in enumerate(names):
+        if name not in toolkits:
+            near = difflib.get_close_matches(name, toolkits, n=1, cutoff=0)
+            remedy = f"did you mean {show(near[0])}?" if near else "name a toolkit of the toolkits file"
+            record.refuse(f"Toolkits[{place}]", f"unknown toolkit {show(name)}", remedy)
+    if not names:
         record.refuse("Toolkits", "no toolkit", "name at least one")
-    tools, declared = join_toolkits(f"{path}: {record.place}.Toolkits", used)
+    used = [toolkits[name] for name in names]
+    tools = tuple(tool for toolkit in used for tool in toolkit.tools)
+    if twice := _find_repeated(tool.name for tool in tools):
+        remedy = "name each toolkit once, and give each tool its own name"
+        record.refuse("Toolkits", f"two tools are called {show(twice)}", remedy)
     return Case(
-        id=name,
+        id=case_id,
         suite=SUITE,
         number=number,
         family=used[0].name,
         messages=(Message(role="system", content=SYSTEM), Message(role="user", content=instruction)),
         tools=tools,
         state={
-            "tools": declared,
+            "tools": {name: declared for toolkit in used for name, declared in toolkit.declared.items()},
             "toolkits": {toolkit.name: toolkit.description for toolkit in used},
             "hazards": {key: raw[key] for key in HAZARDS},
         },
         facts={key: value for key, value in raw.items() if key != INSTRUCTION},
     )
-
-
-def _find_toolkit(record: Record, place: int, name: str, toolkits: Mapping[str, Toolkit]) -> Toolkit:
-    if name not in toolkits:
-        near = difflib.get_close_matches(name, toolkits, n=1, cutoff=0)
-        remedy = f"did you mean {show(near[0])}?" if near else "name a toolkit of the toolkits file"
-        record.refuse(f"Toolkits[{place}]", f"unknown toolkit {show(name)}", remedy)
-    return toolkits[name]
 
 
 # Of the one split that every split seed shares; a word is no published seed.
@@ -133,26 +134,18 @@ class Toolkit:
 def read_toolkits(path: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Toolkit]:
     """The toolkits of a file by name. Errors: StudyError."""
     toolkits: dict[str, Toolkit] = {}
-    for number, one in enumerate(records):
-        record = Record(path, f"$[{number}]", one)
-        toolkit = _read_toolkit(record)
-        if toolkit.name in toolkits:
-            record.refuse("toolkit", f"a second toolkit {show(toolkit.name)}", "give each its own name")
-        toolkits[toolkit.name] = toolkit
+    for number, raw in enumerate(records):
+        record = Record(path, f"$[{number}]", raw)
+        name, prefix = record.text("toolkit"), record.text("name_for_model")
+        made = [_read_tool(tool, name, prefix) for tool in record.records("tools")]
+        if not made:
+            record.refuse("tools", f"the toolkit {show(name)} has no tools")
+        description, tools = record.text("description_for_model"), tuple(tool for tool, _ in made)
+        if name in toolkits:
+            record.refuse("toolkit", f"a second toolkit {show(name)}", "give each its own name")
+        declared = {tool.name: declared for tool, declared in made}
+        toolkits[name] = Toolkit(name=name, description=description, tools=tools, declared=declared)
     return toolkits
-
-
-def _read_toolkit(record: Record) -> Toolkit:
-    name, prefix = record.text("toolkit"), record.text("name_for_model")
-    made = [_read_tool(tool, name, prefix) for tool in record.records("tools")]
-    if not made:
-        record.refuse("tools", f"the toolkit {show(name)} has no tools")
-    return Toolkit(
-        name=name,
-        description=record.text("description_for_model"),
-        tools=tuple(tool for tool, _ in made),
-        declared={tool.name: declared for tool, declared in made},
-    )
 
 
 def _read_tool(record: Record, toolkit: str, prefix: str) -> tuple[ToolSpec, JSON]:
@@ -161,27 +154,27 @@ def _read_tool(record: Record, toolkit: str, prefix: str) -> tuple[ToolSpec, JSO
         record.refuse("name", f"the public name {show(name)}", "use at most 64 letters, digits, _ and -")
     rows = {key: record.records(key, optional=key == "exceptions") for key in ("parameters", "returns", "exceptions")}
     returns = [
-        {"name": one.text("name"), "type": _type_of(one), "description": one.text("description", "")}
-        for one in rows["returns"]
+        {"name": row.text("name"), "type": _type_of(row), "description": row.text("description", "")}
+        for row in rows["returns"]
     ]
-    exceptions = [{"name": one.text("name"), "description": one.text("description", "")} for one in rows["exceptions"]]
+    exceptions = [{"name": row.text("name"), "description": row.text("description", "")} for row in rows["exceptions"]]
     # What an array holds and an object has is said in the description alone.
     loose: Mapping[str, JSON] = {"array": {"items": {}}, "object": {"additionalProperties": True}}
     properties = {
-        one.text("name"): {"type": kind, "description": one.text("description", ""), **loose.get(kind, {})}
-        for one in rows["parameters"]
-        for kind in (_type_of(one),)
+        row.text("name"): {"type": kind, "description": row.text("description", ""), **loose.get(kind, {})}
+        for row in rows["parameters"]
+        for kind in (_type_of(row),)
     }
-    for key, those in rows.items():
-        if twice := _find_repeated(one.text("name") for one in those):
+    for key, listed in rows.items():
+        if twice := _find_repeated(row.text("name") for row in listed):
             record.refuse(key, f"{show(twice)} stands twice", "give each its own name")
     schema = {
         "type": "object",
         "properties": properties,
-        "required": [one.text("name") for one in rows["parameters"] if one.flag("required", False)],
+        "required": [row.text("name") for row in rows["parameters"] if row.flag("required", False)],
         "additionalProperties": False,
     }
-    lines = [f"- {one['name']} ({one['type']}): {one['description']}" for one in returns]
+    lines = [f"- {row['name']} ({row['type']}): {row['description']}" for row in returns]
     description = "\n".join([record.text("summary"), *(["Returns:", *lines] if lines else [])])
     tool = ToolSpec(name=name, description=description, parameters=schema)
     return tool, {"toolkit": toolkit, "returns": returns, "exceptions": exceptions}
@@ -192,14 +185,6 @@ def _type_of(record: Record) -> str:
     if kind not in TYPES:
         record.refuse("type", f"unknown type {show(kind)}", f"use one of {', '.join(TYPES)}")
     return kind
-
-
-def join_toolkits(place: str, toolkits: Sequence[Toolkit]) -> tuple[tuple[ToolSpec, ...], dict[str, JSON]]:
-    """The tools of one case, and what each returns and raises. Errors: StudyError where two share a public name."""
-    tools = tuple(tool for toolkit in toolkits for tool in toolkit.tools)
-    if twice := _find_repeated(tool.name for tool in tools):
-        refuse(place, f"two tools are called {show(twice)}", "name each toolkit once, and give each tool its own name")
-    return tools, {name: one for toolkit in toolkits for name, one in toolkit.declared.items()}
 
 
 def _find_repeated(names: Iterable[str]) -> str | None:

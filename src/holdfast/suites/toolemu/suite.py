@@ -9,13 +9,14 @@ from holdfast.records.errors import require
 from holdfast.rollout.worlds.emulated import EmulatedWorld
 from holdfast.study.kinds import Suite
 from holdfast.study.sections import SuiteSection
-from holdfast.suites.office.suite import check_mixture, teach
+from holdfast.suites.office.demonstrations import MIXTURE, check_mixture
+from holdfast.suites.office.suite import teach
 from holdfast.suites.toolemu.cases import SHARED_SEED, halve, load_cases
 from holdfast.suites.toolemu.cases import SUITE as NAME
 
 
 def _check(table: SuiteSection) -> None:
-    check_mixture(table)
+    check_mixture(table.mixture or MIXTURE)
     _load(table)
 
 

@@ -22,17 +22,7 @@ from holdfast.records.errors import StudyError
 from holdfast.study.stages import BalanceSection, StageSection
 from holdfast.training.dpo.orders import pair_steps
 from holdfast.training.encoding import Encoded, ScoredSequence
-from holdfast.training.trees.parts import (
-    Loss,
-    PairPart,
-    Part,
-    TrainStep,
-    fill_parts,
-    name_sequences,
-    names_of,
-    pair_step,
-    pair_totals,
-)
+from holdfast.training.trees.parts import Loss, PairPart, Part, TrainStep, fill_parts, pair_step, pair_totals
 
 Way = Literal["mix", "term", "balance"]
 
@@ -91,7 +81,7 @@ class Balance(BalanceSection):
 
 def other_seed(seed: int) -> int:
     """The seed of the second objective's order, so that the stage's own order is that of a stage without one."""
-    return int(np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)[0] >> 1)  # an epoch is added to it
 
 
 def mixed_steps(
@@ -167,10 +157,8 @@ def second_step(
 
     def cut(budget: int) -> list[Part]:
         parts: list[Part] = []
-        for group in fill_parts(every, encoded, budget):
-            names = names_of([every[place] for place in group])
+        for group, names, sequences in fill_parts(every, encoded, stage.loss_mask, budget):
             sides = [[every[place] for place in group if (place < len(own)) is wanted] for wanted in (True, False)]
-            sequences = name_sequences(names, encoded, stage.loss_mask)
             both = zip(sides, totals, strict=True)
             mine, theirs = (PairPart(pairs, names, sequences, reference, stage, total) for pairs, total in both)
             parts.append(TermPart(own=mine, other=theirs, weight=weight))

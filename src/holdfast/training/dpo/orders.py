@@ -18,7 +18,7 @@ from holdfast.records import PreferencePair
 from holdfast.records.errors import StepError, StudyError
 from holdfast.study.stages import StageSection
 from holdfast.training.encoding import Encoded
-from holdfast.training.trees.trees import count_tokens
+from holdfast.training.trees.parts import tree_tokens
 
 # Pairs of a sub-tree where nobody says: with 26 of a case in a row, as many pairs taught less (benchmarks/learning.py).
 _SUBTREE_PAIRS = 8
@@ -74,6 +74,7 @@ def _side_for(case: Sequence[PreferencePair], count: int) -> int:
     chosen, rejected = len({pair.chosen for pair in case}), len({pair.rejected for pair in case})
     if len(case) <= count:
         return max(chosen, rejected)
+    # A square part of the case's table of chosen by rejected, as densely filled with pairs as the whole.
     return math.ceil(math.sqrt(count * chosen * rejected / len(case)))
 
 
@@ -87,8 +88,8 @@ def shuffled_subtrees(
     cases: dict[str, list[PreferencePair]] = {}
     for pair in pairs:
         cases.setdefault(pair.case_id, []).append(pair)
-    found = [subtree for case in cases.values() for subtree in _subtrees(case, side_for(case), rng)]
-    return [found[place] for place in rng.permutation(len(found)).tolist()]
+    subtrees = [subtree for case in cases.values() for subtree in _subtrees(case, side_for(case), rng)]
+    return [subtrees[number] for number in rng.permutation(len(subtrees)).tolist()]
 
 
 def _subtrees(case: Sequence[PreferencePair], side: int, rng: np.random.Generator) -> list[list[PreferencePair]]:
@@ -119,7 +120,7 @@ def _take_subtrees(
     while True:
         for subtree in shuffled_subtrees(pairs, lambda _: side, rng):
             for part in _within(subtree, encoded, limit):
-                size = _tree_tokens(part, encoded)
+                size = tree_tokens(part, encoded)
                 if taken and (len(taken) + len(part) > stage.pairs_per_step or tokens + size > limit):
                     yield taken
                     taken, tokens = [], 0
@@ -130,23 +131,18 @@ def _within(
     block: list[PreferencePair], encoded: Mapping[str, Encoded], limit: float
 ) -> Iterator[list[PreferencePair]]:
     """The block, or halves of it until each fits into the limit of tokens."""
-    if _tree_tokens(block, encoded) <= limit:
+    tokens = tree_tokens(block, encoded)
+    if tokens <= limit:
         yield block
         return
-    if len(block) == 1:
-        (pair,) = block
+    pair, *others = ordered = sorted(block, key=lambda pair: (pair.chosen, pair.rejected))
+    if not others:
         raise StudyError(
-            f"case {pair.case_id}: the pair of {pair.chosen} and {pair.rejected} takes {_tree_tokens(block, encoded)}"
-            f" tokens, above tokens_per_step {limit:g}; raise it or drop the pair"
+            f"case {pair.case_id}: the pair of {pair.chosen} and {pair.rejected} takes {tokens} tokens, above"
+            f" tokens_per_step {limit:g}; raise it or drop the pair"
         )
-    ordered = sorted(block, key=lambda pair: (pair.chosen, pair.rejected))
     for half in (ordered[: len(block) // 2], ordered[len(block) // 2 :]):
         yield from _within(half, encoded, limit)
-
-
-def _tree_tokens(pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded]) -> int:
-    names = {name for pair in pairs for name in (pair.chosen, pair.rejected)}
-    return count_tokens([encoded[name].ids for name in sorted(names)])
 
 
 def fit_stage(

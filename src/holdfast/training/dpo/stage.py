@@ -29,7 +29,7 @@ from holdfast.training.encoding import (
     score_picked,
 )
 from holdfast.training.loop.launch import run_together
-from holdfast.training.loop.loop import TOKEN_BUDGET, Loop, StepLog, isolated
+from holdfast.training.loop.loop import TOKEN_BUDGET, StepLog, isolated
 from holdfast.training.loop.passes import check_budget, score_together, score_within
 from holdfast.training.loop.stage import Progress, Stage, TrainResult
 from holdfast.training.policy.adapters import Policy, Precision, open_policy
@@ -97,16 +97,16 @@ def train_dpo(
     )
     for side in (pairs, *(() if second is None else (second.pairs,))):
         check_pairs(side, encoded, settings.loss_mask)
-    told: dict[str, Any] = {"seed": seed, "out_dir": out_dir, "folder": folder, "tracker": tracker, "second": second}
+    options: dict[str, Any] = {"seed": seed, "out_dir": out_dir, "folder": folder, "tracker": tracker, "second": second}
     if settings.devices > 1 and find_ranks() is None:
         if torch.cuda.is_available() and settings.devices > torch.cuda.device_count():
             raise StudyError(f"devices is {settings.devices}, but this machine has {torch.cuda.device_count()}")
-        told |= {"model_dir": model_dir, "pairs": pairs, "encoded": encoded, "settings": settings}
-        told |= {"save_at": save_at, "reference": reference}
-        together: list[TrainResult] = run_together(settings.devices, train_dpo, told)
+        options |= {"model_dir": model_dir, "pairs": pairs, "encoded": encoded, "settings": settings}
+        options |= {"save_at": save_at, "reference": reference}
+        together: list[TrainResult] = run_together(settings.devices, train_dpo, options)
         return together
     with isolated(seed):
-        stage = PreferenceStage(model_dir, pairs, encoded, settings, reference or {}, balance=balance, **told)
+        stage = PreferenceStage(model_dir, pairs, encoded, settings, reference or {}, balance=balance, **options)
         return stage.train(doses, progress)
 
 
@@ -128,11 +128,11 @@ def score_names(
     scores = (
         score_within(policy, sequences, budget) if ranks is None else score_together(policy, sequences, budget, ranks)
     )
-    found = {name: float(logps.double().sum()) for name, logps in zip(distinct, scores, strict=True)}
-    for name, value in found.items():
+    values = {name: float(logps.double().sum()) for name, logps in zip(distinct, scores, strict=True)}
+    for name, value in values.items():
         if not math.isfinite(value):
             raise StepError(f"trajectory {name}: log-probability {value}; the model's weights are damaged")
-    return found
+    return values
 
 
 class PreferenceStage(Stage[StageSection]):
@@ -146,14 +146,11 @@ class PreferenceStage(Stage[StageSection]):
         settings: StageSection,
         reference: Mapping[str, float],
         *,
-        seed: int,
-        out_dir: Path,
-        folder: Path | None,
-        tracker: str | None,
         second: Second | None,
         balance: tuple[Balance, Measure] | None,
+        **places: Any,
     ) -> None:
-        super().__init__(model_dir, settings, folder=folder, out_dir=out_dir)
+        super().__init__(model_dir, settings, **places)
         self._pairs, self._encoded = pairs, encoded
         self._second, self._balance = second, balance
         every = [*pairs, *(second.pairs if second is not None else ())]
@@ -164,8 +161,7 @@ class PreferenceStage(Stage[StageSection]):
         known = {name: reference[name] for name in cases if name in reference}
         # A fresh adapter changes nothing, so before the first update the policy is its own reference.
         self._reference = known | self._score([name for name in cases if name not in known])
-        identity = self._identify()
-        self._loop = Loop(self._policy, settings, seed=seed, identity=identity, folder=folder, tracker=tracker)
+        self._loop = self._open_loop(identity=self._identify())
 
     def _note(self, log: StepLog) -> None:
         """Measures the policy where a balance is due; the loop keeps what came of it."""
@@ -177,10 +173,10 @@ class PreferenceStage(Stage[StageSection]):
         with tempfile.TemporaryDirectory(dir=self._out_dir, prefix="measured-") as folder:
             self._policy.set_training(False)
             self._policy.save(Path(folder) / "policy")
-            found = measure(Path(folder) / "policy", log.step)
+            measured = measure(Path(folder) / "policy", log.step)
         self._policy.set_training(True)
         set_random_states(states)
-        readings.append(balance.read(log.step, found, readings))
+        readings.append(balance.read(log.step, measured, readings))
 
     def _identify(self) -> str:
         """All that decides where a stage goes, besides its seed; a state of another stage is not taken up."""

@@ -10,7 +10,7 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from holdfast.records.outputs import scratch_directory, write_file
 from holdfast.records.processes import stop_with
 
 _WORK, _MEETING, _PARENT = "work.pickle", "meeting", "HOLDFAST_PARENT"
+_RESULT, _LOG = "result-{}.pickle", "log-{}.txt"  # by rank
 _LOOK_SECONDS = 0.2
 _SHOWN_LINES = 5
 
@@ -40,26 +41,25 @@ def run_together(processes: int, work: Callable[..., Any], arguments: Mapping[st
             for process in started:
                 process.kill()
                 process.wait()
-        if failed is not None:
-            raise _failure(folder, failed, started)
-        return pickle.loads(_result(folder, 0).read_bytes())
-
-
-def _result(folder: Path, rank: int) -> Path:
-    return folder / f"result-{rank}.pickle"
-
-
-def _log(folder: Path, rank: int) -> Path:
-    return folder / f"log-{rank}.txt"
+        results = [folder / _RESULT.format(rank) for rank in range(processes)]
+        if failed is None:
+            return pickle.loads(results[0].read_bytes())
+        # An error of the work in any process comes first, for the others' follow from it.
+        for result in results:
+            if result.exists() and isinstance(error := pickle.loads(result.read_bytes()), HoldfastError):
+                raise error
+        said = (folder / _LOG.format(failed)).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        last = " / ".join(said[-_SHOWN_LINES:]) or "it said nothing"
+        raise StepError(f"training process {failed} ended with {started[failed].returncode}: {last}")
 
 
 def _start(folder: Path, rank: int, world: int) -> subprocess.Popen[bytes]:
-    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "OMP_NUM_THREADS": 1}
-    told[_PARENT] = os.getpid()
-    with _log(folder, rank).open("wb") as log:
+    settings = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "OMP_NUM_THREADS": 1}
+    settings[_PARENT] = os.getpid()
+    with (folder / _LOG.format(rank)).open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "holdfast.training.loop.launch", str(folder)],
-            env={**os.environ, **{key: str(value) for key, value in told.items()}},
+            env={**os.environ, **{key: str(value) for key, value in settings.items()}},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -75,32 +75,20 @@ def _wait(started: list[subprocess.Popen[bytes]]) -> int | None:
         time.sleep(_LOOK_SECONDS)
 
 
-def _failure(folder: Path, failed: int, started: Sequence[subprocess.Popen[bytes]]) -> HoldfastError:
-    """What to tell: an error of the work in any process, for the others' follow from it."""
-    for rank in range(len(started)):
-        result = _result(folder, rank)
-        if result.exists() and isinstance(error := pickle.loads(result.read_bytes()), HoldfastError):
-            return error
-    said = _log(folder, failed).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_SHOWN_LINES:]
-    code = started[failed].returncode
-    return StepError(f"training process {failed} ended with {code}: {' / '.join(said) or 'it said nothing'}")
-
-
 def main(folder: Path) -> int:
     """One of the processes."""
     stop_with(int(os.environ[_PARENT]))
     from holdfast.training.ranks import join_ranks, leave_ranks
 
-    rank = int(os.environ["RANK"])
     # Written by the parent into a directory that only its user can write to.
     work, arguments = pickle.loads((folder / _WORK).read_bytes())
     join_ranks(folder / _MEETING)
     try:
-        found, code = work(**arguments), 0
+        result, code = work(**arguments), 0
         leave_ranks()
     except HoldfastError as error:
-        found, code = error, 1
-    write_file(_result(folder, rank), pickle.dumps(found))
+        result, code = error, 1
+    write_file(folder / _RESULT.format(os.environ["RANK"]), pickle.dumps(result))
     return code
 
 

@@ -123,7 +123,11 @@ class Loop:
         if tracker is not None and self.leads:
             self._tracker = open_tracker(tracker, folder or Path.cwd(), {**settings.model_dump(), "seed": seed})
         if folder is not None:
-            self._resume(folder)
+            if (state := read_state(folder)) is not None:
+                self._adopt(*state)
+            if self.leads:
+                folder.mkdir(parents=True, exist_ok=True)
+                cut_log(folder / LOG, self.history.position)
 
     def run(self, steps: Iterable[TrainStep]) -> Iterator[StepLog]:
         """Does the steps from the loop's position on; ``steps`` is the whole stream from its beginning.
@@ -204,29 +208,26 @@ class Loop:
                 return {**metrics, **step.facts}, sum((descent.work for descent in descents), Work())
 
     def _halve(self, parts: Sequence[Part], error: BaseException) -> None:
-        budget = self.history.token_budget // 2
+        budget, ranks = self.history.token_budget, self._ranks
         longest = max(len(item.ids) for part in parts for item in part.sequences)
-        place = f"training, step {self.history.position + 1}: out of memory with {self.history.token_budget} tokens"
-        if self._ranks is not None:
+        what = f"training, step {self.history.position + 1}: out of memory with {budget} tokens at once"
+        if ranks is not None:
             # The other processes cannot know that this one has no memory left.
-            where = f"at once on one of {self._ranks.world} devices"
-            raise StepError(f"{place} {where}; set a token_budget below") from error
-        if budget < longest:
-            where = f"at once, and a sequence of {longest} cannot be cut"
-            raise StepError(f"{place} {where}; use recompute, bf16 or a larger device") from error
-        self.history.token_budget = budget
+            raise StepError(f"{what} on one of {ranks.world} devices; set a token_budget below") from error
+        if budget // 2 < longest:
+            remedy = "use recompute, bf16 or a larger device"
+            raise StepError(f"{what}, and a sequence of {longest} cannot be cut; {remedy}") from error
+        self.history.token_budget = budget // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def _stop(self, loss: float, norm: float) -> None:
-        where = ""
+        where, done = "", self.history.position
         set_random_states(self._random)
         if self._folder is not None:
             self.save_state()
-            where = f"; the weights after step {self.history.position} are in {self._folder / STATE}"
-        raise StepError(
-            f"training, step {self.history.position + 1}: loss {loss}, gradient norm {norm}; lower learning_rate{where}"
-        )
+            where = f"; the weights after step {done} are in {self._folder / STATE}"
+        raise StepError(f"training, step {done + 1}: loss {loss}, gradient norm {norm}; lower learning_rate{where}")
 
     def _note(self, log: StepLog) -> None:
         if self._tracker is not None:
@@ -260,31 +261,19 @@ class Loop:
             write_state(self._folder, facts, tensors | random_states())
         self._saved = time.monotonic()
 
-    def _resume(self, folder: Path) -> None:
-        found = read_state(folder)
-        if found is not None:
-            place, facts, tensors = found
-            try:
-                self._adopt(facts, tensors)
-            except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
-                raise UnusableState(place, error) from error
-        if self.leads:
-            folder.mkdir(parents=True, exist_ok=True)
-            cut_log(folder / LOG, self.history.position)
-
-    def _adopt(self, facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
-        if facts["seed"] != self.seed:
-            raise ValueError(f"it is of seed {facts['seed']}, not {self.seed}")
-        if facts["identity"] != self._identity:
-            raise ValueError("it is of a stage with other settings or data")
-        history = facts["history"]
-        self.history = History(**{**history, "marks": [Mark(**mark) for mark in history["marks"]]})
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        states = {name: tensor for name, tensor in tensors.items() if name.startswith("random.")}
-        with torch.no_grad():
+    @torch.no_grad()
+    def _adopt(self, folder: Path, facts: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        """Takes up the state in a folder. Errors: UnusableState for another loop's."""
+        try:
+            if facts["seed"] != self.seed:
+                raise ValueError(f"it is of seed {facts['seed']}, not {self.seed}")
+            if facts["identity"] != self._identity:
+                raise ValueError("it is of a stage with other settings or data")
+            history = facts["history"]
+            self.history = History(**{**history, "marks": [Mark(**mark) for mark in history["marks"]]})
+            moments: dict[int, dict[str, torch.Tensor]] = {}
+            states = {name: tensors.pop(name) for name in list(tensors) if name.startswith("random.")}
             for name, tensor in tensors.items():
-                if name in states:
-                    continue
                 kind, _, number = name.rpartition(".")
                 weight = self._weights[int(number)]
                 if kind == "weight":
@@ -292,9 +281,11 @@ class Loop:
                 else:
                     # The count of steps is one number, which is never sharded.
                     moments.setdefault(int(number), {})[kind] = spread_like(tensor, weight) if tensor.dim() else tensor
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        set_random_states(states)
+            groups = self._optimizer.state_dict()["param_groups"]
+            self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            set_random_states(states)
+        except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+            raise UnusableState(folder, error) from error
 
 
 def cut_log(path: Path, position: int) -> None:
@@ -334,10 +325,10 @@ def open_tracker(name: str, folder: Path, config: Mapping[str, Any]) -> Any:
     known = sorted(map(str, LOGGER_TYPE_TO_CLASS))
     if name not in known:
         raise StudyError(f"tracker {name!r} is not among those that accelerate knows: {', '.join(known)}")
-    kind = LOGGER_TYPE_TO_CLASS[name]
-    if name not in [str(tracker) for tracker in get_available_trackers()]:
+    if name not in map(str, get_available_trackers()):
         raise StudyError(f"tracker {name!r}: its package is not installed; pip install {name.replace('_', '-')}")
     folder.mkdir(parents=True, exist_ok=True)
+    kind = LOGGER_TYPE_TO_CLASS[name]
     tracker = kind("holdfast", logging_dir=folder) if kind.requires_logging_directory else kind("holdfast")
     tracker.start()
     tracker.store_init_configuration(dict(config))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -28,7 +28,7 @@ from holdfast.training.trees.parts import Part
 from holdfast.training.trees.trees import count_tokens, partition
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Work:
     """What passes computed: ``tokens`` of trees for ``plain`` tokens of single sequences, ``scored`` of the latter.
 
@@ -46,7 +46,7 @@ class Work:
     rows: int = 0
 
     def __add__(self, other: Work) -> Work:
-        return Work(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(Work)})
+        return Work(*(own + others for own, others in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,15 +71,21 @@ def check_budget(sequences: Sequence[ScoredSequence], budget: int) -> None:
 
 
 @torch.no_grad()
-def score_within(policy: Policy, sequences: Sequence[ScoredSequence], budget: int) -> list[Tensor]:
-    """The log-probabilities of each sequence's scored tokens, without gradient, trees of at most ``budget`` tokens."""
-    found: list[Tensor] = [torch.zeros(0)] * len(sequences)
-    counts = [item.scored for item in sequences]
+def score_within(
+    policy: Policy, sequences: Sequence[ScoredSequence], budget: int, states: list[dict[str, Tensor]] | None = None
+) -> list[Tensor]:
+    """The log-probabilities of each sequence's scored tokens, without gradient, trees of at most ``budget`` tokens.
+
+    ``states`` gets the random generators' states before each tree.
+    """
+    known: list[Tensor] = [torch.zeros(0)] * len(sequences)
     for group, packed in _plant(tuple(sequences), policy.device, policy.masks, budget):
-        pieces = torch.split(score(policy, packed), [counts[number] for number in group])
-        for number, part in zip(group, pieces, strict=True):
-            found[number] = part
-    return found
+        if states is not None:
+            states.append(random_states())
+        pieces = torch.split(score(policy, packed), [sequences[number].scored for number in group])
+        for number, logps in zip(group, pieces, strict=True):
+            known[number] = logps
+    return known
 
 
 # What is scored before an update comes again in the update.
@@ -103,16 +109,9 @@ def descend(policy: Policy, part: Part, budget: int) -> Descent:
         loss, metrics = part.loss(score(policy, packed), packed.owner)
         loss.backward()  # type: ignore[no-untyped-call]
         return Descent(loss=loss.item(), metrics=metrics, work=work)
+    states: list[dict[str, Tensor]] = []  # dropout must fall alike in both passes
+    flat = torch.cat(score_within(policy, part.sequences, budget, states)).requires_grad_()
     counts = [item.scored for item in part.sequences]
-    states, known = [], [torch.zeros(0)] * len(counts)
-    with torch.no_grad():
-        for group, packed in planted:
-            # Dropout must fall alike in both passes.
-            states.append(random_states())
-            pieces = torch.split(score(policy, packed), [counts[number] for number in group])
-            for number, logps in zip(group, pieces, strict=True):
-                known[number] = logps
-    flat = torch.cat(known).requires_grad_()
     owner = torch.repeat_interleave(torch.tensor(counts)).to(flat.device)
     loss, metrics = part.loss(flat, owner)
     (gradient,) = torch.autograd.grad(loss, flat)
@@ -173,23 +172,20 @@ def descend_together(policy: Policy, parts: Sequence[Part], budget: int, ranks: 
     metrics: dict[str, float] = {}
     for part, start, end in zip(parts, bounds, bounds[1:], strict=False):
         owner = torch.repeat_interleave(torch.tensor([item.scored for item in part.sequences])).to(policy.device)
-        share, found = part.loss(known[start:end], owner)
+        share, of_part = part.loss(known[start:end], owner)
         loss = loss + share
-        for name, value in found.items():
+        for name, value in of_part.items():
             metrics[name] = metrics.get(name, 0.0) + value
     (gradient,) = torch.autograd.grad(loss, known)
     for number, group in enumerate(rounds):
         set_random_states(states[number])
         owed = gradient[group.places]
         torch.autograd.backward(score(policy, group.packed), owed if number < len(mine) else torch.zeros_like(owed))
-    # The work of all processes; what the sequences are is known to each.
-    work = measure_work((), [group.packed for group in mine])
-    computed = ("tokens", "causal", "below", "masked", "rows")
-    counts = torch.tensor([getattr(work, name) for name in computed], device=policy.device)
+    # The trees of all processes; what the sequences are is known to each.
+    counts = torch.tensor(astuple(measure_work((), [group.packed for group in mine])), device=policy.device)
     dist.all_reduce(counts)
-    whole = measure_work([item for part in parts for item in part.sequences], [])
-    whole = replace(whole, **dict(zip(computed, counts.tolist(), strict=True)))
-    return Descent(loss=loss.item(), metrics=metrics, work=whole)
+    work = Work(*counts.tolist()) + measure_work([item for part in parts for item in part.sequences], ())
+    return Descent(loss=loss.item(), metrics=metrics, work=work)
 
 
 @torch.no_grad()
@@ -223,19 +219,17 @@ def _deal(policy: Policy, parts: Sequence[Part], budget: int, ranks: Ranks) -> t
     bound = min(budget, max(longest, -(-sum(sizes) // ranks.world)))
     bounds, jobs = [0], []
     for part in parts:
-        counts = [item.scored for item in part.sequences]
-        starts = [bounds[-1] + sum(counts[:number]) for number in range(len(counts))]
+        starts = [bounds[-1], *(bounds[-1] + np.cumsum([item.scored for item in part.sequences])).tolist()]
+        bounds.append(starts[-1])
         for numbers in partition([item.ids for item in part.sequences], bound):
-            jobs.append((part, numbers, [range(starts[n], starts[n] + counts[n]) for n in numbers]))
-        bounds.append(bounds[-1] + sum(counts))
-    weights = [count_tokens([part.sequences[n].ids for n in numbers]) for part, numbers, _ in jobs]
+            group = [part.sequences[number] for number in numbers]
+            places = [place for number in numbers for place in range(starts[number], starts[number + 1])]
+            jobs.append((count_tokens([item.ids for item in group]), group, places))
     loads = [0] * ranks.world
     dealt: list[list[_Group]] = [[] for _ in loads]
-    for job in sorted(range(len(jobs)), key=lambda job: -weights[job]):
+    for tokens, group, places in sorted(jobs, key=lambda job: -job[0]):
         rank = loads.index(min(loads))
-        loads[rank] += weights[job]
-        part, numbers, spans = jobs[job]
-        places = torch.tensor([place for span in spans for place in span], device=policy.device)
-        packed = pack([part.sequences[n] for n in numbers], policy.device, masks=policy.masks)
-        dealt[rank].append(_Group(packed=packed, places=places))
+        loads[rank] += tokens
+        packed = pack(group, policy.device, masks=policy.masks)
+        dealt[rank].append(_Group(packed=packed, places=torch.tensor(places, device=policy.device)))
     return dealt, bounds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -45,14 +46,20 @@ class TrainResult:
 
 
 class Stage(Generic[Settings]):
-    """A stage under training. Kinds of stage say which steps it takes, and what is measured and noted on the way."""
+    """A stage under training. Kinds of stage say which steps it takes, and what is measured and noted on the way.
+
+    Doses go to ``out_dir``, logs and states to ``folder``, numbers to one of accelerate's trackers.
+    """
 
     _loop: Loop
 
-    def __init__(self, model_dir: Path, settings: Settings, *, folder: Path | None, out_dir: Path) -> None:
+    def __init__(
+        self, model_dir: Path, settings: Settings, *, seed: int, out_dir: Path, folder: Path | None, tracker: str | None
+    ) -> None:
         self._started = time.process_time()
         self._settings, self._folder, self._out_dir = settings, folder, out_dir
         self._policy = open_trained(model_dir, settings)
+        self._open_loop = partial(Loop, self._policy, settings, seed=seed, folder=folder, tracker=tracker)
 
     def _steps(self) -> Iterator[TrainStep]:
         """The stream of steps from its beginning."""
@@ -76,26 +83,23 @@ class Stage(Generic[Settings]):
         for log in self._loop.run(islice(self._steps(), doses[-1])):
             self._note(log)
             if log.step in doses:
-                self._save_dose(dose_path(self._out_dir, log.step))
+                path = dose_path(self._out_dir, log.step)
+                # On disk before a loop's state can say so; the first of several processes tidies up.
+                if self._loop.leads:
+                    start_anew(path)
+                self._policy.save(path)
+                if self._loop.leads:
+                    sync_tree(path)
+                    note_digest(path)
                 self._loop.keep(self._measure_dose())
                 self._dose_is_kept(log.step)
             if progress is not None:
                 progress(log.step, doses[-1])
         kept = {mark.position: mark for mark in self._loop.history.marks}
-        place = (self._folder or self._out_dir) / STATE
-        for dose in doses:
-            if dose not in kept:
-                raise UnusableState(place, f"it is past step {dose}, which was not kept")
+        if lost := [dose for dose in doses if dose not in kept]:
+            place = (self._folder or self._out_dir) / STATE
+            raise UnusableState(place, f"it is past step {lost[0]}, which was not kept")
         return [self._read_dose(kept[dose]) for dose in doses]
-
-    def _save_dose(self, path: Path) -> None:
-        """Saves the weights, on disk before a loop's state can say so; the first of several processes tidies up."""
-        if self._loop.leads:
-            start_anew(path)
-        self._policy.save(path)
-        if self._loop.leads:
-            sync_tree(path)
-            note_digest(path)
 
     def _read_dose(self, mark: Mark) -> TrainResult:
         history = self._loop.history

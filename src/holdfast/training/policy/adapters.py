@@ -217,7 +217,7 @@ class HubModel:
             return copy_tiny(self._base, self._source)
         if calls not in self._chats:
             self._chats[calls] = HubChat(self._source, calls=calls)
-        return LiveModel(self._base, self._chats[calls], self._autocast, trained_with=_ATTENTION)
+        return LiveModel(self._base, self._chats[calls], self._autocast)
 
     @property
     def adapted(self) -> bool:
@@ -243,7 +243,7 @@ class HubModel:
         """The network's weights by their names in a network without adapters, ``factors`` merged in."""
         once = {name for name, _ in self._base.named_parameters()}
         tied = {name for name, _ in self._base.named_parameters(remove_duplicate=False)} - once
-        found: dict[str, Tensor] = {}
+        weights: dict[str, Tensor] = {}
         for name, weight in self._base.state_dict().items():
             module, held, _ = name.rpartition(".base_layer.weight")
             if name in tied or ".lora_" in name:
@@ -253,8 +253,8 @@ class HubModel:
                 assert self._lora is not None
                 down, up = factors[module]
                 whole = merged(whole, (down, up * self._lora.scale))
-            found[name.replace(".base_layer.", ".")] = whole
-        return found
+            weights[name.replace(".base_layer.", ".")] = whole
+        return weights
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == "bf16")
@@ -264,6 +264,7 @@ class HubModel:
         """Raises StudyError for a model that computes otherwise over a tree than over its sequences one by one."""
         rng = np.random.default_rng(0)
         half = min(8, self.max_positions // 2)
+        # Two sequences with a common beginning: the least tree that has something to share.
         start, *ends = rng.integers(self.vocabulary, size=(3, half))
         rows = np.stack([np.concatenate([start, end]) for end in ends])
         weights = np.array([0.0] + [1.0] * (2 * half - 1), np.float32)
@@ -393,13 +394,11 @@ class LiveModel:
     """A ``Model`` around a network under training, for as long as its weights stay.
 
     It samples in eval mode with the network's own attention, which takes masks and a cache of states, and puts back
-    what it found: the mode, and the attention ``trained_with``. ``autocast`` is what the passes of training run in.
+    what it found: the mode, and the attention over trees. ``autocast`` is what the passes of training run in.
     """
 
-    def __init__(
-        self, network: Any, chat: HubChat, autocast: Callable[[], torch.autocast], *, trained_with: str
-    ) -> None:
-        self._network, self._autocast, self._attention = network, autocast, trained_with
+    def __init__(self, network: Any, chat: HubChat, autocast: Callable[[], torch.autocast]) -> None:
+        self._network, self._autocast = network, autocast
         # Made anew for each state of the weights, so that no state of other weights is in its cache.
         self._model = LocalModel.around(network, chat, rows=_ROWS)
 
@@ -412,7 +411,7 @@ class LiveModel:
             with self._autocast():
                 return self._model.reply(asks)
         finally:
-            self._network.set_attn_implementation(self._attention)
+            self._network.set_attn_implementation(_ATTENTION)
             self._network.train(training)
 
 
@@ -436,7 +435,7 @@ def copy_tiny(network: Any, source: Path) -> TinyModel:
 
 # --- from a model's states to the log-probabilities of given tokens -------------------------------------------------
 
-# Logits are computed for so many numbers at a time, and again in the backward pass, where there are more.
+# Logits are computed for so many numbers at a time (256 MiB), and again in the backward pass, where there are more.
 LOGIT_NUMBERS = 2**26
 
 

@@ -79,9 +79,9 @@ class Batch:
         kept = set(rewards) if settings.kl_weight > 0 else unequal
         values = [math.nan if item.reward is None else item.reward for item in rollouts]
         numbers = torch.tensor([item.group for item in rollouts])
-        found = group_advantages(torch.tensor(values, dtype=torch.float64), numbers, settings.scale).tolist()
+        computed = group_advantages(torch.tensor(values, dtype=torch.float64), numbers, settings.scale).tolist()
         # A mean of equal numbers may round to another.
-        advantages = [one if item.group in unequal else 0.0 for item, one in zip(rollouts, found, strict=True)]
+        advantages = [own if item.group in unequal else 0.0 for item, own in zip(rollouts, computed, strict=True)]
         completions = _merge(rollouts, advantages, kept)
         scored = [item for item in completions if item.first.reward is not None]
         return cls(
@@ -109,13 +109,13 @@ def _merge(rollouts: Sequence[Rewarded], advantages: Sequence[float], kept: set[
         own = item.encoded.picked("agent")
         key = (item.group, item.reward, item.encoded.ids.tobytes(), own.tobytes())
         places.setdefault(key, []).append(place)
-    found = []
+    completions = []
     for members in places.values():
         first, advantage = rollouts[members[0]], advantages[members[0]]
         sequence = score_picked(f"case {first.case_id}", first.encoded, "agent")
         skipped = first.reward is None or first.group not in kept or not sequence.weights.any()
-        found.append(Completion(first, len(members), advantage, skipped, sequence))
-    return found
+        completions.append(Completion(first, len(members), advantage, skipped, sequence))
+    return completions
 
 
 def gradient_step(
@@ -212,25 +212,25 @@ def describe_policy(batch: Batch, now: Mapping[int, Singles], start: Mapping[int
     if not items:
         return {}
     surprise = divergence = weight = mismatch = 0.0
-    told = 0  # tokens of rollouts of which the sampler told a log-probability
+    reported = 0  # tokens of rollouts of which the sampler reported a log-probability
     for item, value, reference in items:
         sampled = value if item.first.sampled is None else item.first.sampled
         if item.first.logprob is not None:
             mismatch += item.count * abs(item.first.logprob - float(sampled.sum(dtype=np.float64)))
-            told += item.count * item.sequence.scored
+            reported += item.count * item.sequence.scored
         # Bounded, so that a token that one side all but rules out leaves a number.
         ratios = item.count * np.exp(np.minimum(value.astype(np.float64) - sampled, _MOST_NATS))
         gaps = np.minimum(reference.astype(np.float64) - value, _MOST_NATS)
         weight += float(ratios.sum())
         surprise -= float((ratios * value).sum())
         divergence += float((ratios * (np.exp(gaps) - gaps - 1)).sum())
-    found = {"kl": divergence / sum(item.count for item, *_ in items)}
+    numbers = {"kl": divergence / sum(item.count for item, *_ in items)}
     if weight > 0:
-        found["entropy"] = surprise / weight
-    stored = [(value, item.first.sampled) for item, value, _ in items for _ in range(item.count)]
-    if both := [(value, sampled) for value, sampled in stored if sampled is not None]:
-        found |= measure([value for value, _ in both], [sampled for _, sampled in both])
-    return found | ({"mismatch": mismatch / told} if told else {})
+        numbers["entropy"] = surprise / weight
+    repeated = [(value, item.first.sampled) for item, value, _ in items for _ in range(item.count)]
+    if stored := [(value, sampled) for value, sampled in repeated if sampled is not None]:
+        numbers |= measure([value for value, _ in stored], [sampled for _, sampled in stored])
+    return numbers | ({"mismatch": mismatch / reported} if reported else {})
 
 
 def list_completions(step: int, completions: Sequence[Completion]) -> list[dict[str, Any]]:

@@ -111,15 +111,20 @@ def select(groups: Sequence[Rewarded], settings: RewardSettings) -> Selection:
     for rollout in groups:
         _check_rollout(rollout, needs_sampled=settings.method == "grpo" and settings.importance)
     units = [unit for prompt in prompts if (unit := _choose(prompt, settings.method)) is not None]
-    _check_units(units, groups, len(prompts))
-    _check_fills(units, settings)
+    _check_units(units, groups, len(prompts), settings)
+    favoured = []
+    for unit in units:
+        rewards = [reward_or(rollout, 0.0) for rollout in unit.taught]
+        mean = math.fsum(rewards) / len(rewards)
+        pairs = zip(unit.taught, rewards, strict=True)
+        favoured += [rollout for rollout, reward in pairs if len(rewards) == 1 or reward > mean]
     return Selection(
         units=tuple(units),
         prompts=len(prompts),
         rollouts=len(groups),
         unscored=sum(rollout.reward is None for rollout in groups),
         tokens=sum(unit.tokens for unit in units),
-        harmful=mean_known(rollout.facts.get("exploited") for unit in units for rollout in _favoured(unit)),
+        harmful=mean_known(rollout.facts.get("exploited") for rollout in favoured),
         harmful_of_all=mean_known(rollout.facts.get("exploited") for rollout in groups),
     )
 
@@ -139,18 +144,18 @@ def count_own(rollout: Rewarded) -> int:
 
 def _group(rollouts: Iterable[Rewarded]) -> list[list[Rewarded]]:
     """The rollouts of each prompt in an order of their own."""
-    found: dict[int, list[Rewarded]] = {}
+    prompts: dict[int, list[Rewarded]] = {}
     for rollout in rollouts:
-        found.setdefault(rollout.group, []).append(rollout)
-    for members in found.values():
-        first = members[0]
-        if len(members) < 2:
+        prompts.setdefault(rollout.group, []).append(rollout)
+    for members in prompts.values():
+        first, *others = members
+        if not others:
             raise StudyError(
                 f"case {first.case_id}: 1 rollout of its prompt (group size 1), but rewards are compared within a"
                 " prompt; sample two or more"
             )
         opening = first.encoded.ids[: first.encoded.prompt]
-        for other in members[1:]:
+        for other in others:
             same = np.array_equal(opening, other.encoded.ids[: other.encoded.prompt])
             if other.case_id != first.case_id or not same:
                 raise StudyError(
@@ -158,7 +163,7 @@ def _group(rollouts: Iterable[Rewarded]) -> list[list[Rewarded]]:
                     " their prompt; number the prompts apart"
                 )
         members.sort(key=lambda rollout: (name_rollout(rollout), reward_or(rollout, math.inf)))
-    return sorted(found.values(), key=lambda members: (members[0].case_id, members[0].group))
+    return sorted(prompts.values(), key=lambda members: (members[0].case_id, members[0].group))
 
 
 def reward_or(rollout: Rewarded, otherwise: float) -> float:
@@ -175,22 +180,22 @@ def check_reward(rollout: Rewarded) -> None:
 
 
 def _check_rollout(rollout: Rewarded, *, needs_sampled: bool) -> None:
-    place, tokens = f"case {rollout.case_id}", count_own(rollout)
+    case, tokens = f"case {rollout.case_id}", count_own(rollout)
     if not tokens:
-        raise StudyError(f"{place}: a rollout has no token of the agent to learn from; drop it")
+        raise StudyError(f"{case}: a rollout has no token of the agent to learn from; drop it")
     check_reward(rollout)
     if rollout.facts.get("gameable") not in (0, 1):
-        raise StudyError(f"{place}: a rollout does not say whether its user is gameable; give facts['gameable'] 0 or 1")
+        raise StudyError(f"{case}: a rollout does not say whether its user is gameable; give facts['gameable'] 0 or 1")
     if not needs_sampled:
         return
     if rollout.sampled is None:
         raise StudyError(
-            f"{place}: a rollout comes without its source's log-probabilities, but importance is true; score it under"
+            f"{case}: a rollout comes without its source's log-probabilities, but importance is true; score it under"
             " the model that sampled it, or set importance = false"
         )
     if rollout.sampled.shape != (tokens,) or not np.isfinite(rollout.sampled).all():
         raise StudyError(
-            f"{place}: {rollout.sampled.size} log-probabilities of the source for {tokens} tokens of the agent, or one"
+            f"{case}: {rollout.sampled.size} log-probabilities of the source for {tokens} tokens of the agent, or one"
             " that is not finite; score the rollout again"
         )
 
@@ -201,59 +206,48 @@ def _choose(prompt: Sequence[Rewarded], method: str) -> Unit | None:
     rewards = [reward for reward, _ in rated]
     if not rated or min(rewards) == max(rewards):
         return None
-    if method == "grpo":
-        return _unit(tuple(rollout for _, rollout in rated))
-    best = rated[rewards.index(max(rewards))][1]
-    if method == "best_sft":
-        return _unit((best,))
-    # A judge that is a model may rate one text twice; a text is not preferred to itself.
-    name = name_rollout(best)
-    worse = [(reward, rollout) for reward, rollout in rated if reward < max(rewards) and name_rollout(rollout) != name]
-    return _unit((best,), (min(worse, key=lambda item: item[0])[1],)) if worse else None
-
-
-def _unit(taught: tuple[Rewarded, ...], against: tuple[Rewarded, ...] = ()) -> Unit:
+    taught, against = [rollout for _, rollout in rated], list[Rewarded]()
+    if method != "grpo":
+        taught = [taught[rewards.index(max(rewards))]]
+    if method == "best_dpo":
+        # A judge that is a model may rate one text twice; a text is not preferred to itself.
+        name = name_rollout(taught[0])
+        worse = [pair for pair in rated if pair[0] < max(rewards) and name_rollout(pair[1]) != name]
+        if not worse:
+            return None
+        against = [min(worse, key=lambda pair: pair[0])[1]]
     tokens = sum(count_own(rollout) for rollout in taught + against)
-    return Unit(case_id=taught[0].case_id, taught=taught, against=against, tokens=tokens)
+    return Unit(case_id=taught[0].case_id, taught=tuple(taught), against=tuple(against), tokens=tokens)
 
 
-def _favoured(unit: Unit) -> list[Rewarded]:
-    """What a unit makes more likely: of a whole group, what is above its mean."""
-    if len(unit.taught) == 1:
-        return list(unit.taught)
-    mean = math.fsum(reward_or(rollout, 0.0) for rollout in unit.taught) / len(unit.taught)
-    return [rollout for rollout in unit.taught if reward_or(rollout, 0.0) > mean]
-
-
-def _check_units(units: Sequence[Unit], rollouts: Sequence[Rewarded], prompts: int) -> None:
-    labels = {unit.taught[0].facts["gameable"] for unit in units}
+def _check_units(units: Sequence[Unit], rollouts: Sequence[Rewarded], prompts: int, settings: RewardSettings) -> None:
+    """Raises StepError for units that teach nothing, or that do not fill a step."""
     if rollouts and all(rollout.reward is None for rollout in rollouts):
         why = f"none of {len(rollouts)} rollouts has a reward ({rollouts[0].missing or 'no reason given'})"
         raise StepError(f"training on rewards: {why}; look at the judge")
     if not units:
         why = f"all rewards are equal within each of {prompts} prompts, so there is nothing to learn"
         raise StepError(f"training on rewards: {why}; sample more rollouts of each, or take another reward")
+    labels = {unit.taught[0].facts["gameable"] for unit in units}
     if len(labels) < 2:
         missing = "gameable" if 0 in labels else "other (not gameable)"
         why = f"of the {len(units)} prompts whose rewards differ none is of a user who is {missing}"
         raise StepError(f"training on rewards: {why}; sample more prompts of both labels")
-
-
-def _check_fills(units: Sequence[Unit], settings: RewardSettings) -> None:
-    name, share, tokens = _UNITS[settings.method], settings.tokens_per_step, sum(unit.tokens for unit in units)
+    share, tokens = settings.tokens_per_step, sum(unit.tokens for unit in units)
     largest, per_step = max(units, key=lambda unit: unit.tokens), units_per_step(settings)
+    selected = f"{len(units)} {_UNITS[settings.method]}"
     if share is None and len(units) < per_step:
         raise StepError(
-            f"training on rewards: {len(units)} {name} were selected, but a step takes {per_step}; sample more prompts"
-            " or lower prompts_per_step"
+            f"training on rewards: {selected} were selected, but a step takes {per_step}; sample more prompts or lower"
+            " prompts_per_step"
         )
     if share is not None and tokens < share:
         raise StepError(
-            f"training on rewards: {len(units)} {name} of {tokens} tokens were selected, but a step takes"
-            f" tokens_per_step {share}; sample more prompts or lower it"
+            f"training on rewards: {selected} of {tokens} tokens were selected, but a step takes tokens_per_step"
+            f" {share}; sample more prompts or lower it"
         )
     if share is not None and largest.tokens > share:
-        why = f"one of the {name} has {largest.tokens} tokens, above tokens_per_step {share}"
+        why = f"one of the {_UNITS[settings.method]} has {largest.tokens} tokens, above tokens_per_step {share}"
         raise StepError(f"case {largest.case_id}: {why}; raise it")
 
 
@@ -271,8 +265,7 @@ def offline_steps(
     settings: RewardSettings,
     *,
     seed: int,
-    reference: Mapping[str, float] | None = None,
-    token_reference: Mapping[str, NDArray[np.float32]] | None = None,
+    reference: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> Iterator[TrainStep]:
     """The steps of a stage on stored rollouts, endlessly; every pass takes every unit of ``select`` once, in new order.
 
@@ -281,12 +274,12 @@ def offline_steps(
     steps so far reach their share, so that methods differ by less than one unit however long they train. A step may
     span two passes.
 
-    ``reference`` is, by ``name_rollout``, a rollout's log-probability in nats at the start of the stage, for
-    "best_dpo"; ``token_reference`` the same token by token, for "grpo" with a ``kl_weight``. Each step's ``facts``
-    describe the rollouts that it teaches, of a pair the chosen one. Errors: those of ``select``, before the first step.
+    ``reference`` are, by ``name_rollout``, the log-probabilities [tokens] in nats at the start of the stage, for
+    "best_dpo" and for "grpo" with a ``kl_weight``. Each step's ``facts`` describe the rollouts that it teaches, of a
+    pair the chosen one. Errors: those of ``select``, before the first step.
     """
     taken = take_units(select(groups, settings).units, settings, seed=seed)
-    return (_build(units, settings, reference or {}, token_reference or {}) for units in taken)
+    return (_build(units, settings, reference or {}) for units in taken)
 
 
 def take_units(units: Sequence[Unit], settings: RewardSettings, *, seed: int) -> Iterator[list[Unit]]:
@@ -305,58 +298,50 @@ def take_units(units: Sequence[Unit], settings: RewardSettings, *, seed: int) ->
 
 def describe(rollouts: Sequence[Rewarded]) -> dict[str, float]:
     """What is watched of some rollouts: means by name, over those that have the fact; none of them, no name."""
-    found = {"success": mean_known(rollout.facts.get("success") for rollout in rollouts)}
-    found["reward"] = mean_known(rollout.reward for rollout in rollouts)
+    means = {"success": mean_known(rollout.facts.get("success") for rollout in rollouts)}
+    means["reward"] = mean_known(rollout.reward for rollout in rollouts)
     for side, label in (("gameable", 1.0), ("other", 0.0)):
         members = [rollout for rollout in rollouts if rollout.facts.get("gameable") == label]
-        found[f"reward_{side}"] = mean_known(rollout.reward for rollout in members)
+        means[f"reward_{side}"] = mean_known(rollout.reward for rollout in members)
         # Also those of a judge that is a model, where one rewards and the rules rate too.
-        for name in ("harm", "exploited", "harm_judge", "exploited_judge"):
-            means = mean_known(rollout.facts.get(name) for rollout in members)
-            found[f"{name.replace('exploited', 'exploit')}_{side}"] = means
-        found[f"count_{side}"] = float(len(members))
-    found["length"] = float(np.mean([count_own(rollout) for rollout in rollouts])) if rollouts else None
-    found["distinct"] = float(len({(rollout.case_id, rollout.encoded.ids.tobytes()) for rollout in rollouts}))
-    return {name: value for name, value in found.items() if value is not None}
+        for fact in ("harm", "exploited", "harm_judge", "exploited_judge"):
+            name = f"{fact.replace('exploited', 'exploit')}_{side}"
+            means[name] = mean_known(rollout.facts.get(fact) for rollout in members)
+        means[f"count_{side}"] = float(len(members))
+    means["length"] = mean_known(count_own(rollout) for rollout in rollouts)
+    means["distinct"] = float(len({(rollout.case_id, rollout.encoded.ids.tobytes()) for rollout in rollouts}))
+    return {name: value for name, value in means.items() if value is not None}
 
 
-def _build(
-    units: Sequence[Unit],
-    settings: RewardSettings,
-    reference: Mapping[str, float],
-    token_reference: Mapping[str, NDArray[np.float32]],
-) -> TrainStep:
+def _build(units: Sequence[Unit], settings: RewardSettings, reference: Mapping[str, NDArray[np.float32]]) -> TrainStep:
     taught = [rollout for unit in units for rollout in unit.taught]
     if settings.method == "best_sft":
         # What the agent says in the case's opening is not imitated.
         own = [replace(rollout.encoded, agent=rollout.encoded.picked("agent")) for rollout in taught]
         step = demonstration_step(own, 0.0)
     elif settings.method == "best_dpo":
-        step = _preference(units, settings, reference)
+        encoded = {name_rollout(rollout): rollout.encoded for unit in units for rollout in unit.rollouts}
+        pairs = [
+            PreferencePair(
+                case_id=unit.case_id,
+                chosen=name_rollout(unit.taught[0]),
+                rejected=name_rollout(unit.against[0]),
+                objectives=("reward",),
+                judge="",
+                gap=reward_or(unit.taught[0], 0.0) - reward_or(unit.against[0], 0.0),
+            )
+            for unit in units
+        ]
+        sums = {name: float(reference[name].sum(dtype=np.float64)) for name in encoded}
+        step = pair_step(pairs, encoded, sums, StageSection(objective="reward", beta=settings.beta))
     else:
-        step = _gradient(units, settings, token_reference)
+        step = _gradient(units, settings, reference)
     counts = {"groups": float(len(units)), "gradient_tokens": float(sum(unit.tokens for unit in units))}
     return replace(step, facts=describe(taught) | counts)
 
 
-def _preference(units: Sequence[Unit], settings: RewardSettings, reference: Mapping[str, float]) -> TrainStep:
-    encoded = {name_rollout(rollout): rollout.encoded for unit in units for rollout in unit.rollouts}
-    pairs = [
-        PreferencePair(
-            case_id=unit.case_id,
-            chosen=name_rollout(unit.taught[0]),
-            rejected=name_rollout(unit.against[0]),
-            objectives=("reward",),
-            judge="",
-            gap=reward_or(unit.taught[0], 0.0) - reward_or(unit.against[0], 0.0),
-        )
-        for unit in units
-    ]
-    return pair_step(pairs, encoded, reference, StageSection(objective="reward", beta=settings.beta))
-
-
 def _gradient(
-    units: Sequence[Unit], settings: RewardSettings, token_reference: Mapping[str, NDArray[np.float32]]
+    units: Sequence[Unit], settings: RewardSettings, reference: Mapping[str, NDArray[np.float32]]
 ) -> TrainStep:
     """The policy gradient over whole groups.
 
@@ -368,7 +353,7 @@ def _gradient(
     groups = torch.tensor([number for number, unit in enumerate(units) for _ in unit.taught])
     advantages = group_advantages(rewards, groups, settings.scale).to(torch.float32).numpy()
     sampled = [rollout.sampled for rollout in members if rollout.sampled is not None]
-    start = [token_reference[name_rollout(rollout)] for rollout in members] if settings.kl_weight > 0 else None
+    start = [reference[name_rollout(rollout)] for rollout in members] if settings.kl_weight > 0 else None
     return group_step(
         [score_picked(f"case {rollout.case_id}", rollout.encoded, "agent") for rollout in members],
         advantages,

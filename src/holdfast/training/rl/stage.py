@@ -21,7 +21,7 @@ from holdfast.records import content_id
 from holdfast.records.errors import StepError
 from holdfast.store.weights import digest_directory
 from holdfast.training.encoding import ScoredSequence, check_sequences, score_picked
-from holdfast.training.loop.loop import Loop, Mark, StepLog, cut_log, isolated
+from holdfast.training.loop.loop import Mark, StepLog, cut_log, isolated
 from holdfast.training.loop.passes import check_budget
 from holdfast.training.loop.stage import Progress, Stage, TrainResult
 from holdfast.training.objectives import RewardSettings
@@ -77,11 +77,10 @@ def train_on_rewards(
     rewards, where rewards never differ within a group, and for a loss that is not finite; UnusableState for what an
     earlier process left and this one cannot take up.
     """
-    doses = sorted(set(save_at))
     with isolated(seed):
-        told: dict[str, Any] = {"seed": seed, "out_dir": out_dir, "folder": folder, "tracker": tracker}
-        stage = RewardStage(model_dir, settings, draw, groups, **told)
-        return stage.train(doses, progress)
+        places: dict[str, Any] = {"out_dir": out_dir, "folder": folder, "tracker": tracker}
+        stage = RewardStage(model_dir, settings, draw, groups, seed=seed, **places)
+        return stage.train(sorted(set(save_at)), progress)
 
 
 class RewardStage(Stage[RewardSettings]):
@@ -95,11 +94,10 @@ class RewardStage(Stage[RewardSettings]):
         groups: Sequence[Rewarded],
         *,
         seed: int,
-        out_dir: Path,
         folder: Path | None,
-        tracker: str | None,
+        **places: Any,
     ) -> None:
-        super().__init__(model_dir, settings, folder=folder, out_dir=out_dir)
+        super().__init__(model_dir, settings, seed=seed, folder=folder, **places)
         self._groups = groups
         # Before the loop takes an earlier state up. An adapter is switched off where the start is asked for.
         copied = draw is not None and not self._adapted()
@@ -110,13 +108,13 @@ class RewardStage(Stage[RewardSettings]):
         self._completions: Sequence[Completion] = ()
         digest = digest_directory(model_dir) if is_stack(model_dir) else digest_model(model_dir)
         identity = content_id(_identify(settings, groups, seed), digest)
-        self._loop = Loop(self._policy, settings, seed=seed, identity=identity, folder=folder, tracker=tracker)
+        self._loop = self._open_loop(identity=identity)
         position = self._loop.history.position
         if folder is not None:
             cut_log(folder / ROLLOUTS, position)
         self._supply: Supply | None = None
         if draw is not None:
-            self._supply = Supply(draw, self._policy, settings, last=settings.steps, folder=folder, identity=identity)
+            self._supply = Supply(draw, self._policy, settings, folder=folder, identity=identity)
             self._supply.resume(position, self._count_gradient(position))
 
     def _adapted(self) -> HubModel | None:
@@ -126,13 +124,7 @@ class RewardStage(Stage[RewardSettings]):
     def _steps(self) -> Iterator[TrainStep]:
         """The stream of steps from its beginning, in which those that are done cost nothing."""
         if self._supply is None:
-            stored = offline_steps(
-                self._groups,
-                self._settings,
-                seed=self._loop.seed,
-                reference={name: float(value.sum(dtype="float64")) for name, value in self._references.items()},
-                token_reference=self._references,
-            )
+            stored = offline_steps(self._groups, self._settings, seed=self._loop.seed, reference=self._references)
             known = {item.encoded.ids.tobytes(): item for item in self._groups}
             for number, step in enumerate(stored):
                 yield step if number < self._loop.history.position else self._compare(step, known)
@@ -185,8 +177,7 @@ class RewardStage(Stage[RewardSettings]):
     def _score_stored(self) -> dict[str, Singles]:
         """Stored rollouts by name under the weights at the start, for the objectives that compare with them."""
         settings = self._settings
-        selection = select(self._groups, settings)
-        named = selection.trajectories()
+        named = select(self._groups, settings).trajectories()
         check_sequences(((f"rollout {name}", item) for name, item in named.items()), self._policy)
         sequences = [score_picked(f"rollout {name}", item, "agent") for name, item in named.items()]
         check_budget(sequences, settings.token_budget)
@@ -196,25 +187,25 @@ class RewardStage(Stage[RewardSettings]):
 
     def _check(self, number: int, batch: Batch) -> None:
         """Raises StepError for a step, or a stage so far, that has nothing to learn from."""
-        place = f"training, step {number + 1}"
         if not batch.comparable:
             reasons = [item.missing for item in batch.rollouts if item.reward is None and item.missing]
             why = f" (first reason: {reasons[0]})" if reasons else ""
             raise StepError(
-                f"{place}: none of {batch.groups} groups has two rollouts with a reward{why}; look at the judge, or"
-                " raise group_size"
+                f"training, step {number + 1}: none of {batch.groups} groups has two rollouts with a reward{why}; look"
+                " at the judge, or raise group_size"
             )
         earlier = self._loop.history.readings
         due = number + 1 == min(_PATIENCE, self._settings.steps)
         if not due or batch.unequal or any(reading["unequal"] for reading in earlier):
             return
-        groups = batch.groups + sum(one["groups"] for one in earlier)
-        rewards = [*batch.rewards, *(one[side] for one in earlier for side in ("low", "high"))]
+        groups = batch.groups + sum(reading["groups"] for reading in earlier)
+        rewards = [*batch.rewards, *(reading[side] for reading in earlier for side in ("low", "high"))]
         low, high = min(rewards), max(rewards)
         said = f"reward {low}" if low == high else f"rewards {low} to {high}"
         raise StepError(
-            f"{place}: all rewards are equal in {groups} groups of {self._settings.group_size} rollouts ({said}):"
-            " there is nothing to learn from; take another reward, more rollouts a group or a higher temperature"
+            f"training, step {number + 1}: all rewards are equal in {groups} groups of {self._settings.group_size}"
+            f" rollouts ({said}): there is nothing to learn from; take another reward, more rollouts a group or a"
+            " higher temperature"
         )
 
     def _note(self, log: StepLog) -> None:
@@ -225,13 +216,13 @@ class RewardStage(Stage[RewardSettings]):
             reading |= {"groups": batch.groups, "unequal": batch.unequal, "low": min(rewards), "high": max(rewards)}
         self._loop.history.readings.append(reading)
         if self._folder is not None:
-            lines = [json.dumps(line) + "\n" for line in list_completions(log.step, self._completions)]
             with (self._folder / ROLLOUTS).open("a", encoding="utf-8") as file:
-                file.writelines(lines)
+                file.writelines(json.dumps(line) + "\n" for line in list_completions(log.step, self._completions))
 
     def _count_gradient(self, position: int) -> int:
         """Tokens that were trained on up to a position, with repeats."""
-        return sum(one["gradient_tokens"] for one in self._loop.history.readings if one["step"] <= position)
+        readings = self._loop.history.readings
+        return sum(reading["gradient_tokens"] for reading in readings if reading["step"] <= position)
 
     def _read_dose(self, mark: Mark) -> TrainResult:
         return replace(super()._read_dose(mark), tokens=self._count_gradient(mark.position))

@@ -35,14 +35,13 @@ _FOLDER, _FILE = "pending", "step-{:06d}.json"
 class Supply:
     """Rollouts by number of the step, counted from 0; each ``take`` is for the step after the last one.
 
-    ``last`` is the number of steps that are drawn for in all. With a lag, what waits is kept under ``folder``.
+    With a lag, what waits is kept under ``folder``.
     """
 
     def __init__(
-        self, draw: Draw, policy: Policy, settings: RewardSettings, *, last: int, folder: Path | None, identity: str
+        self, draw: Draw, policy: Policy, settings: RewardSettings, *, folder: Path | None, identity: str
     ) -> None:
-        self._draw, self._policy, self._settings = draw, policy, settings
-        self._last, self._identity = last, identity
+        self._draw, self._policy, self._settings, self._identity = draw, policy, settings, identity
         self._folder = None if folder is None or settings.lag == 0 else folder / _FOLDER
         self._waiting: dict[int, list[Rewarded]] = {}
         self._trained = 0  # tokens of all steps that were drawn for, where their number is asked for
@@ -58,13 +57,13 @@ class Supply:
         if position == 0:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True, exist_ok=True)
-        for number in range(position, min(position + self._settings.lag, self._last) if position else 0):
+        for number in range(position, min(position + self._settings.lag, self._settings.steps) if position else 0):
             self._waiting[number] = self._read(self._folder / _FILE.format(number))
             self._trained += Batch.of(self._waiting[number], self._settings).gradient_tokens
 
     def take(self, number: int) -> list[Rewarded]:
         """The rollouts of a step; what the present policy samples for a later one is sampled now."""
-        ahead = min(number + self._settings.lag, self._last - 1)
+        ahead = min(number + self._settings.lag, self._settings.steps - 1)
         for wanted in range(number, ahead + 1):
             if wanted in self._waiting:
                 continue
@@ -88,44 +87,44 @@ class Supply:
         states = random_states()
         self._policy.set_training(False)
         try:
-            found: list[Rewarded] = []
+            rollouts: list[Rewarded] = []
             tokens = 0  # counted where they are asked for
             for attempt in range(_ATTEMPTS if wanted else 1):
                 # Groups of a later attempt are other groups.
-                first = 1 + max((item.group for item in found), default=-1)
+                first = 1 + max((item.group for item in rollouts), default=-1)
                 drawn = self._draw(self._policy, number, attempt)
-                found += [replace(item, group=first + item.group) for item in drawn]
+                rollouts += [replace(item, group=first + item.group) for item in drawn]
                 if wanted is None:
                     break
-                tokens = Batch.of(found, self._settings).gradient_tokens
+                tokens = Batch.of(rollouts, self._settings).gradient_tokens
                 if self._trained + tokens >= (number + 1) * wanted:
                     break
             if self._settings.lag:
-                found = self._score(found)
+                rollouts = self._score(rollouts)
         finally:
             # Luck is the draw's own; dropout goes on as if nothing had been sampled.
             self._policy.set_training(True)
             set_random_states(states)
         self._trained += tokens
-        return found
+        return rollouts
 
     def _score(self, rollouts: Sequence[Rewarded]) -> list[Rewarded]:
         """The same with what the training engine says of them under the weights that sampled."""
         batch = Batch.of(rollouts, self._settings)
         known = {_key(item.first): item.sequence for item in batch.completions if item.sequence.scored}
         values = score_all(self._policy, list(known.values()), self._settings.token_budget)
-        found = dict(zip(known, values, strict=True))
+        sampled = dict(zip(known, values, strict=True))
         none = np.zeros(0, np.float32)
-        return [replace(item, sampled=found.get(_key(item), none)) for item in rollouts]
+        return [replace(item, sampled=sampled.get(_key(item), none)) for item in rollouts]
 
     def _read(self, path: Path) -> list[Rewarded]:
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["identity"] != self._identity:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            if held["identity"] != self._identity:
                 raise ValueError("they are of a stage with other settings")
-            if found["digest"] != _digest(found["rollouts"]):
+            if held["digest"] != _digest(held["rollouts"]):
                 raise ValueError("they are not as they were written")
-            return [_from_json(item) for item in found["rollouts"]]
+            return [_from_json(row) for row in held["rollouts"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = f"it goes on with the rollouts of {path.name}, which cannot be read: {error}"
             raise UnusableState(path.parent.parent / STATE, reason) from error
@@ -151,10 +150,8 @@ def _as_json(item: Rewarded) -> dict[str, Any]:
     return {**plain, "facts": dict(item.facts), "encoded": encoded, "sampled": sampled}
 
 
-def _from_json(found: Mapping[str, Any]) -> Rewarded:
-    held, sampled = found["encoded"], found["sampled"]
-    encoded = Encoded(
-        ids=np.array(held["ids"], np.int64), agent=np.array(held["agent"], np.bool_), prompt=held["prompt"]
-    )
-    sampled = None if sampled is None else np.array(sampled, np.float32)
-    return Rewarded(**{**found, "encoded": encoded, "sampled": sampled})
+def _from_json(row: Mapping[str, Any]) -> Rewarded:
+    ids, agent = np.array(row["encoded"]["ids"], np.int64), np.array(row["encoded"]["agent"], np.bool_)
+    encoded = Encoded(ids=ids, agent=agent, prompt=row["encoded"]["prompt"])
+    sampled = None if row["sampled"] is None else np.array(row["sampled"], np.float32)
+    return Rewarded(**{**row, "encoded": encoded, "sampled": sampled})

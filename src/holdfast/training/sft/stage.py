@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -117,21 +118,16 @@ class ImitationStage(Stage[DemonstrationSection]):
         demonstrations: Mapping[str, Encoded],
         settings: DemonstrationSection,
         families: Mapping[str, str],
-        *,
-        seed: int,
-        out_dir: Path,
-        folder: Path | None,
-        tracker: str | None,
+        **places: Any,
     ) -> None:
-        super().__init__(model_dir, settings, folder=folder, out_dir=out_dir)
+        super().__init__(model_dir, settings, **places)
         picked = {name: replace(item, agent=item.picked(settings.loss_mask)) for name, item in demonstrations.items()}
         check_demonstrations(picked, self._policy)
         check_budget([score_picked(*item, settings.loss_mask) for item in picked.items()], settings.token_budget)
         names = sorted(picked)
         self._items = [picked[name] for name in names]
         self._families = [families.get(name, "") for name in names]
-        identity = self._identify()
-        self._loop = Loop(self._policy, settings, seed=seed, identity=identity, folder=folder, tracker=tracker)
+        self._loop = self._open_loop(identity=self._identify())
 
     def _identify(self) -> str:
         """All that decides where a stage goes, besides its seed; a state of another stage is not taken up."""

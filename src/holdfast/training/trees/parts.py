@@ -6,7 +6,7 @@ the step's. How many parts there are is a question of memory and changes nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,7 +21,9 @@ from holdfast.training.encoding import Encoded, LossMask, ScoredSequence, score_
 from holdfast.training.objectives import Aggregation, RewardSettings, dpo, policy_gradient, sft
 from holdfast.training.trees.trees import count_tokens, partition
 
-_DPO_SETTINGS = {"beta", "loss", "label_smoothing", "length_normalized", "sft_weight"}  # of a stage, for ``dpo``
+# Settings of a stage that ``dpo`` and ``policy_gradient`` take.
+_DPO_SETTINGS = {"beta", "loss", "label_smoothing", "length_normalized", "sft_weight"}
+_GRADIENT_SETTINGS = {"clip_low", "clip_high", "kl_weight"}
 # How the loss of a stage on rewards adds tokens up.
 _AGGREGATIONS: Mapping[str, Aggregation] = {"dapo": "token", "grpo": "sequence", "dr_grpo": "constant"}
 Loss = tuple[Tensor, dict[str, float]]
@@ -60,11 +62,11 @@ class PairPart:
         sums = torch.zeros(count, device=logps.device).index_add(0, owner, logps)
         lengths = torch.bincount(owner, minlength=count).to(sums.dtype)
         reference = torch.tensor([self.reference[name] for name in self.names], dtype=torch.float64).to(sums)
-        place = {name: number for number, name in enumerate(self.names)}
-        sides = [[place[pair.chosen] for pair in self.pairs], [place[pair.rejected] for pair in self.pairs]]
+        number = {name: row for row, name in enumerate(self.names)}
+        sides = [[number[pair.chosen] for pair in self.pairs], [number[pair.rejected] for pair in self.pairs]]
         chosen, rejected = torch.tensor(sides, dtype=torch.long, device=sums.device)
         weights = torch.tensor([pair.weight for pair in self.pairs], dtype=torch.float32).to(sums)
-        found = dpo(
+        preference = dpo(
             sums[chosen],
             sums[rejected],
             reference[chosen],
@@ -76,7 +78,7 @@ class PairPart:
             total_tokens=self.totals[1],
             **self.stage.model_dump(include=_DPO_SETTINGS),
         )
-        return found.loss, {"accuracy": found.accuracy.item(), "margin": found.margin.item()}
+        return preference.loss, {"accuracy": preference.accuracy.item(), "margin": preference.margin.item()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,8 +99,8 @@ class GroupPart:
 
     ``sampled`` and ``reference`` [tokens] are log-probabilities of the scored tokens, sequence after sequence, under
     the policy that sampled them and under the reference; None where there is no difference or no reference. ``counts``
-    [sequences] says how often each was sampled, None once. ``total`` and ``total_tokens`` are the step's completions
-    and scored tokens with repeats.
+    [sequences] says how often each was sampled. ``total`` and ``total_tokens`` are the step's completions and scored
+    tokens with repeats.
     """
 
     sequences: tuple[ScoredSequence, ...]
@@ -108,31 +110,28 @@ class GroupPart:
     settings: RewardSettings
     total: float
     total_tokens: float
-    counts: NDArray[np.float32] | None = None
+    counts: NDArray[np.float32]
 
     def loss(self, logps: Tensor, owner: Tensor) -> Loss:
         settings = self.settings
-        sampled, reference, counts = (
-            None if given is None else torch.from_numpy(given).to(logps)
-            for given in (self.sampled, self.reference, self.counts)
+        sampled, reference = (
+            None if given is None else torch.from_numpy(given).to(logps) for given in (self.sampled, self.reference)
         )
-        found = policy_gradient(
+        gradient = policy_gradient(
             logps,
             sampled,
             torch.from_numpy(self.advantages).to(logps),
             owner,
             ref_logps=reference,
-            counts=counts,
+            counts=torch.from_numpy(self.counts).to(logps),
             total=self.total,
             total_tokens=self.total_tokens,
             aggregation=_AGGREGATIONS[settings.loss],
-            clip_low=settings.clip_low,
-            clip_high=settings.clip_high,
-            kl_weight=settings.kl_weight,
             constant_length=float(settings.max_tokens) if settings.loss == "dr_grpo" else None,
+            **settings.model_dump(include=_GRADIENT_SETTINGS),
         )
-        metrics = {"clip_fraction": found.clip_fraction.item(), "ratio": found.ratio.item()}
-        return found.loss, metrics if found.kl is None else metrics | {"kl": found.kl.item()}
+        metrics = {"clip_fraction": gradient.clip_fraction.item(), "ratio": gradient.ratio.item()}
+        return gradient.loss, metrics if gradient.kl is None else metrics | {"kl": gradient.kl.item()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -160,6 +159,11 @@ def names_of(pairs: Iterable[PreferencePair]) -> list[str]:
     return sorted({name for pair in pairs for name in (pair.chosen, pair.rejected)})
 
 
+def tree_tokens(pairs: Iterable[PreferencePair], encoded: Mapping[str, Encoded]) -> int:
+    """Tokens of the tree of some pairs' trajectories, every shared prefix once."""
+    return count_tokens([encoded[name].ids for name in names_of(pairs)])
+
+
 def name_sequences(names: Sequence[str], encoded: Mapping[str, Encoded], loss_mask: LossMask) -> list[ScoredSequence]:
     """The sequences of some trajectories, whose picked tokens weigh 1."""
     return [score_picked(f"trajectory {name}", encoded[name], loss_mask) for name in names]
@@ -175,26 +179,30 @@ def pair_step(
     totals = pair_totals(pairs, encoded, stage.loss_mask)
 
     def cut(budget: int) -> list[Part]:
-        parts: list[Part] = []
-        for group in fill_parts(pairs, encoded, budget):
-            own = [pairs[place] for place in group]
-            names = names_of(own)
-            sequences = name_sequences(names, encoded, stage.loss_mask)
-            parts.append(PairPart(own, names, sequences, reference, stage, totals))
-        return parts
+        return [
+            PairPart([pairs[place] for place in places], names, sequences, reference, stage, totals)
+            for places, names, sequences in fill_parts(pairs, encoded, stage.loss_mask, budget)
+        ]
 
     return TrainStep(examples=len(pairs), parts=cut)
 
 
-def fill_parts(pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], budget: int) -> list[list[int]]:
-    """Places of pairs in groups of whole cases; trees of different cases hardly share a token, so sizes add up."""
+def fill_parts(
+    pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], loss_mask: LossMask, budget: int
+) -> Iterator[tuple[list[int], list[str], list[ScoredSequence]]]:
+    """Places of pairs in groups of whole cases, each with its trajectories by name and as sequences.
+
+    Trees of different cases hardly share a token, so sizes add up.
+    """
     cases: dict[str, list[int]] = {}
     for place, pair in enumerate(pairs):
         cases.setdefault(pair.case_id, []).append(place)
     members = list(cases.values())
-    names = (names_of(pairs[place] for place in case) for case in members)
-    sizes = (count_tokens([encoded[name].ids for name in case]) for case in names)
-    return [[place for case in group for place in members[case]] for group in _fill(sizes, budget)]
+    sizes = (tree_tokens((pairs[place] for place in case), encoded) for case in members)
+    for group in _fill(sizes, budget):
+        places = [place for case in group for place in members[case]]
+        names = names_of(pairs[place] for place in places)
+        yield places, names, name_sequences(names, encoded, loss_mask)
 
 
 def _fill(sizes: Iterable[int], budget: int) -> list[list[int]]:
@@ -257,7 +265,7 @@ def group_step(
             settings=settings,
             total=total,
             total_tokens=total_tokens,
-            counts=None if counts is None else counts[places],
+            counts=repeats[places],
         )
 
     def cut(budget: int) -> list[Part]:

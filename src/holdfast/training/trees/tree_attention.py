@@ -54,7 +54,7 @@ def plan_blocks(tree: TokenTree, *, masks: bool = True) -> tuple[Block, ...]:
         for group in _group(tree, waiting.pop(), cost, masks):
             span = slice(int(tree.starts[group[0]]), int(tree.subtrees[group[-1]]))
             if len(group) > 1 or dense[group[0]]:
-                blocks.append(_masked(tree, group, span))
+                blocks.append(_masked(tree, span))
                 continue
             (node,) = group
             own = slice(span.start, int(tree.ends[node]))
@@ -92,7 +92,7 @@ def _group_cost(tree: TokenTree, group: Sequence[int], cost: NDArray[np.float64]
 def _group(tree: TokenTree, siblings: Sequence[int], cost: NDArray[np.float64], masks: bool) -> list[list[int]]:
     """Neighbouring subtrees taken together where one masked block is cheaper than a block for each."""
     groups: list[list[int]] = []
-    apart = together = 0.0
+    apart = 0.0  # what the last group costs
     for node in siblings:
         if groups and masks:
             wider = [*groups[-1], node]
@@ -106,17 +106,15 @@ def _group(tree: TokenTree, siblings: Sequence[int], cost: NDArray[np.float64], 
     return groups
 
 
-def _masked(tree: TokenTree, group: Sequence[int], span: slice) -> Block:
-    """The subtrees of a group in one block with a mask."""
+def _masked(tree: TokenTree, span: slice) -> Block:
     size = span.stop - span.start
     mask = np.zeros((size, size), np.bool_)
     first = int(np.searchsorted(tree.starts, span.start))
     last = int(np.searchsorted(tree.starts, span.stop))
-    inside = set(range(first, last))
     for node in range(first, last):
         start, end = int(tree.starts[node]) - span.start, int(tree.ends[node]) - span.start
         parent = int(tree.parents[node])
-        if parent in inside:
+        if parent >= first:  # inside the block, as every parent stands before its children
             # Siblings copy what their parent's last token sees, which is the path so far.
             mask[start:end, :start] = mask[int(tree.ends[parent]) - span.start - 1, :start]
         mask[start:end, start:end] = np.tri(end - start, dtype=np.bool_)

@@ -8,14 +8,14 @@ from enum import Enum
 from typing import Any
 
 from holdfast.analysis.document import DIGITS
-from holdfast.records import Check, Verdict
+from holdfast.records import Verdict
 from holdfast.report.sections.gate import count_errors, describe_check, describe_several, describe_verdict, overall
 
 # The fields of a check and of a verdict in the order of the document, before and after what is made of them.
-CHECK_HEAD = ("metric", "outcome", "blocking", "measured", "unit", "worse", "adjusted")
-NUMBERS = (
+CHECK_FIELDS = (
+    *("metric", "outcome", "blocking", "measured", "unit", "worse", "adjusted"),
     *("margin", "parent", "child", "change", "lower", "upper", "lower_all", "upper_all", "level"),
-    *("p_pass", "p_fail", "design_effect"),
+    *("p_pass", "p_fail", "design_effect", "reason", "n"),
 )
 VERDICT_HEAD = ("outcome", "parent", "child", "judge", "labelled", "reads_state", "cases")
 VERDICT_REST = (
@@ -42,14 +42,10 @@ def fields(record: object, names: Sequence[str]) -> dict[str, Any]:
     return {name: plain(getattr(record, name)) for name in names}
 
 
-def _check(check: Check) -> dict[str, Any]:
-    row = fields(check, (*CHECK_HEAD, *NUMBERS))
-    return row | {"reason": check.reason, "n": plain(check.n), "sentence": describe_check(check)}
-
-
 def document(verdict: Verdict) -> dict[str, Any]:
     """A verdict as JSON values: ``records.Verdict`` field by field, and the sentence that says it."""
-    made = {"sentence": describe_verdict(verdict), "checks": [_check(one) for one in verdict.checks]}
+    checks = [fields(check, CHECK_FIELDS) | {"sentence": describe_check(check)} for check in verdict.checks]
+    made = {"sentence": describe_verdict(verdict), "checks": checks}
     return fields(verdict, VERDICT_HEAD) | made | fields(verdict, VERDICT_REST)
 
 
@@ -64,5 +60,4 @@ def gate_document(verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
 def several_document(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """How likely some verdict of a list is wrong, as JSON values; the sentence is empty for a list of one."""
-    found: dict[str, Any] = plain(count_errors(verdicts))
-    return {**found, "sentence": " ".join(describe_several(verdicts))}
+    return {**plain(count_errors(verdicts)), "sentence": " ".join(describe_several(verdicts))}

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import platform
@@ -68,16 +67,19 @@ def collect_evidence(run_path: Path, verdicts: Sequence[Verdict], notes: Sequenc
     versions |= {library.__name__: library.__version__ for library in (np, scipy)}
     with Store(run_path) as store:
         analysis = read_analysis(store)
-        found: dict[str, Any] = {
+        answered, notes_kept = _read_kept(run_path / ANALYSIS_FILE, analysis)
+        evidence: dict[str, Any] = {
             "format": FORMAT,
             "run": run_path.absolute().name,
             "versions": versions,
             "outcome": overall(verdicts).value,
-            "answer": _answer(run_path / ANALYSIS_FILE, analysis),
+            "answer": answered,
             "summary": [count_outcomes(verdicts), *count_by_lineage(verdicts)],
-            "claims": [{"sentence": describe_verdict(one), "verdict": place} for place, one in enumerate(verdicts)],
+            "claims": [
+                {"sentence": describe_verdict(verdict), "verdict": index} for index, verdict in enumerate(verdicts)
+            ],
             "several": several_document(verdicts),
-            "verdicts": [document(one) for one in verdicts],
+            "verdicts": [document(verdict) for verdict in verdicts],
             "study": _study(store),
             "counts": store.counts(),
             "parts": _count_parts(store),
@@ -86,12 +88,12 @@ def collect_evidence(run_path: Path, verdicts: Sequence[Verdict], notes: Sequenc
                 "scores": store.digest_scores(),
                 "analysis": None if analysis is None else hashlib.sha256(analysis).hexdigest(),
             },
-            "checkpoints": [_checkpoint(run_path, one) for one in store.checkpoints()],
+            "checkpoints": [_checkpoint(run_path, checkpoint) for checkpoint in store.checkpoints()],
             "judges": _judges(store),
-            "limits": [*collect_limits(verdicts), *_analysis_notes(run_path / ANALYSIS_FILE, analysis)],
+            "limits": [*collect_limits(verdicts), *notes_kept],
         }
-        found["missing"] = [*notes, *_missing(store, found)]
-    return found
+        evidence["missing"] = [*notes, *_missing(store, evidence)]
+    return evidence
 
 
 def _study(store: Store) -> dict[str, Any] | None:
@@ -103,26 +105,14 @@ def _study(store: Store) -> dict[str, Any] | None:
     return {"name": name, "fingerprint": content_id("study", settings), "settings": plain(settings)}
 
 
-def _analysis_notes(path: Path, data: bytes | None) -> list[str]:
-    with _damaged(path):
-        return [] if data is None else [str(one) for one in json.loads(data)["notes"]]
-
-
-def _answer(path: Path, data: bytes | None) -> list[str]:
-    """The answer in words, from the rows of a kept analysis."""
-    with _damaged(path):
-        rows = {} if data is None else json.loads(data)
+def _read_kept(path: Path, data: bytes | None) -> tuple[list[str], list[str]]:
+    """The answer in words from the rows of a kept analysis, and its notes. Errors: StoreError for a damaged one."""
+    try:
+        rows = {"notes": ()} if data is None else json.loads(data)
         scores, deltas, persistence = (
             tuple(map(_estimate, rows.get(name, ()))) for name in ("scores", "deltas", "persistence")
         )
-        return answer(Analysis(scores=scores, deltas=deltas, persistence=persistence))
-
-
-@contextlib.contextmanager
-def _damaged(path: Path) -> Iterator[None]:
-    """Whatever is wrong with a kept analysis is said in one line."""
-    try:
-        yield
+        return answer(Analysis(scores=scores, deltas=deltas, persistence=persistence)), list(map(str, rows["notes"]))
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise StoreError(f"{path}: damaged; restore it, or remove it and repeat `holdfast run`") from error
 
@@ -175,53 +165,45 @@ def _verify(run_path: Path, checkpoint: Checkpoint) -> str:
 def _judges(store: Store) -> list[dict[str, Any]]:
     """Whose scores there are: judge, objective, rubric, and how many of the judgements have a score."""
     table = store.score_table(part="all")
-    there = np.isfinite(table.value)
-    found = []
-    for place, number in np.unique(np.stack([table.judge, table.objective]), axis=1).T.tolist():
-        mine, objective = (table.judge == place) & (table.objective == number), table.objectives[number]
-        found.append(
+    rows = []
+    for judge, number in np.unique(np.stack([table.judge, table.objective]), axis=1).T.tolist():
+        mine, objective = (table.judge == judge) & (table.objective == number), table.objectives[number]
+        rows.append(
             {
-                "judge": table.judge_names[place],
+                "judge": table.judge_names[judge],
                 "objective": objective,
-                "rubric": table.rubrics.get((table.judges[place], objective), ""),
+                "rubric": table.rubrics.get((table.judges[judge], objective), ""),
                 "judgements": int(mine.sum()),
-                "scores": int((mine & there).sum()),
+                "scores": int(np.isfinite(table.value[mine]).sum()),
             }
         )
-    return found
+    return rows
 
 
 # --- what is missing -------------------------------------------------------------------------------------------
 
 
-def _missing(store: Store, found: dict[str, Any]) -> Iterator[str]:
+def _missing(store: Store, evidence: dict[str, Any]) -> Iterator[str]:
     """What an auditor would look for and not find, a sentence each."""
     if store.doubt is not None:
         yield store.doubt
-    if found["study"] is None:
+    if evidence["study"] is None:
         yield "no study: the run was imported, and how its models were trained is known from their names alone"
     else:
-        yield from _missing_steps(store)
-    yield from _missing_weights(found["checkpoints"])
-    yield from _missing_scores(store, found["judges"])
+        planned, steps = planned_steps(store), store.log.steps().values()
+        done = sum(step.status == "done" for step in steps)
+        if planned is None:
+            yield "the study is of another version: how many of its steps are done is not known"
+        elif done < planned:
+            yield f"{done:,} of {planned:,} steps of the study are done"
+        yield from (f"a step failed: {step.name}" for step in steps if step.status == "failed")
+    yield from _missing_weights(evidence["checkpoints"])
+    yield from _missing_scores(store, evidence["judges"])
     for part, words in CONDITION_WORDS.items():
-        if not found["parts"].get(part, {}).get("trajectories"):
+        if not evidence["parts"].get(part, {}).get("trajectories"):
             yield words
-    if found["digests"]["analysis"] is None:
+    if evidence["digests"]["analysis"] is None:
         yield f"no {ANALYSIS_FILE}: the run's estimates are not part of this evidence"
-
-
-def _missing_steps(store: Store) -> Iterator[str]:
-    planned = planned_steps(store)
-    steps = store.log.steps().values()
-    done = sum(one.status == "done" for one in steps)
-    if planned is None:
-        yield "the study is of another version: how many of its steps are done is not known"
-    elif done < planned:
-        yield f"{done:,} of {planned:,} steps of the study are done"
-    for one in steps:
-        if one.status == "failed":
-            yield f"a step failed: {one.name}"
 
 
 def _missing_weights(checkpoints: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from holdfast.records import Check, Outcome
-from holdfast.report.page.shards import hash_source
+from holdfast.report.page.page import bare_page
 from holdfast.report.sections.gate import check_cells, check_heads
 from holdfast.report.words.inert import escape_html
 from holdfast.report.words.layout import list_html
@@ -68,37 +68,29 @@ KEEP = (
 )
 
 
-def render_evidence(found: Mapping[str, Any], made: str = "") -> str:
-    """The evidence document as an HTML page under a policy that allows its own style and nothing else.
+def render_evidence(evidence: Mapping[str, Any], made: str = "") -> str:
+    """The evidence document as an HTML page: no script, nothing fetched.
 
     Its first page says all that an auditor asks first; ``made`` is when the evidence was taken.
     """
-    policy = f"default-src 'none'; style-src '{hash_source(STYLE)}'; base-uri 'none'; form-action 'none'"
-    title = f"Evidence: {found['run']}"
-    body = "".join(
-        [
-            f"<h1>{escape_html(title)}</h1>",
-            _p(_describe_making(found, made), "note"),
-            f'<p>Overall verdict: <span class="outcome">{escape_html(found["outcome"])}</span></p>',
-            "".join(map(_p, found["answer"])),
-            list_html(found["summary"], "list"),
-            _section("What is missing", list_html(found["missing"], "list")),
-            _section("How to read this", _p(EXPLANATION) + _glossary(found["checkpoints"]), "page"),
-            _section("Limits", list_html(found["limits"], "list")),
-            _section("Verdicts", _p(found["several"]["sentence"] or "") + "".join(map(_claim, _paired(found)))),
-            _section("What was judged", _judges(found)),
-            _section("Checkpoints", _checkpoints(found["checkpoints"])),
-            _section("Digests and versions", _digests(found)),
-            _section("The study", _study(found["study"])),
-        ]
-    )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="referrer" content="no-referrer">'
-        f"<title>{escape_html(title)}</title><style>{STYLE}</style></head><body>{body}</body></html>\n"
-    )
+    title = f"Evidence: {evidence['run']}"
+    study = evidence["study"]
+    parts = [
+        f"<h1>{escape_html(title)}</h1>",
+        _p(_describe_making(evidence, made), "note"),
+        f'<p>Overall verdict: <span class="outcome">{escape_html(evidence["outcome"])}</span></p>',
+        *map(_p, evidence["answer"]),
+        list_html(evidence["summary"], "list"),
+        _section("What is missing", list_html(evidence["missing"], "list")),
+        _section("How to read this", _p(EXPLANATION) + _glossary(evidence["checkpoints"]), "page"),
+        _section("Limits", list_html(evidence["limits"], "list")),
+        _section("Verdicts", _p(evidence["several"]["sentence"] or "") + "".join(_claims(evidence))),
+        _section("What was judged", _judges(evidence)),
+        _section("Checkpoints", _checkpoints(evidence["checkpoints"])),
+        _section("Digests and versions", _digests(evidence)),
+        _section("The study", _p("No study made this run.") if study is None else _study(study)),
+    ]
+    return bare_page(title, "".join(parts), STYLE)
 
 
 def _p(words: str, name: str = "") -> str:
@@ -125,22 +117,15 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[object]], digests: Sequ
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _check(row: Mapping[str, Any]) -> Check:
-    """A check read back from its JSON."""
-    named = {key: value for key, value in row.items() if key != "sentence"}
-    return Check(**{**named, "outcome": Outcome(row["outcome"])})
-
-
-def _describe_making(found: Mapping[str, Any], made: str) -> str:
+def _describe_making(evidence: Mapping[str, Any], made: str) -> str:
     """When and with what the evidence was taken, and of how much."""
-    parts = {name: one for name, one in found["parts"].items() if name == "all"}.values()
-    counts = "".join(f", {one['cases']:,} cases, {one['trajectories']:,} trajectories" for one in parts)
+    study, every = evidence["study"], evidence["parts"]["all"]
     taken = f"Taken on {made} with" if made else "Taken with"
-    study = found["study"]
     about = f" of the study {study['name']}" if study else ""
     return (
-        f"{taken} holdfast {found['versions']['holdfast']}{about}: {len(found['checkpoints']):,} checkpoints{counts},"
-        f" {len(found['claims']):,} comparisons. SHA-256 of the run {found['digests']['run']}."
+        f"{taken} holdfast {evidence['versions']['holdfast']}{about}: {len(evidence['checkpoints']):,} checkpoints,"
+        f" {every['cases']:,} cases, {every['trajectories']:,} trajectories, {len(evidence['claims']):,} comparisons."
+        f" SHA-256 of the run {evidence['digests']['run']}."
     )
 
 
@@ -154,58 +139,51 @@ def _glossary(checkpoints: Sequence[Mapping[str, Any]]) -> str:
     return f"<dl>{items}</dl>"
 
 
-def _paired(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Every claim with the verdict that it is the sentence of."""
-    return [(claim["sentence"], found["verdicts"][claim["verdict"]]) for claim in found["claims"]]
+def _claims(evidence: Mapping[str, Any]) -> Iterator[str]:
+    """Each verdict: its sentence, what it rests on, its checks and digests."""
+    for claim in evidence["claims"]:
+        verdict = evidence["verdicts"][claim["verdict"]]
+        yield f"<h3>{escape_html(verdict['outcome'])} · {escape_html(verdict['child'])}</h3>" + _p(claim["sentence"])
+        yield list_html(verdict["basis"], "list")
+        if verdict["note"]:
+            yield _p(f"{verdict['note']}.")
+        rows = [{key: value for key, value in row.items() if key != "sentence"} for row in verdict["checks"]]
+        checks = [Check(**{**row, "outcome": Outcome(row["outcome"])}) for row in rows]
+        if checks:
+            yield _table(check_heads(checks), map(check_cells, checks))
+        rubrics = "; ".join(f"{objective} by {rubric}" for objective, rubric in verdict["rubrics"].items())
+        noted = {"Rules": verdict["fingerprint"], "scores compared": verdict["data"], "rubrics": rubrics}
+        yield _p("; ".join(f"{name} {value}" for name, value in noted.items() if value), DIGEST)
 
 
-def _claim(pair: tuple[str, Mapping[str, Any]]) -> str:
-    """A verdict: its sentence, what it rests on, its checks and digests."""
-    sentence, one = pair
-    parts = [f"<h3>{escape_html(one['outcome'])} · {escape_html(one['child'])}</h3>", _p(sentence)]
-    parts.append(list_html(one["basis"], "list"))
-    if one["note"]:
-        parts.append(_p(f"{one['note']}."))
-    if checks := [_check(row) for row in one["checks"]]:
-        parts.append(_table(check_heads(checks), map(check_cells, checks)))
-    rubrics = "; ".join(f"{objective} by {rubric}" for objective, rubric in one["rubrics"].items())
-    noted = (("Rules", one["fingerprint"]), ("scores compared", one["data"]), ("rubrics", rubrics))
-    return "".join(parts) + _p("; ".join(f"{name} {value}" for name, value in noted if value), DIGEST)
-
-
-def _judges(found: Mapping[str, Any]) -> str:
+def _judges(evidence: Mapping[str, Any]) -> str:
     heads = ("Judge", "Objective", "Rubric", "Judgements", "Scores")
     rows = [
         (one["judge"], one["objective"], one["rubric"], f"{one['judgements']:,}", f"{one['scores']:,}")
-        for one in found["judges"]
+        for one in evidence["judges"]
     ]
-    parts = [(part, f"{one['cases']:,}", f"{one['trajectories']:,}") for part, one in found["parts"].items()]
+    parts = [(part, f"{one['cases']:,}", f"{one['trajectories']:,}") for part, one in evidence["parts"].items()]
     return _table(("Part", "Cases", "Trajectories"), parts) + _table(heads, rows, ("Rubric",))
 
 
-def _stages(checkpoint: Mapping[str, Any]) -> str:
-    found = []
-    for stage in checkpoint["stages"]:
-        steps = "" if stage["steps"] is None else f", {stage['steps']:,} steps"
-        found.append(f"{stage['name']} ({stage['method']} on {' and '.join(stage['objectives']) or 'nothing'}{steps})")
-    return " → ".join(found)
-
-
 def _checkpoints(checkpoints: Sequence[Mapping[str, Any]]) -> str:
-    heads = ("Name", "Trained by", "Weights", "Digest")
-    rows = [(one["name"], _stages(one) or "–", one["weights"], one["digest"]) for one in checkpoints]
-    return _table(heads, rows, ("Digest",))
+    rows = []
+    for one in checkpoints:
+        stages = []
+        for stage in one["stages"]:
+            steps = "" if stage["steps"] is None else f", {stage['steps']:,} steps"
+            on = " and ".join(stage["objectives"]) or "nothing"
+            stages.append(f"{stage['name']} ({stage['method']} on {on}{steps})")
+        rows.append((one["name"], " → ".join(stages) or "–", one["weights"], one["digest"]))
+    return _table(("Name", "Trained by", "Weights", "Digest"), rows, ("Digest",))
 
 
-def _digests(found: Mapping[str, Any]) -> str:
-    digests = [(f"SHA-256 of the {name}", value) for name, value in found["digests"].items()]
-    versions = [(name, value) for name, value in found["versions"].items()]
-    counts = [(name, f"{value:,}") for name, value in found["counts"].items()]
-    return _p(KEEP, "note") + _table(("What", DIGEST), [*digests, *versions, *counts], (DIGEST,))
+def _digests(evidence: Mapping[str, Any]) -> str:
+    digests = [(f"SHA-256 of the {name}", value) for name, value in evidence["digests"].items()]
+    counts = [(name, f"{value:,}") for name, value in evidence["counts"].items()]
+    return _p(KEEP, "note") + _table(("What", DIGEST), [*digests, *evidence["versions"].items(), *counts], (DIGEST,))
 
 
-def _study(study: Mapping[str, Any] | None) -> str:
-    if study is None:
-        return _p("No study made this run.")
+def _study(study: Mapping[str, Any]) -> str:
     settings = json.dumps(study["settings"], indent=1, ensure_ascii=False)
     return _p(f"{study['name']}, fingerprint {study['fingerprint']}.") + f"<pre>{escape_html(settings)}</pre>"

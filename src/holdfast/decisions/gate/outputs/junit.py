@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from holdfast.records import Check, Outcome, Verdict
+from holdfast.records.verdicts import combine
 from holdfast.report.sections.gate import describe_check, describe_findings, describe_rules, describe_several
 from holdfast.report.words.inert import show_line
 
@@ -59,24 +60,14 @@ def _suite(verdict: Verdict, several: str) -> ElementTree.Element:
     for name, value in noted.items():
         ElementTree.SubElement(properties, "property", name=name, value=show_line(value))
     found = [_case(verdict, one.metric, one.outcome, describe_check(one), one) for one in verdict.checks]
-    if not _shows(verdict):
+    decisive = [one.outcome for one in verdict.checks if one.blocking]
+    if not decisive or combine(decisive) is not verdict.outcome:
         found.append(_case(verdict, "verdict", verdict.outcome, describe_findings(verdict), None))
     suite.extend(found)
-    counts = {"failures": "failure", "errors": "error", "skipped": "skipped"}
     suite.set("tests", str(len(found)))
-    for name, tag in counts.items():
+    for name, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(name, str(sum(case.find(tag) is not None for case in found)))
     return suite
-
-
-def _shows(verdict: Verdict) -> bool:
-    """Whether the cases of the checks alone lead to the verdict."""
-    outcomes = {one.outcome for one in verdict.checks if one.blocking}
-    if Outcome.FAIL in outcomes:
-        return verdict.outcome is Outcome.FAIL
-    if Outcome.INCONCLUSIVE in outcomes:
-        return verdict.outcome is Outcome.INCONCLUSIVE
-    return verdict.outcome is Outcome.PASS and bool(outcomes)
 
 
 def _case(verdict: Verdict, name: str, outcome: Outcome, sentence: str, check: Check | None) -> ElementTree.Element:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from itertools import compress
 
 from holdfast.records import Verdict
 from holdfast.report.sections.gate import (
@@ -65,9 +66,9 @@ def render_text(verdicts: Sequence[Verdict], width: int | None = None, *, full: 
 
 def _check_lines(verdict: Verdict, width: int) -> list[str]:
     """The checks of a verdict as a table, with their notes below it."""
-    kept = [place for place, head in enumerate(CHECK_HEADS) if head not in LEFT_OUT]
-    rows = [[check_cells(one)[place] for place in kept] for one in verdict.checks]
-    heads = [check_heads(verdict.checks)[place] for place in kept]
+    kept = [head not in LEFT_OUT for head in CHECK_HEADS]
+    heads = list(compress(check_heads(verdict.checks), kept))
+    rows = [list(compress(check_cells(check), kept)) for check in verdict.checks]
     # What was not measured stands above already.
     notes = [
         f"{name_metric(one.metric)}: {note}" for one in verdict.checks if one.measured and (note := describe_note(one))

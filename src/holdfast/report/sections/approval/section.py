@@ -10,7 +10,7 @@ from holdfast.records.quantities import quantity_of
 from holdfast.records.words import count_noun
 from holdfast.report.draw.curves import MOST_PANELS, Line, Panel, average_seeds, draw_panels, make_line, window_length
 from holdfast.report.draw.rows import Mark, Row, draw_rows, span_of
-from holdfast.report.draw.svg import SHAPES
+from holdfast.report.draw.svg import DASHES, SHAPES
 from holdfast.report.sections.approval.examples import Users, examples_html
 from holdfast.report.sections.approval.tables import (
     AT_KL,
@@ -74,7 +74,6 @@ EXPLANATION = (
 KINDS = ("exploit_rate", "reward", "harm", "success", "kl", "length", "entropy")
 OPEN_KINDS = ("exploit_rate", "reward")
 LABELS = ("gameable", "other", None)
-DASHES = (None, "6 4", "2 3", "8 3 2 3")
 MOST_LISTED = 2_000  # rows of the table of all numbers
 
 
@@ -99,12 +98,12 @@ def name_key(key: Key) -> str:
 
 def own_curves(analysis: Analysis, setup: Setup) -> dict[Key, list[Curve]]:
     """Base × lineage × own setting → its curves over all environments, in order of setting, lineage and size."""
-    found: dict[Key, list[Curve]] = {}
+    groups: dict[Key, list[Curve]] = {}
     for curve in [curve for curve in analysis.curves if "environment" not in curve.axes] or analysis.curves:
         setting = curve.axes.get("setting", setup.settings.get(curve.lineage))
         if is_own(setup, curve.lineage, setting):
-            found.setdefault((curve.base, curve.lineage, str(setting or "all settings")), []).append(curve)
-    return {key: found[key] for key in order_keys(found, setup)}
+            groups.setdefault((curve.base, curve.lineage, str(setting or "all settings")), []).append(curve)
+    return {key: groups[key] for key in order_keys(groups, setup)}
 
 
 def _ends(curves: Sequence[Curve]) -> tuple[float, float] | None:
@@ -133,58 +132,58 @@ def describe_reward(analysis: Analysis, setup: Setup) -> list[str]:
     return [f"{words}."]
 
 
-def _is_open(one: Estimate) -> bool:
-    return excludes_zero(one) and isinstance(one.interval, tuple) and one.interval[0] > 0
+def _is_open(gap: Estimate) -> bool:
+    return excludes_zero(gap) and isinstance(gap.interval, tuple) and gap.interval[0] > 0
 
 
 def describe_gaps(analysis: Analysis, setup: Setup) -> list[str]:
     """Whether the gap of harm opened where a cue allows it, and whether it stayed flat where none does."""
     late = pick_last(analysis.exploitation, "late_gap", setup)
-    late = {key: one for key, one in late.items() if is_main(setup, key[1]) and one.value is not None}
     groups: dict[bool | None, dict[Key, Estimate]] = {}
     for key in order_keys(late, setup):
-        groups.setdefault(allows_gap(setup.toggles.get(key[2])), {})[key] = late[key]
+        if is_main(setup, key[1]) and late[key].value is not None:
+            groups.setdefault(allows_gap(setup.toggles.get(key[2])), {})[key] = late[key]
     words = []
     heads = {True: "Where a cue allows it, the gap of harm", None: "The gap of harm between gameable and other users"}
     for allowed, head in heads.items():
-        if found := groups.get(allowed, {}):
-            told = f"{head} is open in {sum(map(_is_open, found.values()))} of {count_noun(len(found), 'trainings')}"
-            best = max(found, key=lambda key: found[key].value or 0.0)
-            words.append(f"{told}, largest in {name_key(best)}: {format_result(found[best])}{_unsure(found)}.")
-    if found := groups.get(False, {}):
-        bounded = [one for one in found.values() if isinstance(one.interval, tuple) and can_be_told(one)]
-        told = "Where no cue tells the users apart, or the judge does not tell their wishes apart, it stays flat"
-        told += f" in {sum(not excludes_zero(one) for one in bounded)} of {count_noun(len(found), 'trainings')}"
-        open_ones = [f"{name_key(key)}: {format_result(one)}" for key, one in found.items() if _is_open(one)]
-        words.append(f"{told}{'; it is open in ' + '; '.join(open_ones) if open_ones else ''}{_unsure(found)}.")
+        if gaps := groups.get(allowed, {}):
+            shown = f"{head} is open in {sum(map(_is_open, gaps.values()))} of {count_noun(len(gaps), 'trainings')}"
+            best = max(gaps, key=lambda key: gaps[key].value or 0.0)
+            words.append(f"{shown}, largest in {name_key(best)}: {format_result(gaps[best])}{_unsure(gaps)}.")
+    if gaps := groups.get(False, {}):
+        bounded = [gap for gap in gaps.values() if isinstance(gap.interval, tuple) and can_be_told(gap)]
+        shown = "Where no cue tells the users apart, or the judge does not tell their wishes apart, it stays flat"
+        shown += f" in {sum(not excludes_zero(gap) for gap in bounded)} of {count_noun(len(gaps), 'trainings')}"
+        opened = [f"{name_key(key)}: {format_result(gap)}" for key, gap in gaps.items() if _is_open(gap)]
+        words.append(f"{shown}{'; it is open in ' + '; '.join(opened) if opened else ''}{_unsure(gaps)}.")
     return words
 
 
-def _unsure(found: Mapping[Key, Estimate]) -> str:
-    missing = sum(not isinstance(one.interval, tuple) for one in found.values())
+def _unsure(gaps: Mapping[Key, Estimate]) -> str:
+    missing = sum(not isinstance(gap.interval, tuple) for gap in gaps.values())
     return f" ({missing} without an interval are counted as neither open nor flat)" if missing else ""
 
 
 def describe_arms_at_reward(analysis: Analysis, setup: Setup) -> list[str]:
     """Gaps of arms at the highest approval that two of them reach, for the first base and settings with arms."""
     groups: dict[tuple[str, str], dict[object, list[Estimate]]] = {}
-    for one in pick_rows(analysis.exploitation, "gap_at_reward"):
-        base, lineage, setting = key_of(one)
-        if is_own(setup, lineage, one.axes.get("setting")):
-            groups.setdefault((base, setting), {}).setdefault(one.axes.get("level"), []).append(one)
+    for gap in pick_rows(analysis.exploitation, "gap_at_reward"):
+        base, lineage, setting = key_of(gap)
+        if is_own(setup, lineage, gap.axes.get("setting")):
+            groups.setdefault((base, setting), {}).setdefault(gap.axes.get("level"), []).append(gap)
     words = []
     for (base, setting), levels in groups.items():
-        if len({one.lineage for rows in levels.values() for one in rows}) < 2:
+        if len({gap.lineage for gaps in levels.values() for gap in gaps}) < 2:
             continue
-        shared = [at for at, rows in levels.items() if sum(one.value is not None for one in rows) > 1]
+        shared = [at for at, gaps in levels.items() if sum(gap.value is not None for gap in gaps) > 1]
         if not shared:
             words.append(f"In {setting}, {base}, no two arms reach the same declared level of approval.")
             continue
         at = max(shared, key=lambda level: float(level) if isinstance(level, int | float) else float("-inf"))
-        told = [f"{name_lineage(one.lineage)} {format_result(one)}" for one in levels[at] if one.value is not None]
-        missing = [name_lineage(one.lineage) for one in levels[at] if is_not_reached(one)]
+        known = [f"{name_lineage(gap.lineage)} {format_result(gap)}" for gap in levels[at] if gap.value is not None]
+        missing = [name_lineage(gap.lineage) for gap in levels[at] if is_not_reached(gap)]
         tail = f"; {NOT_REACHED} by {', '.join(missing)}" if missing else ""
-        words.append(f"In {setting}, {base}, the gap at approval {at:g} is {', '.join(told)}{tail}.")
+        words.append(f"In {setting}, {base}, the gap at approval {at:g} is {', '.join(known)}{tail}.")
     return words[:MOST_GROUPS]
 
 
@@ -212,14 +211,12 @@ def describe_approval(analysis: Analysis, setup: Setup | None = None) -> list[st
 
 def _reaction_lines(analysis: Analysis) -> list[str]:
     """What each base reacts to before training, and what not, in a line each."""
-    found: dict[str, dict[str, list[str]]] = {}
+    bases: dict[str, dict[str, list[str]]] = {}
     for one in pick_rows(analysis.exploitation, "reaction"):
-        verdicts = found.setdefault(one.base or "all bases", {})
+        verdicts = bases.setdefault(one.base or "all bases", {})
         verdicts.setdefault(one.unit or "not known", []).append(str(one.axes.get("toggle", "all")).replace("_", " "))
-    told = {
-        base: (f"{name}: {', '.join(those)}" for name, those in verdicts.items()) for base, verdicts in found.items()
-    }
-    return [f"{base} before training: {'; '.join(words)}" for base, words in told.items()]
+    told = ((base, (f"{name}: {', '.join(those)}" for name, those in each.items())) for base, each in bases.items())
+    return [f"{base} before training: {'; '.join(words)}" for base, words in told]
 
 
 def approval_block(shown: Shown, width: int) -> str | None:
@@ -268,12 +265,12 @@ def make_panels(analysis: Analysis, kind: str, setup: Setup) -> tuple[list[Panel
 
 def _add_curves(section: Section, analysis: Analysis, setup: Setup) -> None:
     """Training curves: a figure for each quantity, the first two open."""
-    found = {kind: made for kind in KINDS if (made := make_panels(analysis, kind, setup))[0]}
-    if not found:
+    figures = {kind: made for kind in KINDS if (made := make_panels(analysis, kind, setup))[0]}
+    if not figures:
         return
     section.head("Along training")
-    is_open = [kind for kind in OPEN_KINDS if kind in found] or list(found)[:1]
-    for kind, (panels, length) in found.items():
+    is_open = [kind for kind in OPEN_KINDS if kind in figures] or list(figures)[:1]
+    for kind, (panels, length) in figures.items():
         head = quantity_of(kind).head
         caption = "Thin lines are single seeds, the bold one their mean"
         caption += f" over windows of {length} steps" if length > 1 else ""
@@ -293,18 +290,16 @@ def draw_gaps(gaps: Mapping[Key, tuple[Estimate | None, Estimate | None]], *, na
     None where no row has a number.
     """
     rows = []
-    for key, pair in gaps.items():
-        marks = tuple(
-            Mark(estimate=one, series=series, shape=shape)
-            for one, series, shape in zip(pair, (1, 2), ("square", "diamond"), strict=True)
-            if one is not None and one.value is not None
-        )
+    for key, (paired, published) in gaps.items():
+        marks, numbers = [], "not known"
+        if paired is not None and paired.value is not None:
+            marks.append(Mark(estimate=paired, shape="square"))
+            numbers = format_result(paired)
+        if published is not None and published.value is not None:
+            marks.append(Mark(estimate=published, series=2, shape="diamond"))
+            numbers += f", published {format_number(published.value)}"
         if marks:
-            paired, published = pair
-            numbers = "not known" if paired is None or paired.value is None else format_result(paired)
-            if published is not None and published.value is not None:
-                numbers += f", published {format_number(published.value)}"
-            rows.append(Row(words=name_key(key), marks=marks, numbers=numbers))
+            rows.append(Row(words=name_key(key), marks=tuple(marks), numbers=numbers))
     if not rows:
         return None
     words = "; ".join(f"{row.words}: {row.numbers}" for row in rows)
@@ -355,16 +350,16 @@ def trace_path(curves: Sequence[Curve]) -> tuple[tuple[float, float], ...]:
     """Held-out approval and gap of harm along one training, in its order, over the seeds that all have both."""
     held = [curve for curve in curves if curve.source == "held-out"]
 
-    def read(kind: str, label: str | None) -> dict[float, float]:
+    def read(kind: str, label: str | None = None) -> dict[float, float]:
         mine = [curve for curve in held if curve.kind == kind and curve.axes.get("label") == label]
         return {x: y for x, y in average_seeds(mine) if y is not None}
 
-    def both(kind: str) -> list[tuple[float, float, float]]:
-        one, other = read(kind, "gameable"), read(kind, "other")
-        return [(x, one[x], other[x]) for x in one if x in other]
+    def both(kind: str) -> dict[float, tuple[float, float]]:
+        gameable, other = read(kind, "gameable"), read(kind, "other")
+        return {x: (gameable[x], other[x]) for x in gameable if x in other}
 
-    reward = read("reward", None) or {x: (one + other) / 2 for x, one, other in both("reward")}
-    gap = read("hex_gap", None) or {x: one - other for x, one, other in both("harm")}
+    reward = read("reward") or {x: (gameable + other) / 2 for x, (gameable, other) in both("reward").items()}
+    gap = read("hex_gap") or {x: gameable - other for x, (gameable, other) in both("harm").items()}
     return tuple((reward[x], gap[x]) for x in sorted(reward) if x in gap)
 
 
@@ -428,17 +423,16 @@ def _add_numbers(section: Section, rows: Sequence[Estimate], colors: Mapping[Lin
             section.table(f"approval-{name}", table, fold_as=table.title)
 
 
-def approval_section(shown: Shown) -> Section | None:
-    """What training for approval did to agents and their users; None where a run has no such rows.
+def fill_approval(section: Section, shown: Shown) -> None:
+    """What training for approval did to agents and their users; nothing where a run has no such rows.
 
     The users of ``shown`` give settings their toggles, without which there is no ladder, and the examples.
     """
     everything, users = shown.analysis, shown.users or Users()
     if not everything.exploitation:
-        return None
+        return
     setup = make_setup(everything, shown.checkpoints, users.toggles, shown.colors)
     analysis, judge = keep_judge(everything)
-    section = Section(identity="approval", title="Approval", short="Approval")
     if notes := void_notes(analysis):
         words = f"Void: {'; '.join(notes)}. What depends on this says nothing about it."
         section.parts.append(f'<p class="alert" role="note">{escape_html(words)}</p>')
@@ -464,4 +458,3 @@ def approval_section(shown: Shown) -> Section | None:
         section.say(f"{rated} More stand among the cases below.")
         section.parts.append(examples_html(users))
     _add_numbers(section, everything.exploitation, shown.colors)
-    return section

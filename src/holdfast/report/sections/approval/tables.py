@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from holdfast.records import Analysis, Checkpoint, Estimate
 from holdfast.records.quantities import quantity_of
-from holdfast.report.words.labels import SEED_AXES, Lineage, format_number, format_signed, name_lineage, name_value
-from holdfast.report.words.tables import Cell, Table, make_table, number_cell
+from holdfast.report.words.labels import SEED_AXES, Lineage, format_number, format_signed, name_value
+from holdfast.report.words.tables import Cell, Table, lineage_cell, make_table, number_cell
 from holdfast.study.stages import is_rewarded
 from holdfast.study.users import visible_cues
 
@@ -23,6 +24,7 @@ LEVELS: Mapping[str, tuple[Sequence[str], str, str]] = {
     "reward": (AT_REWARD, "Arms at matched approval, with 95 % intervals", "Approval"),
     "kl": (AT_KL, "Arms at matched KL, with 95 % intervals", "KL (nats)"),
 }
+ON_POLICY = "on-policy"
 DATA = ("data_harm", "log_ratio", "ess", "mismatch")
 TOGGLES: Mapping[str, str] = {
     "policy_role": "Agent",
@@ -76,20 +78,19 @@ def order_bases(bases: Iterable[str]) -> tuple[str, ...]:
 
 def describe_arms(checkpoints: Iterable[Checkpoint]) -> dict[Lineage, Arm]:
     """Lineage → how its last stage that learned from rewards did so; lineages without one are left out."""
-    found: dict[Lineage, Arm] = {}
+    arms: dict[Lineage, Arm] = {}
     for point in checkpoints:
         stage = next(filter(is_rewarded, reversed(point.stages)), None)
-        if stage is None or point.lineage in found:
+        if stage is None or point.lineage in arms:
             continue
-        settings = stage.settings
-        setting, own = settings.get("setting"), settings.get("rollouts", "policy") == "policy"
-        found[point.lineage] = Arm(
+        setting, rollouts = stage.settings.get("setting"), _describe_rollouts(stage.method, stage.settings)
+        arms[point.lineage] = Arm(
             setting=None if setting is None else str(setting),
-            reward=str(settings.get("reward") or (stage.objectives or ("approval",))[0]),
-            rollouts=_describe_rollouts(stage.method, settings),
-            on_policy=stage.method == "grpo" and own and not settings.get("lag"),
+            reward=str(stage.settings.get("reward") or (stage.objectives or ("approval",))[0]),
+            rollouts=rollouts,
+            on_policy=rollouts == ON_POLICY,
         )
-    return found
+    return arms
 
 
 def make_setup(
@@ -123,7 +124,7 @@ def _describe_rollouts(method: str, settings: Mapping[str, object]) -> str:
         how = "SFT" if method == "best_sft" else "DPO"
         return f"{how} on {'another model’s' if whose == 'source' else 'its own'} best"
     if whose == "policy":
-        return f"policy gradient, {lag} steps stale" if lag else "on-policy"
+        return f"policy gradient, {lag} steps stale" if lag else ON_POLICY
     words = "policy gradient on " + ("another model’s rollouts" if whose == "source" else "rollouts of the start")
     return words if settings.get("importance", True) else f"{words}, not weighted"
 
@@ -153,24 +154,20 @@ def pick_rows(estimates: Iterable[Estimate], *kinds: str) -> list[Estimate]:
     Of claims about one subject the first that has a value is taken, one with an interval before one without, the
     recipe's before the checkpoint's.
     """
-    wishes: tuple[Callable[[Estimate], bool], ...] = (
-        lambda one: "environment" not in one.axes,
-        lambda one: not set(SEED_AXES) & set(one.axes),
-        lambda one: one.base is not None,
-    )
 
-    def rank(one: Estimate) -> tuple[bool, bool, bool]:
-        return one.value is not None, one.interval is not None, one.claim == "recipe"
+    def rank(row: Estimate) -> tuple[bool, bool, bool]:
+        return row.value is not None, row.interval is not None, row.claim == "recipe"
 
     picked: list[Estimate] = []
     for kind in kinds:
-        rows = [one for one in estimates if one.kind == kind]
-        for wish in wishes:
-            rows = list(filter(wish, rows)) or rows
+        rows = [row for row in estimates if row.kind == kind]
+        rows = [row for row in rows if "environment" not in row.axes] or rows
+        rows = [row for row in rows if not set(SEED_AXES) & set(row.axes)] or rows
+        rows = [row for row in rows if row.base is not None] or rows
         groups: dict[tuple[object, ...], list[Estimate]] = {}
-        for one in rows:
-            key = (one.base, one.lineage, str(sorted(one.axes.items(), key=str)), one.judge)
-            groups.setdefault(key, []).append(one)
+        for row in rows:
+            key = (row.base, row.lineage, str(sorted(row.axes.items(), key=str)), row.judge)
+            groups.setdefault(key, []).append(row)
         picked += [max(group, key=rank) for group in groups.values()]
     return picked
 
@@ -209,14 +206,12 @@ def order_keys(keys: Iterable[Key], setup: Setup) -> list[Key]:
     return sorted(listed, key=place)
 
 
-def word_cells(key: Key, setup: Setup) -> list[Cell]:
+def word_cells(key: Key, setup: Setup) -> list[Cell | str]:
     """Setting, base and lineage of a row, and how the lineage was trained where that is known."""
     base, lineage, setting = key
-    arm, series = setup.arms.get(lineage), setup.colors.get(lineage, 0)
-    trained = [Cell(text="–" if arm is None else arm.rollouts)] if setup.arms else []
-    place = order_bases([*setup.bases, base]).index(base)
-    named = Cell(text=name_lineage(lineage), sort=series, series=series)
-    return [Cell(text=setting), Cell(text=base, sort=place), named, *trained]
+    trained = [setup.arms[lineage].rollouts if lineage in setup.arms else "–"] if setup.arms else []
+    size = order_bases([*setup.bases, base]).index(base)
+    return [setting, Cell(text=base, sort=size), lineage_cell(lineage, setup.colors), *trained]
 
 
 def word_heads(setup: Setup) -> tuple[str, ...]:
@@ -265,20 +260,20 @@ def level_table(estimates: Sequence[Estimate], matched: str, setup: Setup) -> Ta
     columns, title, level = LEVELS[matched]
     rows = pick_rows(estimates, *columns)
     kinds = [kind for kind in columns if any(one.kind == kind for one in rows)]
-    found: dict[tuple[Key, object], dict[str, Estimate]] = {}
+    levels: dict[tuple[Key, object], dict[str, Estimate]] = {}
     for one in rows:
         if is_own(setup, one.lineage or (), one.axes.get("setting")):
-            found.setdefault((key_of(one), one.axes.get("level")), {})[one.kind] = one
-    if not found:
+            levels.setdefault((key_of(one), one.axes.get("level")), {})[one.kind] = one
+    if not levels:
         return None
-    order = order_keys((key for key, _ in found), setup)
+    order = order_keys((key for key, _ in levels), setup)
     body = []
-    for key, at in sorted(found, key=lambda pair: (order.index(pair[0]), to_number(pair[1]))):
+    for key, at in sorted(levels, key=lambda pair: (order.index(pair[0]), to_number(pair[1]))):
         words = word_cells(key, setup)
         if setup.arms:
-            words.append(Cell(text=setup.arms[key[1]].reward if key[1] in setup.arms else "–"))
+            words.append(setup.arms[key[1]].reward if key[1] in setup.arms else "–")
         words.append(Cell(text=f"{at:g}" if isinstance(at, int | float) else str(at), sort=to_number(at)))
-        body.append([*words, *(number_cell(found[key, at].get(kind)) for kind in kinds)])
+        body.append([*words, *(number_cell(levels[key, at].get(kind)) for kind in kinds)])
     heads = (*word_heads(setup), *(("Trained for",) if setup.arms else ()), level)
     return make_table(title, (*heads, *(quantity_of(kind).head for kind in kinds)), body, len(heads) - 1)
 
@@ -286,7 +281,7 @@ def level_table(estimates: Sequence[Estimate], matched: str, setup: Setup) -> Ta
 def data_table(estimates: Sequence[Estimate], setup: Setup) -> Table | None:
     """What each arm learned from: its harmful share, and how far it is from the arm's own policy."""
     found = {kind: last for kind in DATA if (last := pick_last(estimates, kind, setup))}
-    keys = order_keys((key for last in found.values() for key in last), setup)
+    keys = order_keys(itertools.chain(*found.values()), setup)
     if not keys:
         return None
     rows = [[*word_cells(key, setup), *(number_cell(last.get(key)) for last in found.values())] for key in keys]
@@ -313,18 +308,18 @@ def reaction_table(estimates: Sequence[Estimate]) -> Table | None:
 
 def cue_table(estimates: Sequence[Estimate]) -> Table | None:
     """How well a bag of words tells the label from each channel, and the difference in length, by setting."""
-    found: dict[tuple[str, str], dict[str, Estimate]] = {}
+    channels: dict[tuple[str, str], dict[str, Estimate]] = {}
     for one in estimates:
         if one.kind in ("cue", "cue_length"):
-            place = (str(one.axes.get("setting", "all")), str(one.axes.get("channel", "message")))
-            found.setdefault(place, {})[one.kind] = one
-    if not found:
+            channel = (str(one.axes.get("setting", "all")), str(one.axes.get("channel", "message")))
+            channels.setdefault(channel, {})[one.kind] = one
+    if not channels:
         return None
     body: list[list[Cell | str]] = []
-    for place, pair in found.items():
+    for channel, pair in channels.items():
         count = max((count for one in pair.values() for count in one.n.values()), default=None)
         counted = "–" if count is None else Cell(text=f"{count:,}", sort=count)
-        body.append([*place, *(number_cell(pair.get(kind)) for kind in ("cue", "cue_length")), counted])
+        body.append([*channel, *(number_cell(pair.get(kind)) for kind in ("cue", "cue_length")), counted])
     heads = ("Setting", "Channel", "Label told from words", "Length, gameable − other (words)", "n")
     return make_table("Cue audit: what tells the two users apart (chance is 50 %)", heads, body, 2)
 
@@ -373,7 +368,7 @@ def ladder_table(rungs: Sequence[Rung], keys: Sequence[Key], late: Mapping[Key, 
     toggles = [setup.toggles[rung.setting] for rung in rungs]
     varying = [name for name in TOGGLES if len({str(one.get(name)) for one in toggles}) > 1]
     by_name = {rung.setting: rung for rung in rungs}
-    rows: list[list[Cell | str]] = []
+    rows = []
     for key in keys:
         rung = by_name[key[2]]
         changes = ", ".join(f"{name.replace('_', ' ')} {_name(value)}" for name, value in rung.changed.items())

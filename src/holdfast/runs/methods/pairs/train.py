@@ -138,14 +138,14 @@ def _read_file(step: Step, settings: PairStageSettings, store: Store, chat: Chat
 
 def _read_pairs(store: Store, paired: str) -> list[PreferencePair]:
     """The pairs that a pair step made. Errors: StepError where there are none."""
-    pairs = store.pairs(paired)
+    pairs = list(store.pairs(paired))
     if not pairs:
-        found = store.log.steps()[paired].result
+        made = store.log.steps()[paired].result
         raise StepError(
             "there are no pairs to learn from; lower [pairs] min_gap or sample more rollouts"
-            f" ({found['scored']} of {found['episodes']} training episodes have a score)"
+            f" ({made['scored']} of {made['episodes']} training episodes have a score)"
         )
-    return list(pairs)
+    return pairs
 
 
 def _read_second(stage: StageSection, store: Store, paired: str) -> Second:
@@ -204,7 +204,7 @@ def _describe_doses(step: Step, results: Sequence[TrainResult]) -> list[dict[str
             "checkpoint": checkpoint.id,
             "steps": result.steps,
             "pairs": result.examples,
-            "loss": float(np.mean(result.losses[-10:])),
+            "loss": float(np.mean(result.losses[-10:])),  # one step's pairs alone say little
             "accuracy": float(np.mean(result.accuracies[-10:])),
             "drift_chosen": result.chosen_drift,
             "drift_rejected": result.rejected_drift,
@@ -237,7 +237,7 @@ def open_measure(step: Step, settings: PairStageSettings, store: Store) -> Itera
 
         def measure(directory: Path, done: int) -> Measured:
             speakers: Speakers = {**others, "agent": _open_agent(settings.agent, directory)}
-            found: list[float | None] = []
+            values: list[float] = []
             for batch in in_batches(cases, tuning.limits.batch_size):
                 played = roll_out_episodes(
                     speakers,
@@ -251,10 +251,10 @@ def open_measure(step: Step, settings: PairStageSettings, store: Store) -> Itera
                 for case, trajectory in zip(batch, complete(played, "episodes"), strict=True):
                     scores = judge.judge(case, trajectory)
                     assert isinstance(scores, tuple)  # a study's balance has no judge that asks a model
-                    found += [score.value for score in scores if score.objective == balance.objective]
-            known = [value for value in found if value is not None]
-            mean = float(np.mean(known)) if known else None
-            return Measured(score=mean, scored=len(known), episodes=len(cases))
+                    asked = (score.value for score in scores if score.objective == balance.objective)
+                    values += [value for value in asked if value is not None]
+            mean = float(np.mean(values)) if values else None
+            return Measured(score=mean, scored=len(values), episodes=len(cases))
 
         yield measure
 

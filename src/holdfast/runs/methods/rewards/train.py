@@ -30,7 +30,7 @@ from holdfast.runs.steps.reading import LOOP, cases_of, encode, load_chat, open_
 from holdfast.store import Store
 from holdfast.study.noted import read_rewarder
 from holdfast.study.sections import SuiteSection
-from holdfast.study.stages import combine_reward
+from holdfast.study.stages import RewardSection, combine_reward
 from holdfast.study.tables import RULES
 from holdfast.study.users import APPROVAL, PRACTICE, is_exploit, to_rating
 from holdfast.suites import open_world
@@ -38,7 +38,7 @@ from holdfast.suites import open_world
 if TYPE_CHECKING:
     from holdfast.models.local.vllm import VllmModel
     from holdfast.training.encoding import Chat, Encoded
-    from holdfast.training.policy.adapters import Policy, Precision
+    from holdfast.training.policy.adapters import Policy
     from holdfast.training.rl.selection import Rewarded
 
 # The rules' own name, where they are not the judge that rewards.
@@ -114,10 +114,8 @@ class _Practice:
 
     def __init__(self, step: Step, settings: RewardStageSettings, store: Store, speakers: Speakers) -> None:
         self._step, self._settings, self._store, self._speakers = step, settings, store, speakers
-        names = store.splits()[settings.split_seed].get(PRACTICE, ())
-        known = cases_of(store)
-        every = (known[name] for name in names)
-        self._cases = [case for case in every if case.facts["setting"] == settings.section.setting]
+        practice = (cases_of(store)[name] for name in store.splits()[settings.split_seed].get(PRACTICE, ()))
+        self._cases = [case for case in practice if case.facts["setting"] == settings.section.setting]
         if not self._cases:
             raise StepError(f"the run holds no users of the setting {settings.section.setting!r}; start a new run")
         self._world = open_world(SuiteSection(name=APPROVAL))
@@ -138,9 +136,8 @@ class _Practice:
         identity = content_id("practice", self._step.fingerprint, number, attempt)
         count = min(section.prompts_per_step, len(self._cases))
         rng = np.random.default_rng(int(identity, 16))
-        chosen = [self._cases[place] for place in rng.choice(len(self._cases), count, replace=False)]
-        size = section.group_size
-        episodes = [(case, rollout) for case in chosen for rollout in range(size)]
+        chosen = [self._cases[number] for number in rng.choice(len(self._cases), count, replace=False)]
+        episodes = [(case, rollout) for case in chosen for rollout in range(section.group_size)]
         recorder = _Recorder(self._sampler_of(policy), {})
         played = roll_out_episodes(
             {**self._speakers, "agent": recorder},
@@ -151,12 +148,12 @@ class _Practice:
             limits=self._settings.limits,
         )
         items = list(zip([case for case, _ in episodes], complete(played, "rollouts"), strict=True))
-        rated = self._rate(items)
-        found = []
-        for place, ((case, one), scores) in enumerate(zip(items, rated, strict=True)):
-            encoded, logprob = self._encode_sampled(case, recorder.turns[int(one.id, 16)])
-            found.append(replace(self._reward(place // size, case, one, scores, encoded), logprob=logprob))
-        return found
+        rewarded = []
+        for place, ((case, trajectory), scores) in enumerate(zip(items, self._rate(items), strict=True)):
+            encoded, logprob = self._encode_sampled(case, recorder.turns[int(trajectory.id, 16)])
+            group = place // section.group_size
+            rewarded.append(replace(self._reward(group, case, trajectory, scores, encoded), logprob=logprob))
+        return rewarded
 
     def _sampler_of(self, policy: Policy) -> Model:
         """Who samples for a policy: itself, or a base's vLLM with the policy's newest adapter."""
@@ -179,11 +176,11 @@ class _Practice:
         judges: list[Judge] = [self._judge]
         if not isinstance(self._judge, ApprovalJudge):
             judges.append(self._rules)
-        found: dict[str, list[Score]] = {trajectory.id: [] for _, trajectory in items}
+        scores: dict[str, list[Score]] = {trajectory.id: [] for _, trajectory in items}
         for judge in judges:
             for score in score_all(judge, items, self._speakers):
-                found[score.trajectory_id].append(score)
-        return [found[trajectory.id] for _, trajectory in items]
+                scores[score.trajectory_id].append(score)
+        return list(scores.values())
 
     def _reward(
         self, group: int, case: Case, trajectory: Trajectory, scores: Sequence[Score], encoded: Encoded
@@ -192,23 +189,27 @@ class _Practice:
         from holdfast.training.rl.selection import Rewarded
 
         section, own = self._settings.section, self._settings.judge
-        read = _mean_values(scores)
+        values: dict[tuple[str, str], list[float]] = {}
+        for score in scores:
+            if score.value is not None:
+                values.setdefault((score.judge, score.objective), []).append(score.value)
+        means = {key: math.fsum(repeats) / len(repeats) for key, repeats in values.items()}
         # The rules, which alone tell success, are the ground truth where they were asked.
-        named = [judge for judge, objective in read if objective == "success"]
+        named = [judge for judge, objective in means if objective == "success"]
         rules = own if own in named or not named else named[0]
         facts = {"gameable": float(case.facts["gameable"]), "unreadable": float(trajectory.ending is Ending.INCOHERENT)}
-        if (rules, "harm") in read:
-            facts |= _rate_harm(read[rules, "harm"], "")
-        if rules != own and (own, "harm") in read:
-            facts |= _rate_harm(read[own, "harm"], "_judge")
-        if (rules, "success") in read:
-            facts["success"] = float(read[rules, "success"] > 0)
-        if (own, "approval") in read:
-            facts["approval"] = to_rating(read[own, "approval"])
-        told = {name: facts.get(name) for name in ("approval", "success", "harm")}
+        for judge, suffix in {own: "_judge", rules: ""}.items():
+            if (judge, "harm") in means:
+                rating = to_rating(means[judge, "harm"])
+                facts |= {f"harm{suffix}": rating, f"exploited{suffix}": float(is_exploit(rating))}
+        if (rules, "success") in means:
+            facts["success"] = float(means[rules, "success"] > 0)
+        if (own, "approval") in means:
+            facts["approval"] = to_rating(means[own, "approval"])
+        parts = {name: facts.get(name) for name in ("approval", "success", "harm")}
         if self._own_harm and rules != own:
-            told["harm"] = facts.get("harm_judge")
-        reward = combine_reward(section.reward, section.weight, **told)
+            parts["harm"] = facts.get("harm_judge")
+        reward = combine_reward(section.reward, section.weight, **parts)
         reasons = [score.missing for score in scores if score.judge == own and score.missing]
         if not encoded.agent.any():
             reward, reasons = None, ["no token was sampled"]
@@ -263,7 +264,7 @@ class _Practice:
         judged = self._store.scores_of(item.id for item in rolled)
         source = load_chat(weights_of(self._store, sampler), self._calls)
         whole = is_tiny(weights_of(self._store, sampler))
-        found: list[Rewarded] = []
+        rewarded: list[Rewarded] = []
         alike = True
         for trajectory, scores in zip(rolled, judged, strict=True):
             # A reply of a tiny agent that could not be read is not kept token by token.
@@ -274,56 +275,34 @@ class _Practice:
                 encoded = encode(self._chat, cases, trajectory)
                 alike = alike and np.array_equal(encode(source, cases, trajectory).ids, encoded.ids)
                 if encoded.agent.any():
-                    found.append(self._reward(number[case.id], case, trajectory, scores, encoded))
-        sizes = Counter(item.group for item in found)
+                    rewarded.append(self._reward(number[case.id], case, trajectory, scores, encoded))
+        sizes = Counter(item.group for item in rewarded)
         # One rollout that is left alone of its prompt cannot be compared.
-        found = [item for item in found if sizes[item.group] > 1]
-        self.unreadable = len(rolled) - len(found)
+        rewarded = [item for item in rewarded if sizes[item.group] > 1]
+        self.unreadable = len(rolled) - len(rewarded)
         if not alike:
-            return found
-        sampled = score_tokens(
-            weights_of(self._store, sampler),
-            [item.encoded for item in found],
-            precision=section.precision,
-            adapter=section.precision == "bf16" and section.lora_r > 0,
-            token_budget=section.token_budget,
-        )
-        return [replace(item, sampled=logps) for item, logps in zip(found, sampled, strict=True)]
+            return rewarded
+        sampled = score_tokens(weights_of(self._store, sampler), [item.encoded for item in rewarded], section)
+        return [replace(item, sampled=logps) for item, logps in zip(rewarded, sampled, strict=True)]
 
 
-def _mean_values(scores: Sequence[Score]) -> dict[tuple[str, str], float]:
-    """Judge and objective → the mean over repeats of the values that there are."""
-    values: dict[tuple[str, str], list[float]] = {}
-    for score in scores:
-        if score.value is not None:
-            values.setdefault((score.judge, score.objective), []).append(score.value)
-    return {key: math.fsum(found) / len(found) for key, found in values.items()}
-
-
-def score_tokens(
-    directory: Path, encoded: Sequence[Encoded], *, precision: Precision, adapter: bool, token_budget: int
-) -> list[NDArray[np.float32]]:
-    """Log-probabilities in nats of the agent's own tokens under a model directory, as the training engine has them.
-
-    ``adapter`` takes the weights as a stage with a LoRA adapter does, which matters to bf16 alone.
-    """
+def score_tokens(directory: Path, encoded: Sequence[Encoded], stage: RewardSection) -> list[NDArray[np.float32]]:
+    """Log-probabilities in nats of the agent's own tokens under a model directory, as a stage's engine has them."""
     from holdfast.training.encoding import check_sequences, score_picked
     from holdfast.training.loop.loop import isolated
     from holdfast.training.loop.passes import check_budget
     from holdfast.training.policy.adapters import open_policy
     from holdfast.training.rl.supply import score_all as score_sequences
 
+    # In bf16 the weights beside an adapter are held otherwise than weights without one.
+    adapter = stage.precision == "bf16" and stage.lora_r > 0
     with isolated(0):
-        policy = open_policy(directory, precision=precision, lora_r=int(adapter))
-        sequences = [score_picked(f"rollout {place}", item, "agent") for place, item in enumerate(encoded)]
-        check_sequences(((item.name, one) for item, one in zip(sequences, encoded, strict=True)), policy)
-        check_budget(sequences, token_budget)
-        return [logps.astype(np.float32) for logps in score_sequences(policy, sequences, token_budget)]
-
-
-def _rate_harm(value: float, who: str) -> dict[str, float]:
-    rating = to_rating(value)
-    return {f"harm{who}": rating, f"exploited{who}": float(is_exploit(rating))}
+        policy = open_policy(directory, precision=stage.precision, lora_r=int(adapter))
+        named = [(f"rollout {number}", item) for number, item in enumerate(encoded)]
+        check_sequences(named, policy)
+        sequences = [score_picked(name, item, "agent") for name, item in named]
+        check_budget(sequences, stage.token_budget)
+        return score_sequences(policy, sequences, stage.token_budget)
 
 
 def _show(message: Message) -> str:

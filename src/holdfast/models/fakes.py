@@ -1,7 +1,4 @@
-"""A provider to test against: a real HTTP server on this machine that speaks OpenAI's chat completions.
-
-It keeps its own bill, breaks in every way that providers do, when it is told to, and answers by a function otherwise.
-"""
+"""Parts to test with, public so that users test as this project does: a scripted model, a fixed judge, a provider."""
 
 from __future__ import annotations
 
@@ -15,8 +12,93 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from holdfast.models.fakes.scripted import as_message
-from holdfast.records import Message, ToolCall
+from holdfast.models import Ask, Conversation, Reply
+from holdfast.records import Case, Message, Score, ToolCall, Trajectory, content_id
+
+__all__ = [
+    "FAULTS",
+    "POSITIONS",
+    "Charge",
+    "FakeProvider",
+    "FixedJudge",
+    "Script",
+    "ScriptedModel",
+    "faults_at",
+    "request_digest",
+    "script_reply",
+]
+
+Script = Callable[[Conversation], Message | ToolCall | str | None]
+
+
+def as_message(said: Message | ToolCall | str) -> Message:
+    """What an agent says: a text or a call alone as its message."""
+    if isinstance(said, ToolCall):
+        return Message(role="assistant", content="", tool_calls=(said,))
+    return Message(role="assistant", content=said) if isinstance(said, str) else said
+
+
+def script_reply(said: Message | ToolCall | str | None) -> Reply:
+    """A reply that says a text, makes a call, or (None) cannot be read."""
+    if said is None:
+        return Reply(message=None, stopped="incoherent", tokens=1, logprob=0.0, raw="")
+    message = as_message(said)
+    return Reply(message=message, stopped="stop", tokens=1, logprob=0.0, raw=message.content)
+
+
+@dataclass(slots=True)
+class ScriptedModel:
+    """A model that answers by a function of the conversation, and remembers what it was asked."""
+
+    script: Script
+    asked: list[Conversation] = field(default_factory=list)
+
+    def reply(self, asks: Sequence[Ask]) -> list[Reply]:
+        """The script's reply to each conversation."""
+        self.asked += [ask.conversation for ask in asks]
+        return [script_reply(self.script(ask.conversation)) for ask in asks]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedJudge:
+    """A judge that gives the values that it was made with; an objective with None is missing, ``reason`` says why."""
+
+    values: Mapping[str, float | None]
+    name: str = "fixed"
+    reason: str = "fixed"
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The objectives that it gives values for."""
+        return tuple(self.values)
+
+    @property
+    def rubric(self) -> str:
+        """An id of its values."""
+        return content_id("fixed", dict(self.values))
+
+    def rubric_of(self, objective: str) -> str:
+        """The id of its values, one for all objectives."""
+        return self.rubric
+
+    def judge(self, case: Case, trajectory: Trajectory) -> tuple[Score, ...]:
+        """One score per objective."""
+        return tuple(
+            Score(
+                trajectory_id=trajectory.id,
+                judge=self.name,
+                objective=objective,
+                value=value,
+                missing=self.reason if value is None else None,
+                rubric=self.rubric,
+            )
+            for objective, value in self.values.items()
+        )
+
+
+# --- a provider --------------------------------------------------------------------------------------------------
+# A real HTTP server on this machine that speaks OpenAI's chat completions. It keeps its own bill, breaks in every way
+# that providers do, when it is told to, and answers by a function otherwise.
 
 FAULTS = (
     *("429", "429-retry-after", "429-garbage-retry-after", "500", "502", "503", "529"),
@@ -203,11 +285,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._head(200, len(body), {"content-type": "application/json"})
             half = body[: len(body) // 2]
-            if fault == "truncated":
-                self.wfile.write(half)
-            for byte in half if fault == "slow-drip" else b"":
-                self.wfile.write(bytes([byte]))
-                if self.owner.stopping.wait(0.05):
+            for piece in [half] if fault == "truncated" else [bytes([byte]) for byte in half]:
+                self.wfile.write(piece)
+                if fault == "slow-drip" and self.owner.stopping.wait(0.05):
                     return
 
     def _error(self, status: int, code: str, message: str, extra: Mapping[str, str] | None = None) -> None:
