@@ -12,8 +12,9 @@ from builders.smoke_study import smoke_settings, write_toml
 
 from holdfast.cli.main import main
 from holdfast.models import chat_messages, chat_tools
-from holdfast.records.errors import StepError
+from holdfast.records.errors import StepError, StudyError
 from holdfast.runs.build import build
+from holdfast.runs.methods.files import find_data
 from holdfast.runs.run import run
 from holdfast.store import Store
 from holdfast.study.study import Study, load
@@ -143,18 +144,22 @@ def test_the_record_names_the_file_by_what_is_in_it(finished: Path, tmp_path: Pa
     assert before != {one.fingerprint for one in build(load(path)).steps}
 
 
-def test_a_file_that_changes_or_goes_stops_its_stage_alone(base_cache: Path, tmp_path: Path) -> None:
-    """Nothing of it is kept, and the run goes on once the file is back."""
+def test_a_file_that_changes_or_goes_is_not_learnt_from(base_cache: Path, tmp_path: Path) -> None:
+    """Nothing is made, and the run goes on once the file is back."""
     path = chats(tmp_path / "chats.jsonl")
     text = path.read_bytes()
     stages = {"C": {"method": "sft", "data": str(path), "steps": 1, "examples_per_step": 8}}
     made = load(write_toml(study(stages, [["C"]]), tmp_path / "study.toml"))
-    for damage, words in ((b"{}\n", "has changed since the study was read"), (None, "cannot be read")):
+    for damage, words in ((text[:-1], "has changed since the study was read; put it back"), (None, "cannot be read")):
         path.unlink()
         if damage is not None:
             path.write_bytes(damage)
-        with pytest.raises(StepError, match=words):
+        with pytest.raises(StudyError, match=words):
             run(made, tmp_path / "run", workers=1)
+        # While the run is under way, too.
+        with pytest.raises(StepError, match=words):
+            find_data("C", made.stages["C"])
+        assert not (tmp_path / "run").exists()
         path.write_bytes(text)
     run(made, tmp_path / "run", workers=1)
     assert results(tmp_path / "run")["C"]["episodes"] == 40

@@ -41,7 +41,11 @@ def describe_data(stage: str, section: StageTable) -> str | None:
     """
     if not isinstance(section, DataSection) or section.data is None or section.digest is None:
         return None
-    path, place = Path(section.data), f"stages.{stage}.data"
+    place = f"stages.{stage}.data"
+    try:
+        path = find_data(stage, section)
+    except StepError as error:
+        raise StudyError(str(error)) from error
     try:
         if isinstance(section, DemonstrationSection):
             chats = read_chats(path)
