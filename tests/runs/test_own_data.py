@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from builders.smoke_study import smoke_settings, write_toml
 
+from holdfast.analysis.labelled import read_labels
 from holdfast.cli.main import main
 from holdfast.models import chat_messages, chat_tools
 from holdfast.records.errors import StepError, StudyError
+from holdfast.records.estimates import Labelled
 from holdfast.runs.build import build
 from holdfast.runs.methods.files import find_data
 from holdfast.runs.run import run
@@ -129,6 +131,19 @@ def test_trajectories_are_each_cases_best(finished: Path) -> None:
             case = table.case_ids[table.case[np.flatnonzero(rows)[0]]]
             chosen.setdefault(case, []).append(float(table.value[rows][0]))
         assert chosen == {case: sorted(values, reverse=True)[:2] for case, values in by_case.items()}
+
+
+def test_who_labelled_is_told(finished: Path) -> None:
+    """The judge that chose trajectories labelled them; nobody here labelled demonstrations or a user's file."""
+    with Store(finished / "run") as store:
+        labels = read_labels(store, store.score_table(part="test"))
+        told = {one.lineage: labels.relation("state", one) for one in store.checkpoints() if one.lineage}
+    assert told == {
+        ("D",): Labelled.NONE,
+        ("T",): Labelled.ALL,
+        ("C",): Labelled.NONE,
+        ("C", "P"): Labelled.NONE,
+    }
 
 
 def test_the_record_names_the_file_by_what_is_in_it(finished: Path, tmp_path: Path) -> None:

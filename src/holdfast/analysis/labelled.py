@@ -26,7 +26,7 @@ from holdfast.store.places import STATE_KEY
 from holdfast.store.tables import ScoreTable
 from holdfast.study.kinds import rates_users, reads_state
 from holdfast.study.noted import read_noted, read_rewarder
-from holdfast.study.stages import is_rewarded
+from holdfast.study.stages import FILE, TRAJECTORIES, is_rewarded
 from holdfast.study.tables import RULES
 
 Labellers = frozenset[str] | None  # of one stage; None where the run does not say
@@ -144,7 +144,7 @@ class _Known:
                 found += [labellers for part in parts for labellers in self.labellers(part)]
                 # Of what is not among these checkpoints, nobody is known.
                 found += [None] * (len(wanted) - len(parts) if isinstance(wanted, list | tuple) and wanted else 1)
-            elif stage.method not in UNLABELLED and stage.data != "":
+            elif _is_judged(stage):
                 found.append(self._of_stage(checkpoint, stage))
         return tuple(found)
 
@@ -160,6 +160,14 @@ class _Known:
         # Of several judges the study leaves it to an order that no run keeps.
         readers = [name for name, one in _judges(self.study).items() if not rates_users(one.get("kind"))]
         return frozenset({str(named or readers[0])}) if named or len(readers) == 1 else None
+
+
+def _is_judged(stage: StageRecord) -> bool:
+    """Whether a stage learnt from what a judge of the run said: nobody here labelled what stands in a user's file."""
+    data = stage.settings.get("data")
+    if data == TRAJECTORIES:
+        return True
+    return data != FILE and stage.method not in UNLABELLED and stage.data != ""
 
 
 def _judges(study: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -67,10 +67,11 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
                     name=name,
                     method=section.method,
                     objectives=section.objectives,
-                    settings=section.resolved(),
+                    # Who chose trajectories labelled them, as those who label pairs do.
+                    settings=section.resolved() | ({} if judge is None else {"pair_judge": judge}),
                     # How many make an epoch is known when the demonstrations are.
                     steps=None if section.epochs else section.steps * dose,
-                    data=section.digest or "",
+                    data=inputs[-1] if judge is not None else section.digest or "",
                 ),
             ],
             {"dose": dose},
