@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from holdfast.exchange.datasets.chats import read_chats
@@ -59,6 +59,13 @@ def describe_data(stage: str, section: StageTable) -> str | None:
         raise StudyError(f"{place}: {error}") from error
     told = [f"{number} {reason}" for reason, number in left_out.items() if number]
     return f"{place}: {', '.join([count, *told])}{f'; {first}' if first else ''}"
+
+
+def note_counts(stage: str, count: int, what: str, left_out: Mapping[str, int]) -> str:
+    """What a stage learnt from and what it left out, in a line for people."""
+    reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items() if number)
+    told = f"; left out: {reasons}" if reasons else ""
+    return f"{stage} learnt from {count_noun(count, what)}{told}"
 
 
 def opening_of(messages: Sequence[Message]) -> Opening:

@@ -15,7 +15,7 @@ from holdfast.exchange.datasets.turns import UNCOUNTED
 from holdfast.records import Case, Trajectory
 from holdfast.records.errors import StepError, StudyError
 from holdfast.runs.methods.demonstrations.plan import ImitationSettings
-from holdfast.runs.methods.files import OPENS_HELD_OUT, find_data, held_out_openings, opening_of
+from holdfast.runs.methods.files import OPENS_HELD_OUT, find_data, held_out_openings, note_counts, opening_of
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Emit, Finished
 from holdfast.runs.steps.reading import LOOP, cases_of, load_chat, resume, weights_of
@@ -60,6 +60,7 @@ def train_stage(step: Step, settings: ImitationSettings, store: Store, scratch: 
         "episodes": len(fitting),
         "families": len(set(families.values())),
         "left_out": left_out,
+        "notes": [note_counts(settings.stage, len(fitting), "episodes", left_out)],
         "trained_tokens": results[-1].tokens,
         "doses": [
             {"checkpoint": checkpoint.id, "steps": result.steps, "loss": float(np.mean(result.losses[-10:]))}

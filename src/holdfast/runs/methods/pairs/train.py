@@ -16,7 +16,7 @@ from holdfast.records import Case, PreferencePair, Trajectory, content_id
 from holdfast.records.errors import StepError
 from holdfast.rollout.dialogues import Speakers
 from holdfast.rollout.episode import roll_out as roll_out_episodes
-from holdfast.runs.methods.files import OPENS_HELD_OUT, find_data, held_out_openings, opening_of
+from holdfast.runs.methods.files import OPENS_HELD_OUT, find_data, held_out_openings, note_counts, opening_of
 from holdfast.runs.methods.pairs.plan import PairStageSettings
 from holdfast.runs.plan.settings import SpeakerModel
 from holdfast.runs.plan.step import Step
@@ -85,7 +85,11 @@ def train_stage(step: Step, settings: PairStageSettings, store: Store, scratch: 
     if stage.max_length is not None:
         summary["too_long"] = len(both) - len(fitting)
     if learnt.left_out is not None:
-        summary |= {"left_out": dict(learnt.left_out), "contradictory": learnt.contradictory}
+        summary |= {
+            "left_out": dict(learnt.left_out),
+            "contradictory": learnt.contradictory,
+            "notes": [note_counts(settings.stage, len(kept), "pairs", learnt.left_out)],
+        }
     return Finished(result=summary, checkpoints=tuple(made), logs={"": scratch / LOOP / LOG})
 
 
