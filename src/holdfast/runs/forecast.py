@@ -21,6 +21,7 @@ from holdfast.runs.plan.step import Plan, Step
 from holdfast.store import DATABASE, Store
 from holdfast.store.places import LEDGER
 from holdfast.store.steplog import StepStatus
+from holdfast.study.command import CommandSection
 from holdfast.study.kinds import METHODS, rates_users
 from holdfast.study.sections import JudgeSection
 from holdfast.study.users import ApprovalSection
@@ -136,6 +137,7 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
         "run": str(run_path),
         "steps": rows,
         "traffic": [asdict(one) for one in traffic],
+        **_list_commands(plan),
         "left": {
             "steps": len(waiting),
             "cpu_seconds": round(left, 1),
@@ -146,6 +148,13 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
             **(_accelerator_work(plan, waiting, traffic) if real else {}),
         },
     }
+
+
+def _list_commands(plan: Plan) -> dict[str, Any]:
+    """The commands that stages carry out, by stage; no key where there are none."""
+    stages = plan.study.stages.items()
+    found = {name: one.line for name, one in stages if isinstance(one, CommandSection)}
+    return {"commands": found} if found else {}
 
 
 def _count_work(plan: Plan) -> dict[str, float]:
@@ -208,6 +217,8 @@ def render_forecast(document: Mapping[str, Any], *, full: bool = True) -> str:
     ]
     blocks = [rows_text(heads, rows, wide, words=4 if full else 3)]
     blocks.append("\n".join(line for text in told for line in wrap_line(text, wide, "", "  ")))
+    if commands := document.get("commands"):
+        blocks.append("\n".join(f"stages.{name} carries out: {line}" for name, line in commands.items()))
     if document["traffic"]:
         blocks.append(rows_text(_TRAFFIC_HEADS, map(_traffic_cells, document["traffic"]), wide, words=4))
     return "\n\n".join(blocks)

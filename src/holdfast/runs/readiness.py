@@ -18,6 +18,7 @@ from holdfast.judges import open_judge
 from holdfast.models.entries import ModelEntry
 from holdfast.records.errors import MissingExtra, StoreError, StudyError, pip_install
 from holdfast.runs.build import build
+from holdfast.runs.methods.command.look import describe_command, find_problems
 from holdfast.runs.methods.files import describe_data
 from holdfast.runs.plan.settings import RolloutSettings
 from holdfast.runs.plan.step import Plan
@@ -95,9 +96,10 @@ def _find_problems(study: Study, doubts: list[str]) -> Iterator[str]:
             yield f"packages {', '.join(missing)} are missing: {remedy}"
     for name, stage in study.stages.items():
         try:
-            doubts += filter(None, [describe_data(name, stage)])
+            doubts += filter(None, [describe_data(name, stage), describe_command(name, stage)])
         except StudyError as error:
             yield str(error)
+        yield from find_problems(name, stage)
     source = study.pairs.source
     if study.study.lineages and source not in ("base", "parent") and not (Path(source) / DATABASE).is_file():
         yield f"pairs.source is {source!r}, and no run is there; make it with `holdfast import` or `holdfast run`"
