@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders.places import ROOT
 from builders.smoke_study import smoke_settings, write_toml
 
 from holdfast.cli.main import main
-from holdfast.records.errors import StepError
+from holdfast.records.errors import StepError, StudyError
 from holdfast.runs.run import run
 from holdfast.store import Store
 from holdfast.study.study import Study, load
@@ -121,3 +119,253 @@ def test_a_program_is_given_model_pairs_and_seed_and_its_model_is_taken_over(
     (log,) = (path / "logs").glob("*.trainer.jsonl")
     assert [json.loads(line)["line"] for line in log.read_text().splitlines()] == ["the key is [redacted]"]
     assert not list((path / "weights").glob(".part-*"))
+
+
+def pid_in(path: Path) -> int:
+    return int(path.read_text())
+
+
+def is_gone(process: int, seconds: float = 5.0) -> bool:
+    """Whether a process has ended, or ends soon."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    return False
+
+
+STAYS = """
+if os.fork() == 0:
+    os.setsid()
+    Path(TMP + "/child").write_text(str(os.getpid()))
+    time.sleep(600)
+while not Path(TMP + "/child").exists() or not Path(TMP + "/child").read_text():
+    time.sleep(0.01)
+"""
+WEIGHTS = "target = output / 'model.safetensors'\nshutil.copytree(model, output, dirs_exist_ok=True)\n"
+CONFIG = "config = json.loads((output / 'config.json').read_text())\n"
+WRITE_CONFIG = "(output / 'config.json').write_text(json.dumps(config))\n"
+# What a program does → the words of the line. Nothing of it is kept, and the next takes its turn in the same run.
+BAD: dict[str, tuple[str, str]] = {
+    "an error": (
+        "print('first\\nsecond')\nsys.exit('boom: the reason')",
+        "ended with exit code 1; mend what it says, then repeat the command to retry; its last lines: first | second |"
+        " boom: the reason",
+    ),
+    "nothing written": ("pass", "{output}: nothing was written there"),
+    "the output removed": ("output.rmdir()", "{output}: nothing was written there"),
+    "a killed program": ("os.kill(os.getpid(), 9)", "killed by signal 9 (SIGKILL)…it wrote no line"),
+    "pickles": (
+        "shutil.copytree(model, output, dirs_exist_ok=True)\n(output / 'model.safetensors').unlink()\n"
+        "(output / 'pytorch_model.bin').write_bytes(b'x')",
+        "refused: {output}: pickle weights (pytorch_model.bin) are not loaded; convert to safetensors",
+    ),
+    "no weights": (
+        "shutil.copy(model / 'config.json', output)",
+        "refused: {output}: holds no weights in safetensors",
+    ),
+    "a torn file": (f"{WEIGHTS}target.write_bytes(target.read_bytes()[:-9])", "model.safetensors: is damaged"),
+    "a link out of it": (
+        f"{WEIGHTS}target.unlink()\ntarget.symlink_to(TMP + '/elsewhere.safetensors')",
+        "{output}/model.safetensors: is a link that leads out of {output}",
+    ),
+    "a link deep below": (
+        f"{WEIGHTS}(output / 'logs').mkdir()\n(output / 'logs' / 'x').symlink_to('/etc')",
+        "{output}/logs/x: is a link that leads out of {output}",
+    ),
+    "the output as a link": (
+        "output.rmdir()\noutput.symlink_to(model)",
+        "{output}: is a link that leads out of {output}",
+    ),
+    "a pipe": (f"{WEIGHTS}target.unlink()\nos.mkfifo(target)", "model.safetensors: is no regular file"),
+    "another kind": (
+        f"{WEIGHTS}{CONFIG}config['model_type'] = 'qwen2'\n{WRITE_CONFIG}",
+        "model_type is 'qwen2', and that of {model} is 'llama': another architecture",
+    ),
+    "another size": (
+        f"{WEIGHTS}{CONFIG}config['num_attention_heads'] *= 2\n{WRITE_CONFIG}",
+        "num_attention_heads is",
+    ),
+    "code of its own": (
+        f"{WEIGHTS}{CONFIG}config['model_type'] = 'mine'\nconfig['auto_map'] = {{'AutoConfig': 'x.Y'}}\n{WRITE_CONFIG}"
+        "(output / 'x.py').write_text('import os; os.abort()')",
+        "asks to run code of its own (auto_map)",
+    ),
+    "a stack": (f"{WEIGHTS}(output / 'stack.json').write_text('{{}}')", "stack.json: is a file of holdfast's own"),
+    "a hang": ("print('waiting', flush=True)\ntime.sleep(600)", "ended at its timeout of 3 s; raise stages.T.timeout"),
+    "a hang with a child": (f"{STAYS}time.sleep(600)", "ended at its timeout"),
+    "a child that stays": (f"{STAYS}sys.exit(3)", "ended with exit code 3"),
+    "a long log": (
+        "line = 'x' * 99 + '\\n'\nfor _ in range(120_000): sys.stdout.write(line)\nprint('the end')\nsys.exit(4)",
+        "ended with exit code 4…| the end (all of it in",
+    ),
+}
+
+
+def test_what_goes_wrong_is_one_line_and_the_run_goes_on_when_the_cause_is_gone(
+    base_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, path = tmp_path / "train.py", tmp_path / "run"
+    settings = study(script(program, ""), timeout=3)
+    (tmp_path / "elsewhere.safetensors").write_bytes(b"x")
+    made = load(write_toml(settings, tmp_path / "study.toml"))
+    wrong = {}
+    for name, (body, words) in BAD.items():
+        program.write_text(HEAD + f"TMP = {str(tmp_path)!r}\n" + body)
+        with pytest.raises(StepError) as caught:
+            run(made, path, workers=1)
+        said = str(caught.value)
+        found = all(part in said for part in words.split("…")) and "\n" not in said and "stages.T" in said
+        if not found or adopted(path) or list((path / "weights").glob(".part-*/work/*")):
+            wrong[name] = said
+        if "os.fork" in body:
+            assert is_gone(pid_in(tmp_path / "child")), name
+            (tmp_path / "child").unlink()
+        (log,) = (path / "weights").glob(".part-*/trainer.jsonl")
+        assert log.stat().st_size < 8 << 20, name
+    assert wrong == {}
+    # More time is no other study, and what was done is not done again.
+    before = {name: one.seconds for name, one in read_steps(path).items() if one.status == "done"}
+    program.write_text(HEAD + GOOD)
+    settings["stages"]["T"] |= {"timeout": 50, "env": ["PATH"]}
+    run(load(write_toml(settings, tmp_path / "study.toml")), path, workers=1)
+    assert trained(path)["T"]["status"] == "done" and len(adopted(path)) == 1
+    assert before.items() <= {name: one.seconds for name, one in read_steps(path).items()}.items()
+
+
+def read_steps(run_path: Path) -> Any:
+    with Store(run_path) as store:
+        return store.log.steps()
+
+
+def test_a_kill_of_holdfast_ends_the_program_and_its_children_and_the_step_begins_again(
+    base_cache: Path, tmp_path: Path
+) -> None:
+    body = f"""
+    if Path({str(tmp_path / "second")!r}).exists():
+        assert not list(output.iterdir())
+        save(change=nudge)
+        sys.exit()
+    (output / "half").write_text("of a model")
+    TMP = {str(tmp_path)!r}
+    {textwrap.indent(STAYS, "    ").strip()}
+    Path(TMP + "/program").write_text(str(os.getpid()))
+    time.sleep(600)
+    """
+    place = write_toml(study(script(tmp_path / "train.py", body)), tmp_path / "study.toml")
+    command = [
+        sys.executable,
+        "-m",
+        "holdfast",
+        "run",
+        str(place),
+        "-o",
+        str(tmp_path / "run"),
+        "--no-report",
+        "--quiet",
+    ]
+    for workers in ("1", "2"):
+        holdfast = subprocess.Popen([*command, "--workers", workers], start_new_session=True)
+        try:
+            while not (tmp_path / "program").exists() or not (tmp_path / "program").read_text():
+                assert holdfast.poll() is None
+                time.sleep(0.05)
+        finally:
+            holdfast.send_signal(signal.SIGKILL)
+            holdfast.wait()
+        for name in ("program", "child"):
+            assert is_gone(pid_in(tmp_path / name)), (workers, name)
+            (tmp_path / name).unlink()
+    assert adopted(tmp_path / "run") == []
+    (tmp_path / "second").touch()
+    assert subprocess.run(command, check=False).returncode == 0
+    assert len(adopted(tmp_path / "run")) == 1
+
+
+def test_check_and_plan_show_the_command_and_carry_nothing_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", "hidden-value")
+    program = script(tmp_path / "train it.py", f"Path({str(tmp_path / 'done')!r}).touch()")
+    place = write_toml(study(program, env=["MY_TOKEN"]), tmp_path / "study.toml")
+    line = f"'{{python}}' '{program}' '{{model}}' '{{data}}' '{{output}}' '{{seed}}'"
+    assert main(["check", str(place)]) == 0
+    said = capsys.readouterr().out
+    assert f"stages.T carries out, for at most 60 s: {line} (given the variables MY_TOKEN)\n" in said
+    assert main(["plan", str(place)]) == 0
+    assert f"stages.T carries out: {line}\n" in capsys.readouterr().out
+    assert main(["plan", str(place), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["commands"] == {"T": line}
+    assert not (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"command": ["no-such-program", "{output}"]}, "begins with 'no-such-program', and no such program is here"),
+        ({"command": ["{python}", "nowhere.py", "{output}"]}, "names the script 'nowhere.py', which is not there"),
+        ({"env": ["NO_SUCH_VARIABLE"]}, "stages.T.env names NO_SUCH_VARIABLE, which the environment does not have"),
+    ],
+)
+def test_what_a_command_needs_is_looked_for_before_anything_is_spent(
+    keys: Any, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = write_toml(study(script(tmp_path / "train.py", ""), **keys), tmp_path / "study.toml")
+    for command in ("check", "run"):
+        assert main([command, str(place), *(["-o", str(tmp_path / "run")] if command == "run" else [])]) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert words in said[-1] and not (tmp_path / "run").exists()
+
+
+def test_a_command_that_no_file_of_the_user_names_is_not_carried_out(base_cache: Path, tmp_path: Path) -> None:
+    program = script(tmp_path / "train.py", GOOD + f"Path({str(tmp_path / 'done')!r}).touch()")
+    made = Study.model_validate(study(program))
+    with pytest.raises(StudyError, match=r"stages.T.command is not carried out: .* and a run's word is no reason to"):
+        run(made, tmp_path / "run", workers=1)
+    assert not (tmp_path / "run").exists() and not (tmp_path / "done").exists()
+    run(made, tmp_path / "run", workers=1, allow_command=True)
+    assert (tmp_path / "done").exists()
+
+
+def test_doses_episodes_and_a_file(carry: Callable[..., Path], tmp_path: Path) -> None:
+    """Every dose is where ``keep`` says; demonstrations and trajectories are rows of messages, a file is as it is."""
+    (tmp_path / "own.txt").write_text("mine")
+    body = f"""
+    with open({str(tmp_path / "seen")!r}, "a") as seen:
+        text = open(data).read()
+        json.dump([data, text if text == "mine" else [sorted(json.loads(x)) for x in text.splitlines()]], seen)
+        seen.write("\\n")
+    for step in (3, 6):
+        def change(tensors):
+            nudge(tensors)
+            tensors[sorted(tensors)[1]] += step * 1e-3
+        save(target=output / f"checkpoint-{{step}}", change=change)
+    (output / "other").mkdir()
+    """
+    common = {"method": "command", "command": [*WORDS[:1], str(tmp_path / "train.py"), *WORDS[2:]], "timeout": 60}
+    common |= {"steps": 3, "keep": "checkpoint-{steps}"}
+    stages = {
+        "R": {**common, "data": "trajectories", "objective": "safety", "at_least": 1.0},
+        "F": {**common, "data": str(tmp_path / "own.txt")},
+    }
+    keys: Any = {"steps": 3, "keep": "checkpoint-{steps}", "data": "demonstrations", "count": 30, "objective": None}
+    path = carry(body, lineages=[["T"], ["R"], ["T", "F"]], stages=stages, doses={"T": [1, 2]}, **keys)
+    found = trained(path)
+    assert [one["steps"] for one in found["T"]["doses"]] == [3, 6]
+    assert found["T"]["rows"] + found["T"]["left_out"]["opens as a held-out case does"] == 30
+    assert found["R"]["rows"] + sum(found["R"]["left_out"].values()) == 8 * 4
+    assert found["T,F"]["rows"] is None
+    seen = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
+    assert {tuple(row) for _, rows in seen[:2] for row in rows} == {("messages", "tools")}
+    assert seen[2] == [str(tmp_path / "own.txt"), "mine"]
+    assert len({one.digest for one in adopted(path)}) == 3  # R and dose 1 of T are moved alike
+    by_name = {(one.lineage, one.axes["dose"]): one.stages[-1] for one in adopted(path)}
+    assert by_name[("T",), 2].steps == 6 and by_name[("T",), 1].data == ""
+    (tmp_path / "own.txt").write_text("other")
+    with pytest.raises(StudyError, match=r"was made by a different study: stages\.F\.digest"):
+        run(load(tmp_path / "study.toml"), path, workers=1)

@@ -325,7 +325,7 @@ REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
         "an unknown key": ({"stages/on/lr": 0.0001}, "stages.on.lr: unknown key; did you mean 'learning_rate'?"),
         "an unknown method": (
             {"stages/on/method": "ppo"},
-            "stages.on.method is 'ppo'; did you mean 'dpo'? methods of training that there are: dpo, grpo,",
+            "stages.on.method is 'ppo'; did you mean 'dpo'? methods of training that there are: dpo…grpo,",
         ),
         "steps that are not kept": ({"stages/on/every": 3}, "stages.on.every is 3, of which steps 4 is no multiple"),
         "steps of an axis that are not kept": ({"axes": {"steps": [4, 7]}}, "stages.on.every is 2, of which steps 7"),

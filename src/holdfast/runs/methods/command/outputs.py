@@ -42,9 +42,10 @@ def take_over(place: str, written: Path, output: Path, model: Path, target: Path
         _check_files(written, output)
         if is_peft(written):
             _check_base(written, model)
-        hub.check_model(written, download=False)
+        hub.check_files(written, download=False)
         if not is_peft(written):
             _check_architecture(written, model)
+        hub.check_model(written, download=False)
         check_values(written, "save a model that has learnt with a smaller rate")
         target.mkdir(mode=0o700)
         write_whole(written, target)
