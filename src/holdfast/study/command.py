@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from holdfast.records.errors import require, require_known
 from holdfast.records.section import CaseCount, Positive, Share
@@ -64,6 +64,13 @@ class CommandSection(StageTable):
     keep: str | None = None
     timeout: Annotated[float, Field(gt=0, le=1e7)] = 86_400.0
     env: tuple[str, ...] = ()
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _refuse_line(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError('give a list of words, such as ["python", "train.py"]: no shell reads a line')
+        return value
 
     @property
     def line(self) -> str:
