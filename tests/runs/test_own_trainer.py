@@ -196,6 +196,10 @@ BAD: dict[str, tuple[str, str]] = {
         "(output / 'x.py').write_text('import os; os.abort()')",
         "asks to run code of its own (auto_map)",
     ),
+    "a model that is trained where it lies": (
+        f"{WEIGHTS}(model / 'config.json').write_text('{{}}')",
+        "the program has changed {model}, by which its own is checked",
+    ),
     "a stack": (f"{WEIGHTS}(output / 'stack.json').write_text('{{}}')", "stack.json: is a file of holdfast's own"),
     "a hang": ("print('waiting', flush=True)\ntime.sleep(600)", "ended at its timeout of 3 s; raise stages.T.timeout"),
     "a hang with a child": (f"{STAYS}time.sleep(600)", "ended at its timeout"),

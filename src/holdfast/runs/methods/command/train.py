@@ -79,7 +79,7 @@ def _train(step: Step, settings: CommandSettings, store: Store, scratch: Path, h
     model, output = ((scratch / _WORK / name).absolute() for name in (MODEL, OUTPUT))
     for one in (model, output):
         one.mkdir(mode=0o700)
-    _write_model(weights_of(store, settings.parent), model)
+    lent_digest = _write_model(weights_of(store, settings.parent), model)
     lent = _write_data(step, settings, store, (scratch / _WORK / "data.jsonl").absolute())
     steps = None if section.steps is None else section.steps * settings.doses[-1]
     values = {MODEL: str(model), OUTPUT: str(output), DATA: str(lent.path or ""), PYTHON: sys.executable}
@@ -91,6 +91,10 @@ def _train(step: Step, settings: CommandSettings, store: Store, scratch: Path, h
         log.close()
     seconds = round(time.monotonic() - started, 1)
     _check_end(place, section, ended, log, scratch / LOG)
+    if not weights.holds(model, lent_digest):
+        raise StepError(
+            f"{place}: the program has changed {{model}}, by which its own is checked; let it write to {{output}}"
+        )
     made, doses = [], []
     for checkpoint, dose in zip(step.checkpoints, settings.doses, strict=True):
         taken = None if section.steps is None else section.steps * dose
@@ -112,11 +116,12 @@ def _train(step: Step, settings: CommandSettings, store: Store, scratch: Path, h
     return Finished(result=result, checkpoints=tuple(made), logs={LOG_KIND: scratch / LOG})
 
 
-def _write_model(start: Path, target: Path) -> None:
-    """The weights to start from, whole, as transformers opens them."""
+def _write_model(start: Path, target: Path) -> str:
+    """The weights to start from, whole, as transformers opens them; the digest of the directory."""
     from holdfast.models.directories.opening import write_whole
 
     write_whole(start, target)
+    return weights.digest_directory(target)
 
 
 def _write_data(step: Step, settings: CommandSettings, store: Store, path: Path) -> Lent:
