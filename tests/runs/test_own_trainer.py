@@ -179,7 +179,7 @@ BAD: dict[str, tuple[str, str]] = {
         "{output}/logs/x: is a link that leads out of {output}",
     ),
     "the output as a link": (
-        "output.rmdir()\noutput.symlink_to(model)",
+        "output.rmdir()\noutput.symlink_to('/etc')",
         "{output}: is a link that leads out of {output}",
     ),
     "a pipe": (f"{WEIGHTS}target.unlink()\nos.mkfifo(target)", "model.safetensors: is no regular file"),
@@ -201,8 +201,7 @@ BAD: dict[str, tuple[str, str]] = {
         "the program has changed {model}, by which its own is checked",
     ),
     "a stack": (f"{WEIGHTS}(output / 'stack.json').write_text('{{}}')", "stack.json: is a file of holdfast's own"),
-    "a hang": ("print('waiting', flush=True)\ntime.sleep(600)", "ended at its timeout of 3 s; raise stages.T.timeout"),
-    "a hang with a child": (f"{STAYS}time.sleep(600)", "ended at its timeout"),
+    "a hang with a child": (f"{STAYS}time.sleep(600)", "ended at its timeout of 6 s; raise stages.T.timeout"),
     "a child that stays": (f"{STAYS}sys.exit(3)", "ended with exit code 3"),
     "a long log": (
         "line = 'x' * 99 + '\\n'\nfor _ in range(120_000): sys.stdout.write(line)\nprint('the end')\nsys.exit(4)",
@@ -212,17 +211,18 @@ BAD: dict[str, tuple[str, str]] = {
 
 
 def test_what_goes_wrong_is_one_line_and_the_run_goes_on_when_the_cause_is_gone(
-    base_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base_cache: Path, tmp_path: Path
 ) -> None:
     program, path = tmp_path / "train.py", tmp_path / "run"
-    settings = study(script(program, ""), timeout=3)
+    settings = study(script(program, ""))
     (tmp_path / "elsewhere.safetensors").write_bytes(b"x")
     made = load(write_toml(settings, tmp_path / "study.toml"))
+    hasty = load(tmp_path / "study.toml", changes=["stages.T.timeout=6"])
     wrong = {}
     for name, (body, words) in BAD.items():
         program.write_text(HEAD + f"TMP = {str(tmp_path)!r}\n" + body)
         with pytest.raises(StepError) as caught:
-            run(made, path, workers=1)
+            run(hasty if "timeout" in words else made, path, workers=1)
         said = str(caught.value)
         found = all(part in said for part in words.split("…")) and "\n" not in said and "stages.T" in said
         if not found or adopted(path) or list((path / "weights").glob(".part-*/work/*")):
@@ -373,3 +373,64 @@ def test_doses_episodes_and_a_file(carry: Callable[..., Path], tmp_path: Path) -
     (tmp_path / "own.txt").write_text("other")
     with pytest.raises(StudyError, match=r"was made by a different study: stages\.F\.digest"):
         run(load(tmp_path / "study.toml"), path, workers=1)
+
+
+LORA = """
+config = json.loads((model / "config.json").read_text())
+from safetensors.torch import load_file, save_file
+import torch
+torch.manual_seed(int(seed))
+tensors = {}
+for name, weight in load_file(model / "model.safetensors").items():
+    if name.endswith("_proj.weight"):
+        start = "base_model.model." + name.removesuffix(".weight")
+        tensors[start + ".lora_A.weight"] = torch.randn(2, weight.shape[1]) * 0.1
+        tensors[start + ".lora_B.weight"] = torch.randn(weight.shape[0], 2) * 0.1
+save_file(tensors, output / "adapter_model.safetensors")
+targets = sorted({name.split(".")[-3] for name in tensors})
+told = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": BASE, "r": 2, "lora_alpha": 4}
+(output / "adapter_config.json").write_text(json.dumps({**told, "target_modules": targets}))
+(output / "README.md").write_text("an adapter")
+"""
+
+
+@pytest.mark.full
+def test_an_adapter_is_merged_into_the_model_that_was_given(base_cache: Path, tmp_path: Path) -> None:
+    """Of a tiny base and of a Qwen2; nothing refers to what was lent, and the next stage of ours goes on from it."""
+    import torch
+    from safetensors.torch import load_file
+
+    program = tmp_path / "train.py"
+    settings = study(program, lineages=[["T"], ["T", "S"]], stages={"S": {"objective": "safety", "steps": 2}})
+    settings["models"] = {"q": {"kind": "random", "hidden": 32, "layers": 2, "heads": 2, "key_value_heads": 1}}
+    settings["models"]["q"] |= {"ffn": 48, "vocabulary": 400, "max_positions": 4096}
+    settings["model"] |= {"bases": ["tiny", "q"]}
+    settings["stages"]["T"] |= {"data": "demonstrations", "count": 30}
+    settings["stages"]["S"] |= {"data": str(pairs_file(tmp_path / "pairs.jsonl"))}
+    place = write_toml(settings, tmp_path / "study.toml")
+    script(program, "BASE = '/nowhere/model'\n" + LORA)
+    with pytest.raises(StepError, match=r"its base '/nowhere/model' \(base_model_name_or_path\) is not here"):
+        run(load(place), tmp_path / "run", workers=1)
+    script(program, "BASE = str(model)\n" + LORA)
+    run(load(place), tmp_path / "run", workers=1)
+    with Store(tmp_path / "run") as store:
+        for base in ("tiny-0", "q-0"):
+            of = {one.lineage: store.weights(one) for one in store.checkpoints() if one.base == base}
+            before, after = (load_file(of[name] / "model.safetensors") for name in ((), ("T",)))
+            moved = {name for name in before if not torch.equal(before[name], after[name])}
+            assert moved == {name for name in before if name.endswith("_proj.weight")}
+            assert not (of["T",] / "adapter_config.json").exists()
+            assert str(tmp_path) not in "".join(path.read_text() for path in of["T",].glob("*.json"))
+
+
+def pairs_file(path: Path) -> Path:
+    """A file of pairs of answers to office cases."""
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"file {n}"}],
+            **{side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")},
+        }
+        for n in range(20)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

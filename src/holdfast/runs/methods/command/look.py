@@ -27,10 +27,15 @@ def check_commands(study: Study, permitted: bool) -> None:
         if permitted:
             allow([stage.command])
         elif not may_carry_out(stage.command):
-            raise StudyError(
-                f"stages.{name}.command is not carried out: no study file of yours names {stage.line:.200}, and a run's"
-                " word is no reason to; name the study's file, or in Python call run(…, allow_command=True)"
-            )
+            raise StudyError(tell_refused(name, stage))
+
+
+def tell_refused(name: str, stage: CommandSection) -> str:
+    """Why a stage's command is not carried out in this process."""
+    return (
+        f"stages.{name}.command is not carried out: no study file of yours names {stage.line:.200}, and a run's word is"
+        " no reason to; name the study's file, or in Python call run(…, allow_command=True)"
+    )
 
 
 def describe_command(name: str, stage: StageTable) -> str | None:

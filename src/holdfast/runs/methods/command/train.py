@@ -9,8 +9,8 @@ All three are in the step's own directory, and go with it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import shutil
 import signal
 import sys
 import time
@@ -23,6 +23,7 @@ from holdfast.exchange.exports import write_lines
 from holdfast.exchange.trl import chats_to_trl, to_trl
 from holdfast.records.errors import StepError
 from holdfast.records.extensions import may_carry_out
+from holdfast.runs.methods.command.look import tell_refused
 from holdfast.runs.methods.command.outputs import take_over
 from holdfast.runs.methods.command.plan import CommandSettings
 from holdfast.runs.methods.command.trainer import Ended, OutputLog, environment, run_program, work_directory
@@ -55,23 +56,20 @@ def train_stage(step: Step, settings: CommandSettings, store: Store, scratch: Pa
     """One stage by a program. Errors: StepError where it is not carried out, fails, or leaves no model."""
     section, place = settings.section, f"stages.{settings.stage}"
     if not may_carry_out(section.command):
-        raise StepError(
-            f"{place}.command is not carried out: no study file of yours names {section.line:.200}, and a run's word is"
-            " no reason to; name the study's file, or in Python call run(…, allow_command=True)"
-        )
+        raise StepError(tell_refused(settings.stage, section))
     if lacking := [name for name in section.env if name not in environment([name])]:
         raise StepError(f"{place}.env names {lacking[0]}, which the environment does not have; set it")
     with work_directory(scratch / _WORK) as held:
         # Whoever held it has ended, and what that left is nothing to go on with.
-        for path in scratch.iterdir():
-            if path.name != _WORK:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         weights.clear_scratch(scratch / _WORK)
+        weights.clear_scratch(scratch, keep=(_WORK,))
         try:
             return _train(step, settings, store, scratch, held)
         finally:
-            # What was lent and what was left may be large; what is to stay was copied.
-            weights.clear_scratch(scratch / _WORK)
+            # What was lent and what was left may be large; what is to stay was copied. What cannot be removed is told
+            # of where that stands in the way.
+            with contextlib.suppress(OSError):
+                weights.clear_scratch(scratch / _WORK)
 
 
 def _train(step: Step, settings: CommandSettings, store: Store, scratch: Path, held: int) -> Finished:
