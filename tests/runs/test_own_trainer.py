@@ -17,6 +17,7 @@ from builders.smoke_study import smoke_settings, write_toml
 
 from holdfast.cli.main import main
 from holdfast.records.errors import StepError, StudyError
+from holdfast.runs.methods.command.trainer import work_directory
 from holdfast.runs.run import run
 from holdfast.store import Store
 from holdfast.study.study import Study, load
@@ -128,15 +129,15 @@ def pid_in(path: Path) -> int:
 def is_gone(process: int, seconds: float = 5.0) -> bool:
     """Whether a process has ended, or ends soon."""
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while True:
         try:
-            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
         except OSError:
             return True
-        if state == "Z":
-            return True
+        if time.monotonic() >= end:
+            return False
         time.sleep(0.02)
-    return False
 
 
 STAYS = """
@@ -247,48 +248,64 @@ def read_steps(run_path: Path) -> Any:
         return store.log.steps()
 
 
-def test_a_kill_of_holdfast_ends_the_program_and_its_children_and_the_step_begins_again(
-    base_cache: Path, tmp_path: Path
-) -> None:
+# Runs a program as a stage does, in a process that is to be killed.
+WATCHED = """
+import sys
+from pathlib import Path
+from holdfast.runs.methods.command.trainer import OutputLog, environment, run_program, work_directory
+place = Path(sys.argv[1])
+with work_directory(place / "work") as held:
+    run_program(sys.argv[2:], environment([]), 600, OutputLog(place / "log"), held)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+def test_the_program_and_its_children_end_with_holdfast(number: int, tmp_path: Path) -> None:
+    """Also a child of another session; and whoever begins the step again waits until they have ended."""
+    program = tmp_path / "train.py"
+    begun = "Path(TMP + '/program').write_text(str(os.getpid()))\ntime.sleep(600)"
+    program.write_text(f"import os, time\nfrom pathlib import Path\nTMP = {str(tmp_path)!r}\n{STAYS}{begun}")
+    watched = [sys.executable, "-c", WATCHED, str(tmp_path), sys.executable, "-S", str(program)]
+    holdfast = subprocess.Popen(watched, start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(tmp_path / "program", holdfast)
+    finally:
+        holdfast.send_signal(number)
+    with work_directory(tmp_path / "work"):
+        assert is_gone(pid_in(tmp_path / "program"), 0) and is_gone(pid_in(tmp_path / "child"), 0)
+    holdfast.wait()
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until a process has written its file."""
+    while not path.exists() or not path.read_text():
+        assert process.poll() is None
+        time.sleep(0.02)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_step_that_was_killed_begins_again(workers: str, base_cache: Path, tmp_path: Path) -> None:
     body = f"""
     if Path({str(tmp_path / "second")!r}).exists():
         assert not list(output.iterdir())
         save(change=nudge)
         sys.exit()
     (output / "half").write_text("of a model")
-    TMP = {str(tmp_path)!r}
-    {textwrap.indent(STAYS, "    ").strip()}
-    Path(TMP + "/program").write_text(str(os.getpid()))
+    Path({str(tmp_path / "program")!r}).write_text(str(os.getpid()))
     time.sleep(600)
     """
     place = write_toml(study(script(tmp_path / "train.py", body)), tmp_path / "study.toml")
-    command = [
-        sys.executable,
-        "-m",
-        "holdfast",
-        "run",
-        str(place),
-        "-o",
-        str(tmp_path / "run"),
-        "--no-report",
-        "--quiet",
-    ]
-    for workers in ("1", "2"):
-        holdfast = subprocess.Popen([*command, "--workers", workers], start_new_session=True)
-        try:
-            while not (tmp_path / "program").exists() or not (tmp_path / "program").read_text():
-                assert holdfast.poll() is None
-                time.sleep(0.05)
-        finally:
-            holdfast.send_signal(signal.SIGKILL)
-            holdfast.wait()
-        for name in ("program", "child"):
-            assert is_gone(pid_in(tmp_path / name)), (workers, name)
-            (tmp_path / name).unlink()
-    assert adopted(tmp_path / "run") == []
+    command = [sys.executable, "-m", "holdfast", "run", str(place), "-o", str(tmp_path / "run"), "--workers", workers]
+    holdfast = subprocess.Popen(command, start_new_session=True)
+    try:
+        wait_for(tmp_path / "program", holdfast)
+    finally:
+        holdfast.send_signal(signal.SIGKILL)
+        holdfast.wait()
     (tmp_path / "second").touch()
     assert subprocess.run(command, check=False).returncode == 0
-    assert len(adopted(tmp_path / "run")) == 1
+    assert is_gone(pid_in(tmp_path / "program"), 0) and len(adopted(tmp_path / "run")) == 1
 
 
 def test_check_and_plan_show_the_command_and_carry_nothing_out(
