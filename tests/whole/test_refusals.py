@@ -58,6 +58,15 @@ def users() -> dict[str, Any]:
     return study | {"approval": {"settings": {"users": {}}, "pairs": 16, "practice": 24}}
 
 
+GOOD_COMMAND = ["a", "{data}", "{output}"]
+
+
+def by_command(command: Any, **keys: Any) -> dict[str, Any]:
+    """The stage S by a program."""
+    stage = {"method": "command", "command": command, "objective": "safety", **keys}
+    return {"stages/S": {key: one for key, one in stage.items() if one is not None}}
+
+
 BASES: dict[str, Callable[[], dict[str, Any]]] = {
     "plain": plain,
     "smoke": smoke_settings,
@@ -76,6 +85,64 @@ REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
         "missing judge": ({"judges": None}, "judges: field required"),
         "no judge": ({"judges": {}}, "judges: dictionary should have at least 1 item"),
         "pairs by an unknown judge": ({"pairs": {"judge": "stat"}}, "pairs.judge names 'stat'…did you mean 'state'"),
+        "a command with an unknown place": (
+            by_command(["a", "{modle}", "{output}"]),
+            "stages.S.command has the place 'modle'…did you mean 'model'",
+        ),
+        "a command without its output": (by_command(["a", "{model}"]), "stages.S.command does not say {output}"),
+        "an empty command": (by_command([]), "stages.S.command: tuple should have at least 1 item"),
+        "a command as one text": (by_command("a {output}"), "stages.S.command: value error, give a list of words"),
+        "a command that is its model": (by_command(["{model}", "{output}"]), "stages.S.command begins with '{model}'"),
+        "a command with an unknown key": (
+            by_command(GOOD_COMMAND, timeot=3),
+            "stages.S.timeot: unknown key; did you mean 'timeout'?",
+        ),
+        "a command without time": (by_command(GOOD_COMMAND, timeout=0), "stages.S.timeout: input should be greater"),
+        "a command on pairs of nothing": (
+            by_command(GOOD_COMMAND, objective=None),
+            "stages.S.objective is missing: by which scores pairs are chosen",
+        ),
+        "a command by an unknown objective": (
+            by_command(GOOD_COMMAND, objective="safty"),
+            "stages.S.objective is 'safty'…'safety'",
+        ),
+        "a command that does not take its data": (
+            by_command(["a", "{output}"], data="demonstrations"),
+            "stages.S.data is given, and the command does not take {data}",
+        ),
+        "a command on pairs with a mixture": (
+            by_command(GOOD_COMMAND, mixture={"cautious": 1.0}),
+            "stages.S.mixture is for data = 'demonstrations'",
+        ),
+        "a command without the file": (
+            by_command(GOOD_COMMAND, data="nowhere.jsonl"),
+            "stages.S.data: nowhere.jsonl cannot be read",
+        ),
+        "a command with a value as variable": (by_command(GOOD_COMMAND, env=["A=b"]), "stages.S.env has 'A=b'"),
+        "a command of unknown steps": (
+            by_command(["a", "{steps}", "{data}", "{output}"]),
+            "stages.S.steps is missing, which {steps} stands for",
+        ),
+        "a command kept elsewhere": (
+            by_command(GOOD_COMMAND, steps=3, keep="../x"),
+            "stages.S.keep is '../x', which does not lead below {output}",
+        ),
+        "a command kept by an unknown place": (
+            by_command(GOOD_COMMAND, steps=3, keep="c-{step}"),
+            "stages.S.keep has the place 'step'…did you mean 'steps'",
+        ),
+        "a command with doses in one place": (
+            {**by_command(GOOD_COMMAND, steps=3, keep="last"), "doses": {"S": [1, 2]}},
+            "stages.S.keep is 'last', which is the same for every dose",
+        ),
+        "a command with doses nowhere": (
+            {**by_command(GOOD_COMMAND, steps=3), "doses": {"S": [1, 2]}},
+            "stages.S.keep is missing: where below {output} the doses [1, 2]",
+        ),
+        "a command without the axis's steps": (
+            {**by_command(GOOD_COMMAND, steps=3), "axes": {"steps": [1, 2]}},
+            "stages.S.command does not take {steps}, so that the axis steps changes nothing there",
+        ),
         "undefined stage": (
             {"study/lineages": [["S"], ["S", "H"], ["S", "Q"]]},
             "study.lineages[2] names the stage 'Q'",
@@ -352,7 +419,7 @@ REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
         "an unknown key": ({"stages/on/lr": 0.0001}, "stages.on.lr: unknown key; did you mean 'learning_rate'?"),
         "an unknown method": (
             {"stages/on/method": "ppo"},
-            "stages.on.method is 'ppo'; did you mean 'dpo'? methods of training that there are: dpo, sft, grpo,",
+            "stages.on.method is 'ppo'; did you mean 'dpo'? methods of training that there are: dpo…grpo,",
         ),
         "steps that are not kept": ({"stages/on/every": 3}, "stages.on.every is 3, of which steps 4 is no multiple"),
         "steps of an axis that are not kept": ({"axes": {"steps": [4, 7]}}, "stages.on.every is 2, of which steps 7"),

@@ -1,4 +1,7 @@
-"""Preference pairs as TRL reads them: conversational rows of ``prompt``, ``chosen``, ``rejected`` and ``tools``.
+"""Preference pairs and demonstrations as TRL reads them, in its conversational forms.
+
+Rows of pairs have ``prompt``, ``chosen``, ``rejected`` and ``tools``, those of demonstrations ``messages`` and
+``tools``.
 
 The format is that of TRL 1.16 ("Dataset formats", tool calling): messages in the OpenAI style, arguments of calls as
 objects, which chat templates write as JSON themselves. The JSON reader of datasets 5.2 decides by the first 10 MB of a
@@ -9,13 +12,13 @@ that have none. So the rows that show each difference come first.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from holdfast.models import find_answered
-from holdfast.records import Message, PreferencePair, ToolCall
+from holdfast.records import Case, Message, PreferencePair, ToolCall, ToolSpec, Trajectory
 from holdfast.store import Store
 
 Arguments = Literal["object", "text"]
@@ -36,8 +39,8 @@ def to_trl(pairs: Sequence[PreferencePair], store: Store, arguments: Arguments =
     @lru_cache(KEPT)
     def show_case(case_id: str) -> dict[str, Any]:
         case = store.case(case_id)
-        tools = [{"type": "function", "function": asdict(tool)} for tool in case.tools]
-        return {"prompt": _to_chat(case.messages, arguments), **({"tools": tools} if tools else {})}
+        tools = {"tools": _describe_tools(case.tools)} if case.tools else {}
+        return {"prompt": _to_chat(case.messages, arguments), **tools}
 
     @lru_cache(KEPT)
     def show_side(trajectory_id: str) -> list[dict[str, Any]]:
@@ -46,6 +49,25 @@ def to_trl(pairs: Sequence[PreferencePair], store: Store, arguments: Arguments =
     for place in dict.fromkeys((*_leads(pairs, show_case, show_side), *range(len(pairs)))):
         pair = pairs[place]
         yield {**show_case(pair.case_id), "chosen": show_side(pair.chosen), "rejected": show_side(pair.rejected)}
+
+
+def chats_to_trl(chats: Iterable[tuple[Case, Trajectory]], arguments: Arguments = "object") -> Iterator[dict[str, Any]]:
+    """Episodes in TRL's conversational format of language modelling, as ``to_trl`` writes pairs, in the like order."""
+    rows = []
+    for case, episode in chats:
+        row: dict[str, Any] = {"messages": _to_chat([*case.messages, *episode.messages], arguments)}
+        rows.append(row | ({"tools": _describe_tools(case.tools)} if case.tools else {}))
+    shapes = _Shapes()
+    # Every column is looked at: each may be the first to differ.
+    seen = ([shapes.differs((name,), column) for name, column in row.items()] for row in rows)
+    differ = [any(columns) for columns in seen]
+    for place in dict.fromkeys((0, *(number for number, one in enumerate(differ) if one), *range(len(rows)))):
+        if place < len(rows):
+            yield rows[place]
+
+
+def _describe_tools(tools: Sequence[ToolSpec]) -> list[dict[str, Any]]:
+    return [{"type": "function", "function": asdict(tool)} for tool in tools]
 
 
 def _to_chat(messages: Sequence[Message], arguments: Arguments) -> list[dict[str, Any]]:

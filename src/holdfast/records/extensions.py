@@ -2,7 +2,8 @@
 
 Three ways lead to an object: a name that holdfast ships, the name of an installed entry point, or a reference
 "package.module:object". A reference is code that runs here. It is followed where a study file that the user names
-holds it (``allow``) or an installed package declares it; a run's word is no reason to.
+holds it (``allow``) or an installed package declares it; a run's word is no reason to. So is a command of a stage: it
+is carried out where such a file holds it, word by word.
 """
 
 from __future__ import annotations
@@ -21,16 +22,29 @@ from holdfast.records.groups import group_by_key
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _SHOWN = 80  # characters of a name
 _ALLOWED: set[str] = set()
+_COMMANDS: set[tuple[str, ...]] = set()
 
 
 def allow(references: Iterable[object]) -> None:
-    """Let references be followed in this process: the user's own file, or a process that was let, named them."""
-    _ALLOWED.update(one for one in references if isinstance(one, str) and _REFERENCE.fullmatch(one))
+    """Let references be followed, and commands (lists of texts) be carried out, in this process.
+
+    The user's own file, or a process that was let, named them.
+    """
+    for one in references:
+        if isinstance(one, str) and _REFERENCE.fullmatch(one):
+            _ALLOWED.add(one)
+        elif isinstance(one, list | tuple) and all(isinstance(word, str) for word in one):
+            _COMMANDS.add(tuple(one))
 
 
-def allowed() -> tuple[str, ...]:
-    """The references that may be followed, for a process that works for this one."""
-    return tuple(sorted(_ALLOWED))
+def allowed() -> tuple[str | tuple[str, ...], ...]:
+    """The references that may be followed and the commands, for a process that works for this one."""
+    return (*sorted(_ALLOWED), *sorted(_COMMANDS))
+
+
+def may_carry_out(command: Iterable[str]) -> bool:
+    """Whether a command, a program and its arguments, may be carried out in this process."""
+    return tuple(command) in _COMMANDS
 
 
 class Named(Protocol):

@@ -14,7 +14,7 @@ import os
 import signal
 import sqlite3
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -92,11 +92,11 @@ class InProcess:
 
 
 def _serve(
-    connection: Connection, carry_out: CarryOut, run_path: Path, parent: int, references: tuple[str, ...]
+    connection: Connection, carry_out: CarryOut, run_path: Path, parent: int, permitted: Sequence[object]
 ) -> None:
-    """A worker's life: take a step, send its outcomes, take the next; ``references`` are those it may follow."""
+    """A worker's life: take a step, send its outcomes, take the next; ``permitted`` is what it may run of others'."""
     stop_with(parent)
-    allow(references)
+    allow(permitted)
     with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
         while True:
             step = connection.recv()

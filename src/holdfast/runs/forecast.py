@@ -21,6 +21,7 @@ from holdfast.runs.plan.step import Plan, Step
 from holdfast.store import DATABASE, Store
 from holdfast.store.places import LEDGER
 from holdfast.store.steplog import StepStatus
+from holdfast.study.command import CommandSection
 from holdfast.study.kinds import METHODS, rates_users
 from holdfast.study.sections import JudgeSection
 from holdfast.study.users import ApprovalSection
@@ -135,6 +136,7 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
         "run": str(run_path),
         "steps": rows,
         "traffic": [asdict(row) for row in traffic],
+        **_list_commands(plan),
         "left": {
             "steps": len(waiting),
             "cpu_seconds": round(left, 1),
@@ -145,6 +147,13 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
             **(_accelerator_work(plan, waiting, traffic) if real else {}),
         },
     }
+
+
+def _list_commands(plan: Plan) -> dict[str, Any]:
+    """The commands that stages carry out, by stage; no key where there are none."""
+    stages = plan.study.stages.items()
+    found = {name: one.line for name, one in stages if isinstance(one, CommandSection)}
+    return {"commands": found} if found else {}
 
 
 def _count_work(plan: Plan) -> dict[str, float]:
@@ -206,6 +215,8 @@ def render_forecast(document: Mapping[str, Any], *, full: bool = True) -> str:
     ]
     blocks = [rows_text(heads, rows, wide, words=4 if full else 3)]
     blocks.append("\n".join(line for text in sentences for line in wrap_line(text, wide, "", "  ")))
+    if commands := document.get("commands"):
+        blocks.append("\n".join(f"stages.{name} carries out: {line}" for name, line in commands.items()))
     if document["traffic"]:
         columns = ("Speaker", "Model", "Where", "Tokens", "Calls", "M tokens in", "M tokens out", "Money")
         rows = [

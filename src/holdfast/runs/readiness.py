@@ -18,6 +18,7 @@ from holdfast.judges import open_judge
 from holdfast.models.entries import ModelEntry
 from holdfast.records.errors import MissingExtra, StoreError, StudyError, pip_install
 from holdfast.runs.build import build
+from holdfast.runs.methods.command.look import describe_command, find_problems
 from holdfast.runs.methods.files import describe_data
 from holdfast.runs.plan.settings import RolloutSettings
 from holdfast.runs.plan.step import Plan
@@ -95,6 +96,7 @@ def _find_problems(study: Study, doubts: list[str]) -> Iterator[str]:
             yield f"packages {', '.join(missing)} are missing: {remedy}"
     for name, stage in study.stages.items():
         yield from _told(partial(_look_at_data, name, stage, doubts))
+        yield from find_problems(name, stage)
     source = study.pairs.source
     if study.study.lineages and source not in ("base", "parent") and not (Path(source) / DATABASE).is_file():
         yield f"pairs.source is {source!r}, and no run is there; make it with `holdfast import` or `holdfast run`"
@@ -113,8 +115,7 @@ def _find_problems(study: Study, doubts: list[str]) -> Iterator[str]:
 
 
 def _look_at_data(name: str, stage: StageTable, notes: list[str]) -> None:
-    if (told := describe_data(name, stage)) is not None:
-        notes.append(told)
+    notes += filter(None, [describe_data(name, stage), describe_command(name, stage)])
 
 
 def _missing(need: str) -> list[str]:

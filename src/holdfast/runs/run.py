@@ -23,6 +23,7 @@ from holdfast.records.outputs import new_directory, write_file
 from holdfast.runs.build import build
 from holdfast.runs.engines import describe_failure
 from holdfast.runs.execution import Listener, execute
+from holdfast.runs.methods.command.look import check_commands
 from holdfast.runs.plan.settings import JudgeSettings
 from holdfast.runs.plan.step import Plan, Step
 from holdfast.runs.readiness import look_around
@@ -280,6 +281,7 @@ def run(
     fork: Path | str | None = None,
     max_calls: int | None = None,
     max_cost: float | None = None,
+    allow_command: bool = False,
 ) -> Run:
     """Do what is missing of a study in the run at ``output`` (by default ``runs/NAME``) and open it.
 
@@ -287,11 +289,15 @@ def run(
     stops and can be taken up with more.
 
     ``fork`` names a new directory for a study that differs from the one in ``output``: the new run starts
-    with every finished step of ``output`` that the study still needs. Errors: StudyError before anything is
-    spent, StepError where a step failed.
+    with every finished step of ``output`` that the study still needs.
+
+    Commands of stages are carried out where a study file that was loaded in this process holds them; ``allow_command``
+    lets those of a study that was made otherwise be carried out too. Errors: StudyError before anything is spent,
+    StepError where a step failed.
     """
     if not isinstance(study, Study):
         study = load(study)
+    check_commands(study, allow_command)
     plan = build(study)
     study.check_prices(max_cost)
     output = default_output(study.study.name) if output is None else Path(output)

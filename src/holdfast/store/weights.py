@@ -135,10 +135,11 @@ def open_scratch(root: Path, fingerprint: str) -> Iterator[Path]:
         os.close(handle)
 
 
-def clear_scratch(scratch: Path) -> None:
-    """Remove what is in a step's directory; the directory stays, because it is the lock."""
+def clear_scratch(scratch: Path, keep: Collection[str] = ()) -> None:
+    """Remove what is in a step's directory, but for the names in ``keep``; it stays itself, because it is the lock."""
     for path in scratch.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if path.name not in keep:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def discard_leftovers(root: Path, keep: Collection[str] = ()) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from holdfast.models.entries import TINY
 from holdfast.records.errors import StudyError, require, require_known
+from holdfast.study.command import CommandSection, check_command
 from holdfast.study.kinds import JUDGES, kind_of, suite_of
 from holdfast.study.parts import PartSection
 from holdfast.study.problems import read_axis
@@ -18,6 +19,7 @@ from holdfast.study.sections import OBJECTIVES, JudgeSection, JudgeTable, SuiteS
 from holdfast.study.stages import (
     AXIS_SETTINGS,
     DEMONSTRATIONS,
+    PAIRS,
     TRAJECTORIES,
     DemonstrationSection,
     RewardSection,
@@ -48,20 +50,7 @@ def check_study(study: Tables) -> None:
         for name in lineage:
             require_known(name, study.stages, f"study.lineages[{position}] names the stage", "[stages.…]")
     _check_rollouts(study)
-    for label, doses in study.doses.items():
-        require_known(label, study.labels, "doses names the lineage", "study.lineages")
-        rising = 1 in doses and list(doses) == sorted(set(doses))
-        require(rising, f"doses.{label!r} must rise from 1, found {list(doses)}")
-        last = study.stages[label.split(",")[-1]]
-        if not isinstance(last, StageSection | DemonstrationSection):
-            kept = isinstance(last, RewardSection)
-            told = "learns from rewards, which is kept by its own key" if kept else f"is of method {last.method!r}"
-            raise StudyError(f"doses.{label!r}: its last stage {told}; remove the doses")
-        require(
-            doses == (1,) or last.schedule == "constant",
-            f"doses.{label!r} is {list(doses)}, but its last stage has schedule {last.schedule!r}, under which a"
-            ' dose differs from a run of that many steps; use "constant" or the dose 1 alone',
-        )
+    _check_doses(study)
     for name, stage in study.stages.items():
         require(bool(name) and "," not in name, f"stages.{name!r}: a stage's name is not empty and has no comma")
         if isinstance(stage, RewardSection):
@@ -70,6 +59,8 @@ def check_study(study: Tables) -> None:
             _check_stage(study, name, stage)
         elif isinstance(stage, DemonstrationSection):
             _check_demonstrations(study, name, stage)
+        elif isinstance(stage, CommandSection):
+            _check_command(study, name, stage)
     for name, judge in study.judges.items():
         _check_judge(name, judge)
     probe_judge = None if study.probes is None else study.probes.judge
@@ -86,6 +77,26 @@ def check_study(study: Tables) -> None:
     _check_axes(study)
     _check_users(study)
     _check_size(study)
+
+
+def _check_doses(study: Tables) -> None:
+    """Doses rise from 1, and are of lineages whose last stage has them."""
+    for label, doses in study.doses.items():
+        require_known(label, study.labels, "doses names the lineage", "study.lineages")
+        rising = 1 in doses and list(doses) == sorted(set(doses))
+        require(rising, f"doses.{label!r} must rise from 1, found {list(doses)}")
+        last = study.stages[label.split(",")[-1]]
+        if not isinstance(last, StageSection | DemonstrationSection | CommandSection):
+            kept = isinstance(last, RewardSection)
+            told = "learns from rewards, which is kept by its own key" if kept else f"is of method {last.method!r}"
+            raise StudyError(f"doses.{label!r}: its last stage {told}; remove the doses")
+        if isinstance(last, CommandSection):
+            continue
+        require(
+            doses == (1,) or last.schedule == "constant",
+            f"doses.{label!r} is {list(doses)}, but its last stage has schedule {last.schedule!r}, under which a"
+            ' dose differs from a run of that many steps; use "constant" or the dose 1 alone',
+        )
 
 
 def _check_names(study: Tables) -> None:
@@ -124,7 +135,12 @@ def _check_names(study: Tables) -> None:
 
 def _check_rollouts(study: Tables) -> None:
     """Pairs join episodes of one case that went differently."""
-    paired = any(isinstance(stage, StageSection) and stage.data is None for stage in study.stages.values())
+    paired = any(
+        stage.learns_from == PAIRS
+        if isinstance(stage, CommandSection)
+        else isinstance(stage, StageSection) and stage.data is None
+        for stage in study.stages.values()
+    )
     if study.pairs.source not in ("base", "parent") or not study.study.lineages or not paired:
         return
     rollouts, remedy = study.rollouts, "so that a case's episodes can differ; pairs are made of those that do"
@@ -320,6 +336,18 @@ def _check_demonstrations(study: Tables, name: str, stage: DemonstrationSection)
     require(
         stage.epochs is None or "steps" not in study.axes,
         f"{place}.epochs counts passes over the data in place of steps; leave out the axis steps",
+    )
+
+
+def _check_command(study: Tables, name: str, stage: CommandSection) -> None:
+    suite = suite_of(study.suite)
+    check_command(
+        f"stages.{name}",
+        stage,
+        doses=[dose for one in study.study.lineages if one[-1] == name for dose in study.doses_of(one)],
+        axes=study.axes,
+        teaches=suite.teach is not None,
+        has_cases=suite.has_cases,
     )
 
 

@@ -20,6 +20,7 @@ from holdfast.records.extensions import Extensions
 from holdfast.records.section import Section
 from holdfast.rollout.dialogues import Dialogue
 from holdfast.rollout.worlds import World
+from holdfast.study.command import CommandSection
 from holdfast.study.sections import JudgeSection, JudgeTable, SuiteSection, SuiteTable
 from holdfast.study.stages import REWARD_METHODS, DemonstrationSection, RewardSection, StageSection, StageTable
 
@@ -168,6 +169,7 @@ METHODS = Extensions(
     shipped={
         "dpo": "holdfast.runs.methods.pairs:METHOD",
         "sft": "holdfast.runs.methods.demonstrations:METHOD",
+        "command": "holdfast.runs.methods.command:METHOD",
         **{name: f"holdfast.runs.methods.rewards:{name.upper()}" for name in REWARD_METHODS},
     },
 )
@@ -202,6 +204,8 @@ def named_in(raw: JSON) -> Iterator[object]:
         for section in (table, *table.values()) if isinstance(table, Mapping) else ():
             if isinstance(section, Mapping):
                 yield section.get(key)
+                # A stage's command is carried out where the user's own file holds it.
+                yield section.get("command")
 
 
 def reads_state(kind: object) -> bool:
@@ -244,5 +248,6 @@ def _reader(plain: type[Section]) -> BeforeValidator:
 AnySuite = Annotated[SerializeAsAny[SuiteSection | SuiteTable], _reader(SuiteSection)]
 AnyJudge = Annotated[SerializeAsAny[JudgeSection | JudgeTable], _reader(JudgeSection)]
 AnyStage = Annotated[
-    SerializeAsAny[StageSection | DemonstrationSection | RewardSection | StageTable], _reader(StageSection)
+    SerializeAsAny[StageSection | DemonstrationSection | CommandSection | RewardSection | StageTable],
+    _reader(StageSection),
 ]

@@ -53,6 +53,8 @@ class StageTable(Section):
     # Keys that are no part of a checkpoint's record nor of a fingerprint: always, and where they are not given.
     apart: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[tuple[str, ...]] = ()
+    # Keys that may change from one execution to the next: a study with others is the same study.
+    means: ClassVar[tuple[str, ...]] = ()
 
     method: str
 

@@ -119,6 +119,8 @@ class Tables(Section):
     def settings(self) -> dict[str, Any]:
         """The study as JSON without what changes no result."""
         found = self.model_dump(mode="json", exclude={"run", "endpoints"})
+        for name, stage in self.stages.items():
+            found["stages"][name] = {key: one for key, one in found["stages"][name].items() if key not in stage.means}
         if self.approval is not None:
             # Told outright: a run does not keep the order of judges, by which the first rewards.
             found["approval"]["judge"] = self.approval.judge or self.raters[0]

@@ -75,15 +75,18 @@ def open_network(
     return Opened(network=network.eval(), home=home, stack=stack, merged=merged)
 
 
-def check_finite(weights: Iterable[tuple[str, Tensor]], place: str) -> None:
+_RESTORE = "restore this directory"
+
+
+def check_finite(weights: Iterable[tuple[str, Tensor]], place: str, remedy: str = _RESTORE) -> None:
     """Raises StudyError, which ``place`` begins, for the first weight with a value that is no finite number."""
     for name, weight in weights:
         # Values of 8 bits and fewer are not asked: most of their formats have none but numbers.
         if weight.dtype.itemsize > 1 and not torch.isfinite(weight).all():
-            raise StudyError(f"{place}: {name} has values that are not finite; restore this directory")
+            raise StudyError(f"{place}: {name} has values that are not finite; {remedy}")
 
 
-def check_values(directory: Path) -> None:
+def check_values(directory: Path, remedy: str = _RESTORE) -> None:
     """Refuses a model directory with a weight that is no finite number; reads all weights, one file's at a time.
 
     Errors: StudyError.
@@ -93,7 +96,9 @@ def check_values(directory: Path) -> None:
     for path in _stored(directory):
         with safe_open(path, framework="pt") as file:
             weights = ((name, file.get_tensor(name)) for name, kind in read_kinds(path).items() if kind in _CHECKED)
-            check_finite(((name, one) for name, one in weights if not is_mask(name, tuple(one.shape))), str(path))
+            check_finite(
+                ((name, one) for name, one in weights if not is_mask(name, tuple(one.shape))), str(path), remedy
+            )
 
 
 def size_of(directory: Path) -> int:

@@ -15,13 +15,14 @@ from holdfast.records.inputs import read_bytes
 from holdfast.records.words import count_noun
 from holdfast.runs.steps.reading import cases_of
 from holdfast.store import Store
+from holdfast.study.command import CommandSection
 from holdfast.study.stages import DataSection, DemonstrationSection, StageTable
 
 OPENS_HELD_OUT = "opens as a held-out case does"
 Opening = tuple[tuple[str, str], ...]
 
 
-def find_data(stage: str, section: DataSection) -> Path:
+def find_data(stage: str, section: DataSection | CommandSection) -> Path:
     """The file of a stage's data. Errors: StepError where it is gone, or holds other than when the study was read."""
     assert section.data is not None  # as of every stage with a digest
     place = f"stages.{stage}.data: {section.data}"

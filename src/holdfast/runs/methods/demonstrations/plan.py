@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from holdfast.records import StageRecord
 from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import StageSettings
 from holdfast.runs.plan.step import Made, Replicate
+from holdfast.study.command import CommandSection
 from holdfast.study.sections import SuiteSection, SuiteTable
 from holdfast.study.stages import DEMONSTRATIONS, TRAJECTORIES, DemonstrationSection
 from holdfast.suites.office.demonstrations import DEMONSTRATIONS_VERSION
+
+Imitating = TypeVar("Imitating", DemonstrationSection, CommandSection)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,22 +33,39 @@ class ImitationSettings(StageSettings):
     judge: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a stage's episodes come from, as ``ImitationSettings`` has it; ``inputs`` are the steps that make them."""
+
+    inputs: tuple[str, ...] = ()
+    suite: SuiteTable | None = None
+    version: int | str | None = None
+    judge: str | None = None
+
+
+def plan_source(planner: Planner, replicate: Replicate, parent: Made, section: Imitating) -> tuple[Imitating, Source]:
+    """Where the episodes that ``section.data`` names come from, and the section with what decides them."""
+    study = planner.study
+    if section.data == DEMONSTRATIONS:
+        version = planner.suite.version if planner.suite.decides is None else DEMONSTRATIONS_VERSION
+        # What is drawn when no mixture is declared for the stage.
+        if isinstance(study.suite, SuiteSection) and not section.mixture:
+            section = section.model_copy(update={"mixture": dict(study.suite.mixture)})
+        return section, Source(suite=planner.decisive_suite(), version=version)
+    if section.data == TRAJECTORIES:
+        judge = replicate.point.get("pair_judge", study.pair_judge)
+        inputs = planner.judged(planner.rollout_to_learn_from(replicate, parent), judge)
+        return section, Source(inputs=inputs, judge=judge)
+    return section, Source()
+
+
 def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tuple[str, ...]) -> Made:
     """A lineage's last stage at dose 1, on what its ``data`` names."""
     name, study, known = lineage[-1], planner.study, parent.checkpoint
     section = study.stages[name].at_point(replicate.point)
     assert isinstance(section, DemonstrationSection)
-    inputs = [parent.step]
-    suite, version, judge = None, None, None
-    if section.data == DEMONSTRATIONS:
-        suite = planner.decisive_suite()
-        version = planner.suite.version if planner.suite.decides is None else DEMONSTRATIONS_VERSION
-        # What is drawn when no mixture is declared for the stage.
-        if isinstance(study.suite, SuiteSection) and not section.mixture:
-            section = section.model_copy(update={"mixture": dict(study.suite.mixture)})
-    elif section.data == TRAJECTORIES:
-        judge = replicate.point.get("pair_judge", study.pair_judge)
-        inputs += planner.judged(planner.rollout_to_learn_from(replicate, parent), judge)
+    section, source = plan_source(planner, replicate, parent, section)
+    inputs = [parent.step, *source.inputs]
     doses = study.doses_of(lineage)
     settings = ImitationSettings(
         method=section.method,
@@ -55,9 +76,9 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
         doses=doses,
         calls=planner.calls_of(replicate.base),
         split_seed=replicate.split_seed,
-        suite=suite,
-        version_of_demonstrations=version,
-        judge=judge,
+        suite=source.suite,
+        version_of_demonstrations=source.version,
+        judge=source.judge,
     )
     kept = {
         dose: (
@@ -68,10 +89,10 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
                     method=section.method,
                     objectives=section.objectives,
                     # Who chose trajectories labelled them, as those who label pairs do.
-                    settings=section.resolved() | ({} if judge is None else {"pair_judge": judge}),
+                    settings=section.resolved() | ({"pair_judge": source.judge} if source.judge else {}),
                     # How many make an epoch is known when the demonstrations are.
                     steps=None if section.epochs else section.steps * dose,
-                    data=inputs[-1] if judge is not None else section.digest or "",
+                    data=inputs[-1] if source.judge else section.digest or "",
                 ),
             ],
             {"dose": dose},

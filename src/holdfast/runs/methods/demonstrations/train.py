@@ -42,7 +42,7 @@ def train_stage(step: Step, settings: ImitationSettings, store: Store, scratch: 
     from holdfast.training.sft.stage import imitate
 
     start = weights_of(store, settings.parent)
-    chosen = _choose(step, settings, store)
+    chosen = choose(step, settings, store)
     section, encoded = settings.section, _encode(load_chat(start, settings.calls or "auto"), chosen)
     longest = math.inf if section.max_length is None else section.max_length
     fitting = {name: item for name, item in encoded.items() if len(item.ids) <= longest}
@@ -84,7 +84,7 @@ def fit_stage(families: Sequence[str], section: DemonstrationSection) -> Demonst
     return section.model_copy(update={"steps": steps, "warmup_steps": warmup, "warmup_ratio": None, "epochs": None})
 
 
-def _choose(step: Step, settings: ImitationSettings, store: Store) -> Chosen:
+def choose(step: Step, settings: ImitationSettings, store: Store) -> Chosen:
     """The episodes that the stage's ``data`` names. Errors: StepError where there are none."""
     section = settings.section
     if section.data == DEMONSTRATIONS:
