@@ -124,7 +124,7 @@ class _Execution:
         made, logs = [], {}
         for checkpoint, directory in finished.checkpoints:
             if directory is None:
-                made.append(replace(checkpoint, digest=finished.result.get("digest")))
+                made.append(replace(checkpoint, digest=checkpoint.digest or finished.result.get("digest")))
                 continue
             digest = weights.adopt(directory, root)
             made.append(replace(checkpoint, path=f"{WEIGHTS}/{digest}", digest=digest))

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from holdfast.models.entries import TINY
 from holdfast.records.errors import StudyError, require, require_known
+from holdfast.study.elsewhere import check_external
 from holdfast.study.kinds import JUDGES, kind_of, suite_of
 from holdfast.study.parts import PartSection
 from holdfast.study.problems import read_axis
@@ -20,6 +21,7 @@ from holdfast.study.stages import (
     DEMONSTRATIONS,
     TRAJECTORIES,
     DemonstrationSection,
+    ExternalSection,
     RewardSection,
     StageSection,
     TrainingSection,
@@ -70,6 +72,7 @@ def check_study(study: Tables) -> None:
             _check_stage(study, name, stage)
         elif isinstance(stage, DemonstrationSection):
             _check_demonstrations(study, name, stage)
+    check_external(study)
     for name, judge in study.judges.items():
         _check_judge(name, judge)
     probe_judge = None if study.probes is None else study.probes.judge
@@ -167,7 +170,9 @@ def _check_judge(name: str, judge: JudgeSection | JudgeTable) -> None:
 
 def _check_world(study: Tables) -> None:
     suite, world = study.suite, study.suite.world
-    trainable = not (isinstance(suite, SuiteSection) and suite.split == "none") or not study.study.lineages
+    used = {name for lineage in study.study.lineages for name in lineage}
+    trains = any(not isinstance(study.stages[name], ExternalSection) for name in used)
+    trainable = not (isinstance(suite, SuiteSection) and suite.split == "none") or not trains
     require(
         trainable, 'suite.split is "none", which leaves no case to train on; remove study.lineages or split the cases'
     )
@@ -370,6 +375,8 @@ def _check_size(study: Tables) -> None:
 def _kept_of(study: Tables, lineage: tuple[str, ...]) -> int:
     """How many checkpoints the last stage of a lineage keeps."""
     last = study.stages[lineage[-1]]
+    if isinstance(last, ExternalSection):
+        return len(last.digests)
     if not isinstance(last, RewardSection):
         return len(study.doses_of(lineage))
     return max(int(steps) for steps in study.axes.get("steps", (last.steps,))) // last.every

@@ -17,7 +17,7 @@ from holdfast.records.section import NAME_LENGTH
 from holdfast.runs.execution import StepProgress
 from holdfast.runs.readiness import look_around
 from holdfast.runs.run import note_study, run
-from holdfast.runs.steps.reading import place_of
+from holdfast.runs.steps.reading import place_now
 from holdfast.store import Store
 from holdfast.store.database import holds_tables
 from holdfast.store.places import STUDY_KEY
@@ -245,6 +245,9 @@ def _entry_of(book: Book, checkpoint: Checkpoint) -> Mapping[str, Any]:
         raise StudyError(f"{checkpoint.name}: the run does not say where its weights are; --again cannot open them")
     if entry.get("kind") == "remote":
         return dict(entry)
-    name, revision = place_of(checkpoint.model)
+    with Store(book.path) as store:
+        name, revision = place_now(store, checkpoint)
     require_weights(f"{checkpoint.name} of {book.place}", name, revision, [checkpoint.digest])
+    if checkpoint.stages and revision is None:  # it was trained elsewhere, and lies there
+        return _open_directory(Path(name), entry)
     return {"kind": "local", **entry, "name": name, "revision": revision}
