@@ -278,6 +278,11 @@ def measures(store: Store) -> dict[str, dict[str, float]]:
     return {name: {k: float(v) for k, v in row.items() if v is not None} for name, row in found.items()}
 
 
+def begin(study: Study, output: Path) -> None:
+    """Make the run of a study, or find it as it is, and carry out nothing. Errors: StudyError, StoreError."""
+    _open_for(study, output).close()
+
+
 def default_output(name: str) -> Path:
     """Where the run of the study with this name goes if nobody says: below the working directory."""
     return Path("runs") / name
