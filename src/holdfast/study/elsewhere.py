@@ -204,7 +204,7 @@ def _check_standing(study: Tables, name: str, stage: ExternalSection) -> None:
         trained = [one for one in lineage[: lineage.index(name)] if not isinstance(study.stages[one], ExternalSection)]
         require(
             not trained or _is_single(study),
-            f"{place} was trained from one checkpoint of {(*trained, '')[-1]}, which is trained here several times;"
+            f"{place} was trained from one checkpoint of {','.join(trained)}, which is trained here several times;"
             " give one value of study.train_seeds and of axes.split_seed",
         )
     bases = [base for base in study.model.bases if any(name in lineage for lineage in study.lineages_of(base))]
