@@ -37,6 +37,7 @@ from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.resample import resampled_means
 from holdfast.store import Store
 from holdfast.study.noted import read_gate
+from holdfast.study.stages import EXTERNAL
 
 __all__ = ["analyze", "document", "require_same_cases", "schema"]
 
@@ -107,11 +108,28 @@ def _notes(design: Design, apart: frozenset[str]) -> Iterator[str]:
         yield f"no scores yet for {len(silent)} of {count_noun(len(meant), 'checkpoints')}: {names}"
     for name in design.roles.ambiguous:
         yield f"stage {name} stands for different trainings: it is compared with its base only"
-    seeds = {row.replicate for row in rows if row.lineage}
+    yield from _elsewhere(design)
+    seeds = {row.replicate for row in rows if row.config not in design.fixed}
     if 0 < len(seeds) < MIN_SEEDS:
         yield f"{count_noun(len(seeds), 'seeds')}, fewer than {MIN_SEEDS}: recipe claims are points without intervals"
-    if len({row.split_seed for row in rows if row.lineage}) > 1:
+    if len({split for split, _ in seeds}) > 1:
         yield "seeds differ in their split too: differences between seeds hold training data and test cases"
     asked = panel.cells.asked.any(axis=2)
     if asked.shape[1] > 1 and not bool(asked.all()):
         yield "the judges did not score the same trajectories everywhere: see the caveats under agreement"
+
+
+def _elsewhere(design: Design) -> Iterator[str]:
+    """What is not known of stages that were trained elsewhere, and so is not claimed."""
+    stages = {stage.name: stage for one in design.panel.trajectories.checkpoints for stage in one.stages}
+    names = sorted(name for name, stage in stages.items() if stage.method == EXTERNAL)
+    if not names:
+        return
+    told, were = ", ".join(names), "was" if len(names) == 1 else "were"
+    yield (
+        f"{told} {were} trained elsewhere, once: what is said of these checkpoints is said of these weights alone, and"
+        " another training by the same recipe may differ"
+    )
+    yield (
+        f"what {told} learnt from is not known here: held-out cases may be among it, and who labelled it is not said"
+    )

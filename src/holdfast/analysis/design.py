@@ -22,7 +22,7 @@ from holdfast.records import Checkpoint, Labelled
 from holdfast.records.arrays import Bools, Floats
 from holdfast.records.checkpoints import DOSE
 from holdfast.stats.contrasts import Sample, sample_of
-from holdfast.study.stages import is_midway
+from holdfast.study.stages import EXTERNAL, is_midway
 
 Terms = tuple[tuple[Config, float], ...]
 
@@ -129,11 +129,25 @@ class Design:
         return tuple(sorted(found, key=lambda config: (len(config[0]), str(config))))
 
     @cached_property
+    def fixed(self) -> frozenset[Config]:
+        """Configurations that no training of the run made: the base, and what was trained elsewhere, once.
+
+        They have no seeds, so that they are the same in every replicate and nothing is claimed of their recipe.
+        """
+        known = self.panel.trajectories.checkpoints
+        trained = {config_of(one) for one in known if any(stage.method != EXTERNAL for stage in one.stages)}
+        return frozenset({BASE, *map(config_of, known)} - trained)
+
+    def replicate_in(self, config: Config, replicate: Replicate) -> Replicate:
+        """The replicate's key within a configuration: one that is fixed has no training seed."""
+        return (replicate[0], None) if config in self.fixed else replicate
+
+    @cached_property
     def replicates(self) -> Mapping[str, tuple[Replicate, ...]]:
-        """The replicates in which a base has any trained configuration under any judge."""
+        """The replicates in which a base has any configuration that was trained here, under any judge."""
         found: dict[str, dict[Replicate, None]] = {}
         for (key, config), rows in self.rows.items():
-            if config != BASE:
+            if config not in self.fixed:
                 found.setdefault(key.base, {}).update(dict.fromkeys(rows))
         return {base: tuple(replicates) for base, replicates in found.items()}
 
@@ -352,7 +366,8 @@ def read_design(panel: Panel) -> Design:
             there = recipes.get(row.base, {})
             # Whose judge scored nothing that was trained is held against all of it.
             labellers = there.get(row.judge) or set().union(*there.values()) or labellers
-        replicate = _replicate_in(row.config, row.replicate)
+        # A base is not trained, so it has no training seed.
+        replicate = (row.split_seed, None) if row.config == BASE else row.replicate
         for labeller in sorted(labellers):
             rows.setdefault((Key(row.base, labeller, row.judge), row.config), {})[replicate] = index
     return Design(panel=panel, rows=rows)
@@ -373,25 +388,21 @@ def subject(config: Config) -> dict[str, Any]:
     return {"lineage": config[0], "axes": dict(config[1])}
 
 
-def _replicate_in(config: Config, replicate: Replicate) -> Replicate:
-    """The replicate's key within a configuration: a base is not trained, so it has no training seed."""
-    return (replicate[0], None) if config == BASE else replicate
-
-
 def match(design: Design, key: Key, configs: Iterable[Config], objectives: Iterable[int]) -> Matched:
     """The replicates of a base × judge in which every configuration has scores on the objectives."""
     wanted, needed = tuple(dict.fromkeys(configs)), tuple(objectives)
     cells = {config: design.scored(key, config, needed) for config in wanted}
-    if any(config != BASE for config in wanted):
+    if any(config not in design.fixed for config in wanted):
         known = design.replicates.get(key.base, ())
     else:
-        known = tuple(design.rows.get((key, BASE), ()))
+        known = tuple(dict.fromkeys(one for config in wanted for one in design.rows.get((key, config), ())))
     lacking = {
-        one: tuple(config for config in wanted if _replicate_in(config, one) not in cells[config]) for one in known
+        one: tuple(config for config in wanted if design.replicate_in(config, one) not in cells[config])
+        for one in known
     }
     kept = tuple(one for one, missing in lacking.items() if not missing)
     return Matched(
-        rows={config: tuple(cells[config][_replicate_in(config, one)] for one in kept) for config in wanted},
+        rows={config: tuple(cells[config][design.replicate_in(config, one)] for one in kept) for config in wanted},
         replicates=kept,
         left_out=_name_left_out(design, key, lacking or {(None, None): wanted}),
     )
@@ -451,7 +462,7 @@ def contrast(design: Design, objective: int, parts: Sequence[Part], *, needs: Se
     if bases >= MIN_RANDOM_BASES:
         by_unit = tuple(mean([one for one in kept if one[0].key.base == base], None) for base in units)
     else:
-        trained = any(config != BASE for part in parts for config, _ in part.terms)
+        trained = any(config not in design.fixed for part in parts for config, _ in part.terms)
         trainings = _own_trainings(design, kept) if trained else {}
         shared = {
             name: [one for one in cell[0][1].replicates if all(one in matched.replicates for _, matched in cell)]

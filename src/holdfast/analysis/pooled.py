@@ -14,6 +14,7 @@ from holdfast.analysis.panel import Axes, Config
 from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm, Lineage
 from holdfast.records import FEW_CASES, Estimate, Unbounded, cannot_be_told
 from holdfast.records.arrays import Floats
+from holdfast.records.estimates import AGAINST_BASE, UNDECLARED_GOAL
 from holdfast.records.words import count_noun, true_minus
 from holdfast.stats.contrasts import (
     MIN_SEEDS,
@@ -190,6 +191,7 @@ def persistence_rows(design: Design) -> Iterator[Estimate]:
         yield from _stage_rows(design, objective, arm, where)
     for where in choices:
         yield from _reward_rows(design, where)
+        yield from _elsewhere_rows(design, objectives, where)
     # What more training without the other objective does to what a stage of this objective left.
     for objective, where in product(objectives, choices):
         for first in dict.fromkeys(arm.ordered(objective)[0] for arm in design.arms if not arm.flipped):
@@ -268,7 +270,7 @@ def _reward_rows(design: Design, where: Where) -> Iterator[Estimate]:
         if objective is None or objective not in design.panel.objectives:
             continue
         first, second = lineage[:1], lineage[1:] if lineage[1:] in design.lineages else ()
-        caveats = () if second else (f"{','.join(lineage[1:])} alone was not trained: held against the base",)
+        caveats = () if second else (f"{','.join(lineage[1:])} alone was not trained: {AGAINST_BASE}",)
         if (first, second) not in induced:
             induced.add((first, second))
             for row in _compared(design, objective, "induced", first, where, (first, 1.0), (second, -1.0)):
@@ -276,3 +278,26 @@ def _reward_rows(design: Design, where: Where) -> Iterator[Estimate]:
         for row in _kept_rows(design, objective, lineage, second, where):
             held = row.kind in ("retained", "persistence")
             yield replace(row, caveats=caveats + row.caveats) if held else row
+
+
+def _elsewhere_rows(design: Design, objectives: Sequence[str], where: Where) -> Iterator[Estimate]:
+    """The same of lineages that were trained elsewhere: what their first stage gained over the base, and what is left.
+
+    Of a first stage whose objective nobody declared that is asked of every objective.
+    """
+    told: set[tuple[Lineage, str]] = set()
+    for lineage in design.roles.through_elsewhere(design.lineages):
+        first, goal = lineage[:1], design.roles.single(lineage[0])
+        declared = bool(design.roles.by_stage[lineage[0]].objectives)
+        second = lineage[1:] if lineage[1:] in design.lineages else ()
+        caveats = [] if second else [f"{','.join(lineage[1:])} alone is not there: {AGAINST_BASE}"]
+        caveats += [] if declared else [f"{lineage[0]}: {UNDECLARED_GOAL}"]
+        for objective in objectives if goal is None else [goal] if goal in objectives else []:
+            if (first, objective) not in told:
+                told.add((first, objective))
+                for row in _compared(design, objective, "induced", first, where, (first, 1.0), (second, -1.0)):
+                    yield replace(row, unit=f"against {','.join(second) or 'base'}", caveats=(*caveats, *row.caveats))
+            for row in _kept_rows(design, objective, lineage, second, where):
+                # What a sequence's second stage took of its first is among the rows of arms.
+                if row.kind != "erosion" or not design.roles.is_sequence(lineage):
+                    yield replace(row, caveats=(*caveats, *row.caveats))

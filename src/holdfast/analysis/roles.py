@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from holdfast.records import Checkpoint
-from holdfast.study.stages import is_rewarded
+from holdfast.study.stages import EXTERNAL, is_rewarded
 
 SAFETY, HELPFULNESS = "safety", "helpfulness"
 FLIP = "flip"  # the setting of a stage that holds the share of pairs whose sides are swapped
@@ -24,7 +24,7 @@ class Role:
     ``repairs`` is how it tries to keep a second objective, if it does: "mix", "term", "balance" or "merge". Such a
     stage is none of the recipes that are compared, whatever it trains: it is held against them (``analysis.repair``).
     ``late`` says that no lineage has it first or second, so that it is no part of a sequence of two. ``rewarded`` says
-    that it learns from rewarded rollouts.
+    that it learns from rewarded rollouts, ``elsewhere`` that it was trained elsewhere.
     """
 
     objectives: frozenset[str]
@@ -32,6 +32,7 @@ class Role:
     repairs: str | None = None
     late: bool = False
     rewarded: bool = False
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +121,18 @@ class Roles:
             if any(self.role(name).rewarded for name in lineage[1:]) and not any(map(self.flipped, lineage)):
                 yield lineage
 
+    def through_elsewhere(self, lineages: Iterable[Lineage]) -> Iterator[Lineage]:
+        """Lineages of two stages or more that went through training elsewhere, but for sequences of which each stage
+        was trained alone too: these are compared as any are."""
+        known = list(dict.fromkeys(lineages))
+        for lineage in known:
+            roles = [self.by_stage[name] for name in lineage if name in self.by_stage]
+            if len(lineage) < 2 or len(roles) < len(lineage) or not any(role.elsewhere for role in roles):
+                continue
+            alone = self.is_sequence(lineage) and lineage[1:] in known
+            if not alone and not any(role.flipped or role.rewarded for role in roles):
+                yield lineage
+
     def controls(self, first: str, lineages: Iterable[Lineage]) -> Iterator[Lineage]:
         """Lineages that train on after ``first`` without the other objective: the same goal again, or flipped pairs."""
         for lineage in dict.fromkeys(lineages):
@@ -144,6 +157,7 @@ def read_roles(checkpoints: Iterable[Checkpoint]) -> Roles:
                 repairs=MERGE if stage.method == MERGE else next((way for way in KEEPS if way in kept), None),
                 late=stage.name not in early,
                 rewarded=is_rewarded(stage),
+                elsewhere=stage.method == EXTERNAL,
             )
             seen.setdefault(stage.name, set()).add(role)
     return Roles(

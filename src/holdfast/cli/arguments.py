@@ -86,6 +86,10 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "holdfast run study.toml -o runs/mine --workers 4",
         "holdfast run changed.toml -o runs/mine --fork runs/changed",
     ),
+    "lineage": (
+        "holdfast lineage base=models/base SFT=out/sft DPO=out/dpo -o runs/ours",
+        "holdfast lineage base=org/model SFT='out/checkpoint-*' --cases 100 -o runs/doses",
+    ),
     "import": (
         "holdfast import logs/before.eval -o runs/before --score 'safety=-harm[0,1]'",
         "holdfast import published.tar -o runs/published",
@@ -190,6 +194,10 @@ def _add_study_commands(commands: Any) -> None:
     run.add_argument("--no-report", action="store_true", help="stop after the last step")
     run.add_argument("--quiet", action="store_true", help="no progress")
 
+    _add_lineage(
+        commands.add_parser("lineage", help="models that training elsewhere left, each against the one before")
+    )
+
     bring = commands.add_parser("import", help="a published study, or Inspect logs → a run")
     words = "a .tar, .tar.zst or an unpacked directory; .eval or .json logs"
     bring.add_argument("source", type=Path, metavar="SRC", help=words)
@@ -197,6 +205,21 @@ def _add_study_commands(commands: Any) -> None:
     words = "what a scorer's value in Inspect logs means: safety=-score[0,1] (- where high is bad), repeatable"
     bring.add_argument("--score", action="append", default=[], metavar="WHAT", help=words)
     bring.add_argument("--quiet", action="store_true")
+
+
+def _add_lineage(command: argparse.ArgumentParser) -> None:
+    words = "a model by a name of yours, base=DIR first: a directory, a pattern of them, or OWNER/NAME[@REVISION]"
+    command.add_argument("models", nargs="+", metavar="NAME=MODEL", help=words)
+    words = "a suite by its name (default: office), or a study file whose suite, judges and gate are taken"
+    command.add_argument("--suite", default="office", metavar="NAME", help=words)
+    words = "one of its judges, a kind of judge, or a model that judges by the default rubrics"
+    command.add_argument("--judge", metavar="NAME", help=words)
+    command.add_argument("--cases", type=count(1), metavar="N", help="held-out cases (default: the suite's)")
+    command.add_argument("-o", "--output", type=Path, metavar="RUN", required=True, help="the run's directory")
+    command.add_argument("--workers", type=workers, help="worker processes of one thread each (default: 2)")
+    _add_budget(command)
+    command.add_argument("--full", action="store_true", help="end with every table, not with a summary")
+    command.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def _add_run_commands(commands: Any) -> None:

@@ -101,8 +101,7 @@ def _plan(options: argparse.Namespace) -> str:
 def _run(options: argparse.Namespace) -> str | tuple[str, int]:
     with ProgressLines(sys.stderr, quiet=options.quiet) as lines:
         lines.begin(f"reading {options.study}")  # what follows loads libraries for seconds
-        from holdfast.decisions.gate.verdicts import judge_run
-        from holdfast.report.page.terminal import render_results, render_summary
+        from holdfast.cli.ending import conclude
         from holdfast.runs.run import run
         from holdfast.study.study import load
 
@@ -122,15 +121,13 @@ def _run(options: argparse.Namespace) -> str | tuple[str, int]:
         )
         if options.no_report:
             return ""
-        lines.line("analyzing and writing the report")
-        verdicts, reason = judge_run(made.path)
-        page = made.report(verdicts, [reason] * bool(reason))
-        if options.full:
-            text = render_results(made.analysis(), verdicts=verdicts)
-        else:
-            text = render_summary(made.analysis(), verdicts)
-            text += f"\neverything: holdfast analyze {shlex.quote(str(made.path))}"
-    return f"{text}\nreport: {page.absolute()}"
+        return conclude(made, lines, full=options.full)
+
+
+def _lineage(options: argparse.Namespace) -> str:
+    from holdfast.cli.lineage import carry_out
+
+    return carry_out(options)
 
 
 # --- runs ----------------------------------------------------------------------------------------------------
@@ -326,6 +323,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], str | tuple[str, int]]] = 
     "check": _check,
     "plan": _plan,
     "run": _run,
+    "lineage": _lineage,
     "import": _import,
     "judge": _judge,
     "pairs": _pairs,

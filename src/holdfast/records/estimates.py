@@ -22,6 +22,9 @@ class Labelled(str, Enum):
 SECTIONS = ("scores", "persistence", "frontier", "deltas", "agreement", "audit", "dose", "health")
 # Only where a study asks for them, or a judge's truth is known.
 OPTIONAL_SECTIONS = ("calibration", "susceptibility", "shifts", "taxonomy", "repair", "exploitation")
+# Caveats: of a lineage's first stage, and of a lineage whose later stages are not there alone.
+UNDECLARED_GOAL = "what it was trained for is not declared"
+AGAINST_BASE = "held against the base"
 FEW_CASES = 10  # below this nothing is found, whatever an interval says
 
 

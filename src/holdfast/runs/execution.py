@@ -138,7 +138,7 @@ class _Execution:
         made, logs = [], {}
         for checkpoint, directory in finished.checkpoints:
             if directory is None:
-                made.append(replace(checkpoint, digest=finished.result.get("digest")))
+                made.append(replace(checkpoint, digest=checkpoint.digest or finished.result.get("digest")))
                 continue
             digest = weights.adopt(directory, root)
             made.append(replace(checkpoint, path=f"{WEIGHTS}/{digest}", digest=digest))
@@ -304,9 +304,11 @@ def _train_stage(step: Step, settings: TrainSettings, store: Store, scratch: Pat
         raise StepError(
             f"{method} gives {type(finished).__name__}, and no holdfast.runs.methods.Finished; mend the method"
         )
-    made = {checkpoint.id: directory for checkpoint, directory in finished.checkpoints}
+    made = {checkpoint.id: (checkpoint, directory) for checkpoint, directory in finished.checkpoints}
     for checkpoint in step.checkpoints:
-        directory = made.pop(checkpoint.id, None)
+        told, directory = made.pop(checkpoint.id, (checkpoint, None))
+        if directory is None and told.model is not None and told.digest is not None:
+            continue  # its weights stay where they are, and are held by this digest whenever they are opened
         if directory is None or scratch not in directory.parents or not any(directory.glob("*.safetensors")):
             raise StepError(
                 f"{method} leaves no weights for {checkpoint.name} (*.safetensors in a directory of its own below the"

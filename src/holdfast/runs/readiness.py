@@ -17,6 +17,7 @@ from pathlib import Path
 from holdfast.judges import open_judge
 from holdfast.models.entries import ModelEntry
 from holdfast.records.errors import MissingExtra, StoreError, StudyError, pip_install
+from holdfast.records.words import count_noun
 from holdfast.runs.build import build
 from holdfast.runs.methods.command.look import describe_command, find_problems
 from holdfast.runs.methods.files import describe_data
@@ -26,7 +27,7 @@ from holdfast.store import DATABASE
 from holdfast.study.kinds import suite_of
 from holdfast.study.parts import ProbeSection
 from holdfast.study.sections import SuiteSection
-from holdfast.study.stages import RewardSection, StageTable, TrainingSection
+from holdfast.study.stages import EXTERNAL, ExternalSection, RewardSection, StageTable, TrainingSection
 from holdfast.study.study import Study
 from holdfast.suites import check_suite
 from holdfast.suites.probes import describe_terms
@@ -112,6 +113,7 @@ def _find_problems(study: Study, doubts: list[str]) -> Iterator[str]:
                 yield from _told(partial(check_url, url, allow_private=private, place=f"{key}.base_url"))
         elif entry.name and entry.kind in ("local", "vllm", "tiny") and not _missing("train"):
             yield from _model_problems(study, name, entry, doubts)
+    yield from _external_problems(study, doubts)
 
 
 def _look_at_data(name: str, stage: StageTable, notes: list[str]) -> None:
@@ -138,7 +140,7 @@ def _model_problems(study: Study, name: str, entry: ModelEntry, doubts: list[str
     stages = [study.stages[stage] for lineage in lineages for stage in lineage]
     try:
         doubts += [f"model {name}: {doubt}" for doubt in _inspect(directory, entry)]
-        if stages and entry.kind != "tiny":
+        if any(not isinstance(stage, ExternalSection) for stage in stages) and entry.kind != "tiny":
             from holdfast.training.policy.adapters import check_source
 
             check_source(directory, download=False)
@@ -148,6 +150,47 @@ def _model_problems(study: Study, name: str, entry: ModelEntry, doubts: list[str
                 _check_chat(study, directory, entry)
     except (StudyError, StoreError, MissingExtra) as error:
         yield f"model {name}: {error}"
+
+
+def _external_problems(study: Study, doubts: list[str]) -> Iterator[str]:
+    """Why a run would not open what was trained elsewhere, or not take it for what its lineage says it is."""
+    for name in dict.fromkeys(name for lineage in study.study.lineages for name in lineage):
+        stage = study.stages[name]
+        if isinstance(stage, ExternalSection) and not _missing("train"):
+            try:
+                doubts += _look_at_external(study, name, stage)
+            except (StudyError, StoreError, MissingExtra) as error:
+                yield f"stages.{name}.path: {error}"
+
+
+def _look_at_external(study: Study, name: str, stage: ExternalSection) -> list[str]:
+    """What was found of a stage that was trained elsewhere. Errors: StudyError, StoreError, MissingExtra."""
+    from holdfast.models.directories.files import find
+    from holdfast.models.hub import hub
+    from holdfast.models.hub.kinship import require_kin
+
+    base, before = next(
+        (base, lineage[: lineage.index(name)])
+        for base in study.model.bases
+        for lineage in study.lineages_of(base)
+        if name in lineage
+    )
+    entry = study.entry(base)
+    last = study.stages[before[-1]] if before else None
+    parent = Path(last.places[0]) if isinstance(last, ExternalSection) else None
+    with contextlib.suppress(StudyError):  # what is wrong with the base is told of the base
+        if last is None and entry.name:
+            parent = find(entry.name, entry.revision, download=False)
+    found = []
+    for place in map(Path, stage.places):
+        hub.check_model(place, download=False)
+        if parent is not None:
+            require_kin(place, parent, calls=entry.calls)
+        found += list(_inspect(place, entry))
+    steps = [str(one) for one in stage.counted if one is not None]
+    told = f", after {', '.join(steps)} steps" if steps else ""
+    count = count_noun(len(stage.places), "checkpoints")
+    return [f"stages.{name}.path: {one}" for one in (*found, f"{count}{told}, not copied into the run")]
 
 
 def _inspect(directory: Path, entry: ModelEntry) -> Iterator[str]:
@@ -221,6 +264,8 @@ def _bytes_needed(plan: Plan) -> int:
             total += step.size * BYTES_PER_EPISODE["tiny" if step.settings.agent is None else "other"]
         for checkpoint in step.checkpoints:
             kinds = [plan.study.entry(name).kind for name in plan.study.model.bases if checkpoint.base.startswith(name)]
+            if checkpoint.stages and checkpoint.stages[-1].method == EXTERNAL:
+                continue  # it stays where it is
             size = BYTES_PER_CHECKPOINT.get(kinds[0] if kinds else "tiny")
             if size is not None:
                 total += size

@@ -32,11 +32,12 @@ from holdfast.store.cells import score_rows
 from holdfast.store.copying import fill_copy, read_analysis, read_logs
 from holdfast.store.database import PRIVATE_DIRECTORY, PRIVATE_FILE
 from holdfast.store.origins import FOREIGN, describe_undeclared, read_declarations, read_log_states, read_undeclared
-from holdfast.store.places import ANALYSIS_FILE, ENDPOINTS_KEY, FORKED_KEY, STATE_KEY, STUDY_KEY
+from holdfast.store.places import ANALYSIS_FILE, ENDPOINTS_KEY, EXTERNAL_KEY, FORKED_KEY, STATE_KEY, STUDY_KEY
 from holdfast.store.steplog import PLAN_KEY
 from holdfast.study.kinds import JUDGES, kind_of
 from holdfast.study.noted import read_noted
-from holdfast.study.study import Study, changed_keys, load
+from holdfast.study.stages import ExternalSection
+from holdfast.study.study import Study, changed_keys, load, without_places
 from holdfast.suites import check_suite
 from holdfast.suites.parts import collect_cases
 
@@ -70,6 +71,12 @@ def note_study(study: Study, store: Store) -> None:
         store.set_meta(STATE_KEY, json.dumps(state))
 
 
+def _places_of(study: Study) -> dict[str, str]:
+    """By digest, where the checkpoints of training elsewhere lie."""
+    stages = [one for one in study.stages.values() if isinstance(one, ExternalSection)]
+    return {digest: place for one in stages for digest, place in zip(one.digests, one.places, strict=True)}
+
+
 def _open_for(study: Study, output: Path) -> Store:
     """The run at ``output``, new or of this very study. Errors: StudyError naming the changed keys."""
     if not (output / DATABASE).is_file() and (problems := look_around(study)[0]):
@@ -85,7 +92,11 @@ def _open_for(study: Study, output: Path) -> Store:
         # As this version writes them: a key that is new has its default.
         with contextlib.suppress(StudyError):
             settings = json.loads(json.dumps(Study.model_validate(settings).settings()))
-        if changes := changed_keys(settings, json.loads(json.dumps(study.settings()))):
+        now = json.loads(json.dumps(study.settings()))
+        changes = changed_keys(without_places(settings), without_places(now))
+        if not changes and settings != now:
+            note_study(study, store)  # what is held by digest has been moved
+        if changes:
             shown = "; ".join(changes[:5]) + (f" and {len(changes) - 5} more" if len(changes) > 5 else "")
             raise StudyError(
                 f"{output}: was made by a different study: {shown}. Choose another output,"
@@ -267,6 +278,11 @@ def measures(store: Store) -> dict[str, dict[str, float]]:
     return {name: {k: float(v) for k, v in row.items() if v is not None} for name, row in numbers.items()}
 
 
+def begin(study: Study, output: Path) -> None:
+    """Make the run of a study, or find it as it is, and carry out nothing. Errors: StudyError, StoreError."""
+    _open_for(study, output).close()
+
+
 def default_output(name: str) -> Path:
     """Where the run of the study with this name goes if nobody says: below the working directory."""
     return Path("runs") / name
@@ -308,6 +324,8 @@ def run(
     with store:
         with store.transaction():
             store.set_meta(PLAN_KEY, json.dumps([step.fingerprint for step in plan.steps]))
+            if places := _places_of(study):
+                store.set_meta(EXTERNAL_KEY, json.dumps(places, sort_keys=True))
             store.set_meta(ENDPOINTS_KEY, json.dumps(study.model_dump(mode="json")["endpoints"], sort_keys=True))
         budget = {"max_calls": max_calls, "max_cost": max_cost}
         execute(plan, store, workers=workers or study.run.workers, listener=listener, budget=budget)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from holdfast.models.entries import TINY
 from holdfast.records.errors import StudyError, require, require_known
 from holdfast.study.command import CommandSection, check_command
+from holdfast.study.elsewhere import check_external
 from holdfast.study.kinds import JUDGES, kind_of, suite_of
 from holdfast.study.parts import PartSection
 from holdfast.study.problems import read_axis
@@ -22,6 +23,7 @@ from holdfast.study.stages import (
     PAIRS,
     TRAJECTORIES,
     DemonstrationSection,
+    ExternalSection,
     RewardSection,
     StageSection,
     TrainingSection,
@@ -61,6 +63,7 @@ def check_study(study: Tables) -> None:
             _check_demonstrations(study, name, stage)
         elif isinstance(stage, CommandSection):
             _check_command(study, name, stage)
+    check_external(study)
     for name, judge in study.judges.items():
         _check_judge(name, judge)
     probe_judge = None if study.probes is None else study.probes.judge
@@ -183,7 +186,9 @@ def _check_judge(name: str, judge: JudgeSection | JudgeTable) -> None:
 
 def _check_world(study: Tables) -> None:
     suite, world = study.suite, study.suite.world
-    trainable = not (isinstance(suite, SuiteSection) and suite.split == "none") or not study.study.lineages
+    used = {name for lineage in study.study.lineages for name in lineage}
+    trains = any(not isinstance(study.stages[name], ExternalSection) for name in used)
+    trainable = not (isinstance(suite, SuiteSection) and suite.split == "none") or not trains
     require(
         trainable, 'suite.split is "none", which leaves no case to train on; remove study.lineages or split the cases'
     )
@@ -398,6 +403,8 @@ def _check_size(study: Tables) -> None:
 def _kept_of(study: Tables, lineage: tuple[str, ...]) -> int:
     """How many checkpoints the last stage of a lineage keeps."""
     last = study.stages[lineage[-1]]
+    if isinstance(last, ExternalSection):
+        return len(last.digests)
     if not isinstance(last, RewardSection):
         return len(study.doses_of(lineage))
     return max(int(steps) for steps in study.axes.get("steps", (last.steps,))) // last.every

@@ -22,7 +22,14 @@ from holdfast.rollout.dialogues import Dialogue
 from holdfast.rollout.worlds import World
 from holdfast.study.command import CommandSection
 from holdfast.study.sections import JudgeSection, JudgeTable, SuiteSection, SuiteTable
-from holdfast.study.stages import REWARD_METHODS, DemonstrationSection, RewardSection, StageSection, StageTable
+from holdfast.study.stages import (
+    REWARD_METHODS,
+    DemonstrationSection,
+    ExternalSection,
+    RewardSection,
+    StageSection,
+    StageTable,
+)
 
 UNKNOWN_NAME = "unknown_name"  # the type of a problem whose text is whole
 
@@ -126,7 +133,8 @@ class Method:
     ``StageSection`` learns from pairs and is checked as such. ``carry_out(step, settings, store, scratch, emit)`` makes
     the weights: it is given the step (``runs.plan.step.Step``), its settings (``runs.plan.settings.StageSettings``),
     the run, a directory of the step's own, which may hold what an earlier process left, and whom to tell. It returns
-    ``runs.steps.outcomes.Finished`` with a directory of weights in ``scratch`` for each of the step's checkpoints.
+    ``runs.steps.outcomes.Finished`` with a directory of weights in ``scratch`` for each of the step's checkpoints, or
+    with None for a checkpoint that says itself where its weights stay (``model``) and which they are (``digest``).
     ``version`` changes whenever the same settings make other weights: fingerprints hold it.
 
     ``plan(planner, replicate, parent, lineage)`` adds the train step of a lineage's last name, with the steps that it
@@ -170,6 +178,7 @@ METHODS = Extensions(
         "dpo": "holdfast.runs.methods.pairs:METHOD",
         "sft": "holdfast.runs.methods.demonstrations:METHOD",
         "command": "holdfast.runs.methods.command:METHOD",
+        "external": "holdfast.runs.methods.external:METHOD",
         **{name: f"holdfast.runs.methods.rewards:{name.upper()}" for name in REWARD_METHODS},
     },
 )
@@ -248,6 +257,6 @@ def _reader(plain: type[Section]) -> BeforeValidator:
 AnySuite = Annotated[SerializeAsAny[SuiteSection | SuiteTable], _reader(SuiteSection)]
 AnyJudge = Annotated[SerializeAsAny[JudgeSection | JudgeTable], _reader(JudgeSection)]
 AnyStage = Annotated[
-    SerializeAsAny[StageSection | DemonstrationSection | CommandSection | RewardSection | StageTable],
+    SerializeAsAny[StageSection | DemonstrationSection | CommandSection | ExternalSection | RewardSection | StageTable],
     _reader(StageSection),
 ]

@@ -187,6 +187,50 @@ class DemonstrationSection(DataSection):
     loss_mask: Literal["agent", "completion"] = "agent"
 
 
+EXTERNAL = "external"  # the method of a stage that was trained elsewhere
+
+
+class ExternalSection(StageTable):
+    """``[stages.NAME]`` with ``method`` "external": checkpoints that training elsewhere left behind.
+
+    ``path`` is a directory, a pattern of directories ("out/checkpoint-*"), or a repository of the hub that is among its
+    downloads here, with ``revisions`` where there are several. Each is a dose, in the order of its ``steps``: those
+    given here in the order of the names, else ``global_step`` of its trainer_state.json, else the number by which the
+    names differ. The dose is the steps over those of the first. ``objective`` says what the stage was trained for, and
+    may be left out. ``places`` and ``digests``, of weights, settings and tokenizer, are filled in when the study is
+    read: what lies there is part of the study, where it lies is not.
+    """
+
+    apart = ("path", "revisions", "places")
+    optional = ("steps",)
+
+    method: str = EXTERNAL
+    path: Annotated[str, Field(min_length=1)]
+    revisions: tuple[str, ...] = ()
+    objective: str | tuple[str, ...] = ()
+    steps: Positive | tuple[Positive, ...] | None = None
+    places: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+
+    def at_point(self, point: Mapping[str, Any]) -> Self:
+        """The stage itself: no axis changes what was trained elsewhere."""
+        return self
+
+    @property
+    def counted(self) -> tuple[int | None, ...]:
+        """The steps of every checkpoint; None for a single one of which nothing says."""
+        if self.steps is None:
+            return (None,) * len(self.digests)
+        return (self.steps,) if isinstance(self.steps, int) else self.steps
+
+    @property
+    def doses(self) -> tuple[float, ...]:
+        """The steps of every checkpoint over those of the first, which is dose 1."""
+        first, *more = self.counted or (None,)
+        told = [(one or 1) / (first or 1) for one in more]
+        return (1, *(int(dose) if dose == int(dose) else round(dose, 4) for dose in told))
+
+
 class MergeSection(Section):
     """``[merges.NAME]``: weights between two lineages of one base: (1 − share) of the first, ``share`` of the second.
 

@@ -24,10 +24,11 @@ from holdfast.records.extensions import allow
 from holdfast.records.inputs import decode_utf8, parse_toml, read_bytes, read_settings
 from holdfast.store import DATABASE, Store
 from holdfast.study.checks import check_study
+from holdfast.study.elsewhere import read_external
 from holdfast.study.kinds import METHODS, SUITES, named_in
 from holdfast.study.problems import first_problem
 from holdfast.study.rules import refuse_old_bound
-from holdfast.study.stages import NAMED_DATA
+from holdfast.study.stages import EXTERNAL, NAMED_DATA
 from holdfast.study.tables import Tables
 
 MOST_BYTES = 256 << 20  # of a file that a study names
@@ -110,6 +111,15 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
     return changes
 
 
+def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A study's settings without the places of what is held by digest: the same at another place is the same study."""
+    stages = {}
+    for name, stage in (settings.get("stages") or {}).items():
+        apart = ("path", "revisions", "places") if stage.get("digests") else ("data",) if stage.get("digest") else ()
+        stages[name] = {key: value for key, value in stage.items() if key not in apart}
+    return {**settings, "stages": stages}
+
+
 # --- files that a study names -------------------------------------------------------------------------------------
 
 
@@ -163,9 +173,11 @@ def _read_suite(suite: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_stage(name: str, stage: Any) -> Any:
-    """A stage's table with the digest of the file that it learns from."""
+    """A stage's table with the digest of the file that it learns from, or of what was trained elsewhere."""
     if not isinstance(stage, Mapping) or stage.get("method", "dpo") not in METHODS.shipped or stage.get("digest"):
         return stage
+    if stage.get("method") == EXTERNAL:
+        return read_external(name, stage)
     data = stage.get("data")
     if not isinstance(data, str) or data in NAMED_DATA:
         return stage

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from holdfast.records.errors import StudyError
 from holdfast.records.outputs import write_file
@@ -52,7 +54,43 @@ def write_study(directory: Path) -> Path:
     path = directory / "study.toml"
     if path.exists() or path.is_symlink():
         raise StudyError(f"{path}: is there already; choose another directory")
-    plain = "".join(letter for letter in directory.resolve().name if letter.isprintable()).lstrip(".")[:NAME_LENGTH]
-    name = json.dumps(plain.replace("\\", "-") or "study", ensure_ascii=False)  # in the quotes of TOML
+    name = json.dumps(plain_name(directory.resolve().name), ensure_ascii=False)  # in the quotes of TOML
     write_file(path, STUDY.format(name=name), remedy="choose another directory")
     return path
+
+
+def plain_name(name: str) -> str:
+    """A name for a study of that of a directory."""
+    plain = "".join(letter for letter in name if letter.isprintable()).lstrip(".")[:NAME_LENGTH]
+    return plain.replace("\\", "-") or "study"
+
+
+def write_tables(tables: Mapping[str, Any]) -> str:
+    """A study of nested tables as TOML; what is None is left out."""
+    return (
+        "\n".join(line for name, table in tables.items() for line in _write_table(_key(name), table)).lstrip("\n")
+        + "\n"
+    )
+
+
+def _write_table(name: str, table: Mapping[str, Any]) -> Iterator[str]:
+    plain = {key: value for key, value in table.items() if value is not None and not isinstance(value, Mapping)}
+    inner = {key: value for key, value in table.items() if isinstance(value, Mapping)}
+    if plain or not inner:
+        yield f"\n[{name}]"
+        yield from (f"{_key(key)} = {_value(value)}" for key, value in plain.items())
+    for key, value in inner.items():
+        yield from _write_table(f"{name}.{_key(key)}", value)
+
+
+def _key(name: str) -> str:
+    bare = name.isascii() and name.replace("-", "a").replace("_", "a").isalnum()
+    return name if bare else json.dumps(name, ensure_ascii=False)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(key)} = {_value(one)}" for key, one in value.items() if one is not None) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)

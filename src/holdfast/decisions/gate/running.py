@@ -10,6 +10,7 @@ from typing import Any
 from holdfast.decisions.gate.books import Book, Library
 from holdfast.decisions.gate.verdicts import Place
 from holdfast.models.entries import TINY
+from holdfast.models.named import open_directory, require_model
 from holdfast.models.tiny.chat import is_tiny
 from holdfast.records import Checkpoint
 from holdfast.records.errors import StudyError
@@ -17,7 +18,7 @@ from holdfast.records.section import NAME_LENGTH
 from holdfast.runs.execution import StepProgress
 from holdfast.runs.readiness import look_around
 from holdfast.runs.run import note_study, run
-from holdfast.runs.steps.reading import place_of
+from holdfast.runs.steps.reading import place_now
 from holdfast.store import Store
 from holdfast.store.database import holds_tables
 from holdfast.store.places import STUDY_KEY
@@ -203,9 +204,8 @@ def _find_entry(study: Study, name: str) -> Mapping[str, Any] | None:
         return None
     place = Path(name).expanduser()
     if name and place.is_dir():
-        if not any(place.glob("*.json")):
-            raise StudyError(f"{name}: holds no model (no config.json); give a directory of weights")
-        return _open_directory(place)
+        require_model(place)
+        return open_directory(place)
     if name.startswith(REMOTE):
         return {"kind": "remote", "name": name.removeprefix(REMOTE)}
     if "/" in name:
@@ -215,15 +215,6 @@ def _find_entry(study: Study, name: str) -> Mapping[str, Any] | None:
         f"{name!r} is no model of the study ({known}) and no directory; give one of these, ORG/NAME of the hub, or"
         " remote/PROVIDER/NAME"
     )
-
-
-def _open_directory(place: Path, entry: Mapping[str, Any] | None = None, name: str = "") -> dict[str, Any]:
-    """An entry for a directory of weights, opened as ``entry`` says; ``name`` where its path is not what it goes by."""
-    name = name or str(place)
-    if is_tiny(place):
-        return {"kind": "tiny", "name": name}
-    kept = {key: value for key, value in (entry or {}).items() if key in ("calls", "quantization", "precision")}
-    return {**kept, "kind": "vllm" if (entry or {}).get("kind") == "vllm" else "local", "name": name}
 
 
 def _base_entry(book: Book, checkpoint: Checkpoint) -> str | None:
@@ -241,11 +232,14 @@ def _entry_of(book: Book, checkpoint: Checkpoint) -> Mapping[str, Any]:
     entry: Mapping[str, Any] = book.study["models"][base] if base is not None else {}
     if checkpoint.path is not None:
         with Store(book.path) as store:
-            return _open_directory(store.weights(checkpoint), entry, checkpoint.path)
+            return open_directory(store.weights(checkpoint), entry, checkpoint.path)
     if checkpoint.model is None:
         raise StudyError(f"{checkpoint.name}: the run does not say where its weights are; --again cannot open them")
     if entry.get("kind") == "remote":
         return dict(entry)
-    name, revision = place_of(checkpoint.model)
+    with Store(book.path) as store:
+        name, revision = place_now(store, checkpoint)
     require_weights(f"{checkpoint.name} of {book.place}", name, revision, [checkpoint.digest])
+    if checkpoint.stages and revision is None:  # it was trained elsewhere, and lies there
+        return open_directory(Path(name), entry)
     return {"kind": "local", **entry, "name": name, "revision": revision}

@@ -257,6 +257,19 @@ def digest_model(directory: Path) -> str:
     return hashlib.sha256(f"{whole} {digest_adapter(directory)}".encode()).hexdigest()
 
 
+def digest_opened(directory: Path) -> str:
+    """SHA-256 of all that a directory is opened by: what it computes with, its configuration, how it reads and writes.
+
+    Errors: StudyError, StoreError.
+    """
+    whole = hashlib.sha256(digest_model(directory).encode())
+    home, base = text_home(directory), base_of(directory)
+    for path in sorted({base / files.CONFIG, *(one / name for one in (home, base) for name in TEXT_FILES)}):
+        if path.is_file():
+            whole.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()
+
+
 # --- the base --------------------------------------------------------------------------------------------------
 
 

@@ -52,7 +52,7 @@ def fill_persistence(section: Section, shown: Shown) -> None:
     if not rows:
         return
     first = next((one for one in rows if one.kind == "persistence"), rows[0])
-    section.say(explain_persistence(first.objective, first.lineage), MARKS)
+    section.say(explain_persistence(first), MARKS)
     section.say(describe_chance(shown.analysis, "persistence"))
     parts: dict[bool, list[Estimate]] = {False: [], True: []}  # those of main lineages, those of controls
     for one in rows:
@@ -106,7 +106,7 @@ def persistence_text(shown: Shown, width: int) -> str | None:
     flipped = prefer_pooled([one for one in ratios if one.unit == FLIPPED])
     lines = ["Persistence"]
     if main:
-        lines += wrap_line(explain_persistence(main[0].objective, main[0].lineage), width, rest="  ")
+        lines += wrap_line(explain_persistence(main[0]), width, rest="  ")
         lines.append(table_text(list_estimates(main, "Persistence", shown.colors), width))
     missing = [f"{name_subject(one)}: {'; '.join(one.caveats)}" for one in main if one.value is None]
     lines += wrap_lines(missing, width)

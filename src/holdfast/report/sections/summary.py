@@ -271,7 +271,7 @@ def summarise(store: Store, analysis: Analysis) -> Sequence[str]:
     groups = list(by_claim.values())
     sentences = [describe_design(store), *describe_judges(analysis)]
     if groups:
-        sentences.append(explain_persistence(groups[0][0].objective, groups[0][0].lineage))
+        sentences.append(explain_persistence(groups[0][0]))
     elif not analysis.persistence and not analysis.exploitation:
         sentences.append("Persistence is not estimated: no lineage has a second stage with both ends judged.")
     sentences += map(describe_persistence, groups[:SENTENCES])

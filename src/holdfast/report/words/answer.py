@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
+from holdfast.records.estimates import UNDECLARED_GOAL
 from holdfast.records.words import count_noun
 from holdfast.report.words.labels import (
     FIRST_OBJECTIVE,
@@ -71,7 +72,8 @@ def find_answer(analysis: Analysis) -> list[Finding]:
     erosions = _index(one for one in analysis.persistence if one.kind == "erosion")
     ratios = [one for one in analysis.persistence if one.unit is None and one.kind in RATIO_KINDS]
     pairs = {(one.lineage, one.objective) for one in ratios if one.lineage is not None and len(one.lineage) == 2}
-    trained = {lineage[0]: objective for lineage, objective in pairs if objective is not None}
+    unknown = {one.lineage[0] for one in ratios if one.lineage and any(UNDECLARED_GOAL in told for told in one.caveats)}
+    trained = {lineage[0]: goal for lineage, goal in pairs if goal is not None and lineage[0] not in unknown}
     findings = [
         _judge_second(key, means, deltas, erosions, trained)
         for key in deltas

@@ -18,6 +18,7 @@ from holdfast.records import (
     can_be_told,
     cannot_be_told,
 )
+from holdfast.records.estimates import AGAINST_BASE
 from holdfast.records.quantities import NOT_IDENTIFIED, Format, quantity_of
 from holdfast.records.words import count_noun
 from holdfast.report.words.inert import escape_html
@@ -288,10 +289,17 @@ def is_control(checkpoint: Checkpoint) -> bool:
     return len(set(names)) < len(names) or any(float(one.settings.get("flip") or 0) > 0 for one in checkpoint.stages)
 
 
-def explain_persistence(objective: str | None, lineage: Sequence[str] | None) -> str:
-    """One sentence that says what persistence is, in the names of one two-stage lineage."""
-    first, second = (lineage[0], lineage[-1]) if lineage and len(lineage) == 2 else ("S", "H")
-    about, both = objective or "an objective", f"{first}→{second}"
+def explain_persistence(one: Estimate) -> str:
+    """One sentence that says what persistence is, in the names of the lineage that an estimate is about."""
+    lineage, about = one.lineage or (), one.objective or "an objective"
+    if any(AGAINST_BASE in told for told in one.caveats):
+        first, whole = (*lineage, "S")[0], name_lineage(lineage)
+        return (
+            f"Persistence of {about} after {whole} is here ({whole} − base) / ({first} − base): the share that {whole}"
+            f" has left of {first}'s gain over the base, for what the later stages do alone was not measured."
+        )
+    first, second = (lineage[0], lineage[-1]) if len(lineage) == 2 else ("S", "H")
+    both = f"{first}→{second}"
     more = SAFER.get(about, f"better in {about}")
     return (
         f"Persistence of {about} after {both} is ({both} − {second}) / ({first} − {second}): how much {more} {both} is"

@@ -70,7 +70,7 @@ class Planner:
         )
         return fingerprint
 
-    def _make(self, fingerprint: str, checkpoints: Sequence[Checkpoint]) -> list[Made]:
+    def make(self, fingerprint: str, checkpoints: Sequence[Checkpoint]) -> list[Made]:
         """Notes what a train step makes, where it is not known yet."""
         step = self.steps[fingerprint]
         self.steps[fingerprint] = replace(step, checkpoints=step.checkpoints or tuple(checkpoints))
@@ -105,7 +105,7 @@ class Planner:
             )
             for at, (stages, axes) in kept.items()
         ]
-        return self._make(fingerprint, checkpoints)
+        return self.make(fingerprint, checkpoints)
 
     def base(self, kind: str, seed: int) -> Made:
         """A base: taught or made here, once a seed, or opened where it is."""
@@ -130,7 +130,7 @@ class Planner:
         fingerprint = self.add(f"{verb} {name}", (), settings, size=size)
         model = entry.name + (f"@{entry.revision}" if entry.revision else "")
         checkpoint = Checkpoint(id=content_id("checkpoint", fingerprint, 1), base=name, model=model or None)
-        return self._make(fingerprint, [checkpoint])[0]
+        return self.make(fingerprint, [checkpoint])[0]
 
     def _teaching(self, kind: str, seed: int) -> tuple[TeachSettings, int]:
         """The supervised stage that makes one tiny base, and how many demonstrations it has."""

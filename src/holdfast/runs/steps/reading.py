@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.models import Model, RemoteModel, Speaker
 from holdfast.models.entries import EndpointSection, ModelEntry
-from holdfast.records import Case, Trajectory
+from holdfast.records import Case, Checkpoint, Trajectory
 from holdfast.records.errors import StepError, StoreError, StudyError
 from holdfast.records.outputs import scratch_directory
 from holdfast.rollout.dialogues import Speakers
@@ -20,7 +21,8 @@ from holdfast.runs.plan.settings import SpeakerModel
 from holdfast.runs.plan.step import Means, Step
 from holdfast.runs.steps.outcomes import Emit, beat
 from holdfast.store import Store, weights
-from holdfast.store.places import LEDGER
+from holdfast.store.places import EXTERNAL_KEY, LEDGER
+from holdfast.study.stages import EXTERNAL
 
 if TYPE_CHECKING:
     from holdfast.models.hub.chat import Calls
@@ -70,13 +72,40 @@ def weights_of(store: Store, checkpoint_id: str) -> Path:
             raise StepError(str(error)) from error
     from holdfast.models.hub import hub
 
-    directory = hub.resolve(*place_of(checkpoint.model))
-    if checkpoint.digest is not None and hub.describe(directory)["digest"] != checkpoint.digest:
+    directory = hub.resolve(*place_now(store, checkpoint))
+    if not _is_as_opened(checkpoint, directory):
         raise StoreError(
             f"{directory}: holds other weights than {checkpoint.name} had when the run opened it (another digest); put"
             " those there, or run the study again in a new run"
         )
     return directory
+
+
+def _is_as_opened(checkpoint: Checkpoint, directory: Path) -> bool:
+    """Whether weights that are not the run's are those that it opened; what was trained elsewhere is held whole."""
+    from holdfast.models.directories.stacks import digest_opened
+    from holdfast.models.hub import hub
+
+    whole = _external_digest(checkpoint)
+    if whole is not None and digest_opened(directory) != whole:
+        return False
+    return checkpoint.digest is None or hub.describe(directory)["digest"] == checkpoint.digest
+
+
+def _external_digest(checkpoint: Checkpoint) -> str | None:
+    """The digest of all that a checkpoint of training elsewhere is opened by; None for any other."""
+    last = checkpoint.stages[-1] if checkpoint.stages else None
+    return str(last.settings.get("digest")) if last is not None and last.method == EXTERNAL else None
+
+
+def place_now(store: Store, checkpoint: Checkpoint) -> tuple[str, str | None]:
+    """Name and revision by which a checkpoint is opened that is not the run's own.
+
+    What was trained elsewhere may have been moved since: the run's study says where it lies now.
+    """
+    assert checkpoint.model is not None
+    moved = json.loads(store.meta(EXTERNAL_KEY) or "{}").get(_external_digest(checkpoint))
+    return (str(moved), None) if moved is not None else place_of(checkpoint.model)
 
 
 def place_of(model: str) -> tuple[str, str | None]:
