@@ -10,6 +10,7 @@ from typing import Any
 from holdfast.decisions.gate.books import Book, Library
 from holdfast.decisions.gate.verdicts import Place
 from holdfast.models.entries import TINY
+from holdfast.models.hub.gguf import is_gguf
 from holdfast.models.tiny.chat import is_tiny
 from holdfast.records import Checkpoint
 from holdfast.records.errors import StudyError
@@ -201,6 +202,8 @@ def _find_entry(study: Study, name: str) -> Mapping[str, Any] | None:
     if name in study.models or name == TINY:
         return None
     place = Path(name).expanduser()
+    if is_gguf(name):
+        return {"kind": "local", "name": name}
     if name and place.is_dir():
         if not any(place.glob("*.json")):
             raise StudyError(f"{name}: holds no model (no config.json); give a directory of weights")
