@@ -328,7 +328,12 @@ def _add_gate(command: argparse.ArgumentParser) -> None:
     rules.add_argument("--rules", type=Path, metavar="FILE", help="a TOML file with a [gate] table")
     rules.add_argument("--judge", metavar="NAME", help="whose scores, best a judge that labelled no training pairs")
     _add_scores(rules)
-    rules.add_argument("--cases", type=count(1), metavar="N", help="compare N cases only, by the digest of their ids")
+    rules.add_argument(
+        "--cases",
+        type=count(1),
+        metavar="N",
+        help="compare N cases only, by the digest of their ids; --suite meets no more",
+    )
     for option, (setting, unit, words) in RULE_OPTIONS.items():
         rules.add_argument(option, dest=f"rule_{setting}", metavar=unit, help=words)
     rules.add_argument(

@@ -217,6 +217,7 @@ def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSe
         output=options.output,
         means=request.means,
         again=again,
+        most_cases=options.cases,
     )
     return parent, child, rules
 

@@ -25,7 +25,7 @@ class ModelEntry(Section):
 
     ``tiny`` is taught by the study, or opened where ``name`` is its directory; ``size`` gives one that is taught
     another shape than ``[model]`` has. ``random`` is made by it with weights that were never trained, of a real
-    architecture; ``local`` is a directory or a repository on the hub that
+    architecture; ``local`` is a directory, a file of llama.cpp (GGUF) or a repository on the hub that
     transformers loads in this process, ``vllm`` the same in vLLM; ``remote`` is a provider's model as Inspect AI names
     it. ``calls`` says how it calls tools: natively, in a text format in which generation stops at the call, or natively
     where it can.

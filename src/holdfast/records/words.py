@@ -12,3 +12,7 @@ def count_noun(count: int, plural: str) -> str:
 def true_minus(text: str) -> str:
     """A text of numbers with true minus signs."""
     return text.replace("-", "−")
+
+
+CUT_OFF_AT = "were cut off at rollouts."
+"""Stands in a run's note that says at which limit episodes ended, so that a report can tell it first."""

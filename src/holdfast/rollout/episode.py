@@ -49,6 +49,7 @@ class _Episode:
     logprob: float | None = 0.0
     turns: int = 0
     error: str | None = None
+    cut: str | None = None  # "context" where the conversation is longer than the model reads
 
     def play(self, checkpoint_id: str) -> Dialogue[Trajectory]:
         """The whole episode. Errors: ProviderError for what is not this episode's own."""
@@ -92,6 +93,7 @@ class _Episode:
             self.messages.append(reply.message or Message(role="assistant", content=reply.raw))
             if reply.stopped == "length" and self._tokens_spent():
                 return Ending.TOKEN_LIMIT
+            self.cut = "context" if reply.stopped == "context" else None
             return STOPPED_ENDINGS.get(reply.stopped, Ending.INCOHERENT)
         self.messages.append(reply.message)
         return None if reply.message.tool_calls else Ending.FINISHED
@@ -125,7 +127,7 @@ class _Episode:
         return next((ending for ending, is_reached in reached.items() if is_reached), None)
 
     def _record(self, checkpoint_id: str, ending: Ending) -> Trajectory:
-        detail = {"logprob": self.logprob, "error": self.error}
+        detail = {"logprob": self.logprob, "error": self.error, "cut": self.cut}
         # What the infrastructure broke off says nothing about the agent.
         failed = ending is Ending.ERROR
         flags = () if failed else audit(self.messages, ending, self.calls, self.invalid_calls, self.case.tools)
@@ -158,7 +160,8 @@ def roll_out(
     """One trajectory per (case, rollout number), in that order, or the outage that kept it from being made.
 
     ``detail["logprob"]`` is the log-probability of the agent's own tokens under the sampling model, in nats, where
-    that is known; ``detail["error"]`` says why an episode ended in ``Ending.ERROR``.
+    that is known; ``detail["error"]`` says why an episode ended in ``Ending.ERROR``, and ``detail["cut"]`` is
+    "context" where the conversation became longer than the model reads.
     """
     dialogues = [
         start_episode(case, rollout, world, checkpoint_id=checkpoint_id, rollout_seed=rollout_seed, limits=limits)

@@ -126,14 +126,21 @@ def _missing(need: str) -> list[str]:
 
 def _model_problems(study: Study, name: str, entry: ModelEntry, doubts: list[str]) -> Iterator[str]:
     """Why a run would not open a model of this machine, or not train it."""
-    from holdfast.models.directories.files import find
+    from holdfast.models.hub.gguf import is_gguf
+    from holdfast.models.hub.hub import find_model
 
     try:
-        directory = find(entry.name, entry.revision, download=False)
-    except StudyError:
+        directory = find_model(entry.name, entry.revision, download=False)
+    except MissingExtra as error:
+        yield f"model {name}: {error}"
+        return
+    except StudyError as error:
+        if is_gguf(entry.name):
+            yield f"model {name}: {error}"
+            return
         yield f"model {name}: {entry.name} is neither a directory nor among the hub's downloads here; get it first"
         return
-    if not any(directory.glob("*.safetensors")) and not Path(entry.name).expanduser().is_dir():
+    if not any(directory.glob("*.safetensors")) and not Path(entry.name).expanduser().exists():
         yield f"model {name}: of {entry.name} only a part is among the hub's downloads here; get it first"
         return
     lineages = study.lineages_of(name) if name in study.model.bases else ()

@@ -12,7 +12,7 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,14 @@ from holdfast.runs.methods.command.look import check_commands
 from holdfast.runs.plan.settings import JudgeSettings
 from holdfast.runs.plan.step import Plan, Step
 from holdfast.runs.readiness import look_around
+from holdfast.runs.steps.rollout import MUCH_CUT, tell_cut
 from holdfast.store import DATABASE, Store
 from holdfast.store.cells import score_rows
 from holdfast.store.copying import fill_copy, read_analysis, read_logs
 from holdfast.store.database import PRIVATE_DIRECTORY, PRIVATE_FILE
 from holdfast.store.origins import FOREIGN, describe_undeclared, read_declarations, read_log_states, read_undeclared
 from holdfast.store.places import ANALYSIS_FILE, ENDPOINTS_KEY, EXTERNAL_KEY, FORKED_KEY, STATE_KEY, STUDY_KEY
-from holdfast.store.steplog import PLAN_KEY
+from holdfast.store.steplog import PLAN_KEY, StepStatus
 from holdfast.study.kinds import JUDGES, kind_of
 from holdfast.study.noted import read_noted
 from holdfast.study.stages import ExternalSection
@@ -209,9 +210,22 @@ def notes(store: Store) -> tuple[str, ...]:
     kinds = [models.get(name, {}).get("kind", name) for name in settings.get("model", {}).get("bases", ())]
     lines = [*EMBEDDED_NOTES] if "tiny" in kinds else []
     lines += [RANDOM_NOTE] if "random" in kinds else []
+    steps = store.log.steps().values()
     # The same judge is told of for every checkpoint that it scored: once each is enough.
-    lines += dict.fromkeys(line for status in store.log.steps().values() for line in status.result.get("notes", ()))
-    return (*lines, *tell_origins(store), *filter(None, (store.doubt,)))
+    lines += dict.fromkeys(line for one in steps if one.kind != "rollout" for line in one.result.get("notes", ()))
+    return (*_tell_limits(steps), *lines, *tell_origins(store), *filter(None, (store.doubt,)))
+
+
+def _tell_limits(steps: Iterable[StepStatus]) -> Iterator[str]:
+    """How many episodes ended at which limit, of the roll-out steps in which many did."""
+    counts: dict[tuple[str, float], list[int]] = {}
+    for one in steps:
+        for key, (count, limit) in one.result.get("cut_off", {}).items():
+            if one.status == "done" and count >= MUCH_CUT * one.result["episodes"]:
+                cut = counts.setdefault((key, limit), [0, 0])
+                cut[0], cut[1] = cut[0] + count, cut[1] + one.result["episodes"]
+    for (key, limit), (count, episodes) in counts.items():
+        yield tell_cut(count, episodes, key, limit)
 
 
 def tell_origins(store: Store) -> Iterator[str]:

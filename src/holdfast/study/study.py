@@ -32,6 +32,12 @@ from holdfast.study.stages import EXTERNAL, NAMED_DATA
 from holdfast.study.tables import Tables
 
 MOST_BYTES = 256 << 20  # of a file that a study names
+# What a turn of a real model needs, and how many of its episodes may be lost where a run is killed, by kind of base.
+REAL_LIMITS: Mapping[str, Mapping[str, int]] = {
+    "local": {"max_tokens": 256, "batch_size": 32},
+    "vllm": {"max_tokens": 256},
+    "remote": {"max_tokens": 256},
+}
 NAMED_ITEMS = ("own", "generated", "inspect_evals")  # what ``probes.items`` names beside a file
 _A_FILE = "give the path of a file"
 # Suites whose files lie in a public place.
@@ -51,6 +57,12 @@ class Study(Tables):
             return super().model_validate(read_attachments(obj), **options)
         except ValidationError as error:
             raise StudyError(first_problem(error, cls, obj)) from error
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fit_limits(cls, raw: Any) -> Any:
+        """Where a base is a real model, limits that the study leaves open are those of one."""
+        return fit_limits(raw)
 
     @model_validator(mode="after")
     def _hold_together(self) -> Self:
@@ -118,6 +130,24 @@ def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
         apart = ("path", "revisions", "places") if stage.get("digests") else ("data",) if stage.get("digest") else ()
         stages[name] = {key: value for key, value in stage.items() if key not in apart}
     return {**settings, "stages": stages}
+
+
+def fit_limits(raw: Any) -> Any:
+    """A study's dictionary with what ``[rollouts]`` does not say filled in for bases that are no tiny ones.
+
+    Noted as if the study said it, so that a run tells what it was made with. Whatever is not well formed stays.
+    """
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("rollouts", {}), Mapping):
+        return raw
+    model, models = raw.get("model", {}), raw.get("models", {})
+    bases = model.get("bases", ()) if isinstance(model, Mapping) else getattr(model, "bases", ())
+    kinds = set()
+    for base in bases if isinstance(bases, list | tuple) else ():
+        entry = models.get(base, {}) if isinstance(models, Mapping) and isinstance(base, str) else {}
+        kind = entry.get("kind") if isinstance(entry, Mapping) else getattr(entry, "kind", None)
+        kinds.add(kind if isinstance(kind, str) else "local" if "/" in str(base) else None)
+    fitting = {key: value for kind in kinds for key, value in REAL_LIMITS.get(kind or "", {}).items()}
+    return {**raw, "rollouts": {**fitting, **raw.get("rollouts", {})}} if fitting else raw
 
 
 # --- files that a study names -------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 from holdfast.decisions.gate.books import Book, Library
 from holdfast.decisions.gate.verdicts import Place
 from holdfast.models.entries import TINY
+from holdfast.models.hub.gguf import is_gguf
 from holdfast.models.named import open_directory, require_model
 from holdfast.models.tiny.chat import is_tiny
 from holdfast.records import Checkpoint
@@ -23,7 +24,7 @@ from holdfast.store import Store
 from holdfast.store.database import holds_tables
 from holdfast.store.places import STUDY_KEY
 from holdfast.store.weights import WEIGHTS, lend
-from holdfast.study.noted import check_opened, choose_endpoints, require_weights
+from holdfast.study.noted import check_opened, choose_endpoints, read_noted, require_weights
 from holdfast.study.study import Study
 
 FEWEST_DRAWS = 100  # a gate needs no resamples of the run's own analysis
@@ -48,16 +49,26 @@ class Means:
 
 
 def roll_out_models(
-    library: Library, study: Study, *, parent: str, child: str, output: Path, means: Means, again: int | None
+    library: Library,
+    study: Study,
+    *,
+    parent: str,
+    child: str,
+    output: Path,
+    means: Means,
+    again: int | None,
+    most_cases: int | None = None,
 ) -> tuple[Place, Place]:
     """Two models through a study's suite and judges, in the run at ``output``.
 
     A model is a name in the study's ``[models]``, ``tiny``, a directory of weights, a repository on the hub, or
     ``remote/`` before a provider's model. With ``again`` the child is rolled out in a run of its own with another
-    seed, so that it may be the parent itself. Errors: StudyError, StepError.
+    seed, so that it may be the parent itself. No more than ``most_cases`` are met, or those that the run holds. Errors:
+    StudyError, StepError.
     """
     if parent == child and again is None:
         raise StudyError(f"--parent and --child are both {child!r}; add --again to roll the same model out twice")
+    study = _bound_cases(study, output, most_cases)
     # Read before the first is carried out: nothing is spent where it is wrong.
     anew = None if again is None else _evaluate(study, [child], seed=again)
     if anew is not None and (problems := look_around(anew)[0]):
@@ -69,6 +80,21 @@ def roll_out_models(
     second = _book_of(library, anew, place, means)
     told = f"{child} (rolled out anew, seed {again})"
     return Place(first, _base_of(first, parent)), Place(second, _base_of(second, child), told)
+
+
+def _bound_cases(study: Study, output: Path, most_cases: int | None) -> Study:
+    """The study with so many held-out cases at most; of a run that holds more, all of those stay.
+
+    Their episodes are there: another number of cases is compared without making any anew.
+    """
+    if most_cases is None:
+        return study
+    held = 0
+    if holds_tables(output):
+        with Store(output) as store:
+            held = int((read_noted(store).get("suite") or {}).get("test_cases", 0))
+    count = min(study.suite.test_cases, max(most_cases, held))
+    return study.model_copy(update={"suite": study.suite.model_copy(update={"test_cases": count})})
 
 
 def roll_out_again(
@@ -172,6 +198,8 @@ def _base_of(book: Book, name: str) -> Checkpoint:
 def _evaluate(study: Study, models: list[str], *, seed: int = 0) -> Study:
     """A study that only evaluates some models, by the suite, rollouts, judges and gate of another."""
     raw = study.model_dump(mode="json", exclude=set(LEFT_OUT))
+    # What the study does not say is what fits these models.
+    raw["rollouts"] = study.rollouts.model_dump(mode="json", exclude_unset=True)
     raw["axes"] = {}
     raw["models"] = {**raw["models"], **{name: entry for name in models if (entry := _find_entry(study, name))}}
     return _bare(raw, models, seed=seed)
@@ -184,7 +212,7 @@ def _bare(raw: dict[str, Any], models: list[str], *, seed: int) -> Study:
     raw["model"] = {**raw["model"], "bases": models, "base_seeds": raw["model"]["base_seeds"][:1]}
     # Nothing is trained: pairs that were brought from elsewhere need not be there any more.
     raw["pairs"] = {key: value for key, value in raw["pairs"].items() if key not in ("source", "digest")}
-    raw["rollouts"] = {**raw["rollouts"], "seed": raw["rollouts"]["seed"] + seed}
+    raw["rollouts"] = {**raw["rollouts"], "seed": raw["rollouts"].get("seed", 0) + seed}
     used = set(_speaking(raw, models))
     raw["endpoints"] = {
         key: value for key, value in raw.get("endpoints", {}).items() if key in used | set(raw["models"])
@@ -203,6 +231,8 @@ def _find_entry(study: Study, name: str) -> Mapping[str, Any] | None:
     if name in study.models or name == TINY:
         return None
     place = Path(name).expanduser()
+    if is_gguf(name):
+        return {"kind": "local", "name": name}
     if name and place.is_dir():
         require_model(place)
         return open_directory(place)

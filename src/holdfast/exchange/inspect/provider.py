@@ -28,6 +28,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from holdfast.exchange.inspect.messages import from_inspect, from_tool_info, to_inspect
 from holdfast.models import Ask, Conversation, Model, Reply
+from holdfast.models.hub.gguf import is_gguf, unpack
 from holdfast.models.remote.inspect_chat import BYTES_PER_TOKEN
 from holdfast.models.tiny.chat import is_tiny
 from holdfast.records import Message, content_id
@@ -47,7 +48,12 @@ def holdfast() -> type[ModelAPI]:
 
 
 def find_directory(name: str) -> Path:
-    """The model directory that a name means: a path, or ``RUN:CHECKPOINT`` by name or id. Errors: StudyError."""
+    """The model directory that a name means: a path, also of a GGUF file, or ``RUN:CHECKPOINT`` by name or id.
+
+    Errors: StudyError.
+    """
+    if is_gguf(name):
+        return unpack(name)
     if (path := Path(name).expanduser()).is_dir():
         return path
     run, _, wanted = name.partition(":")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 STACK, ADAPTER, ADAPTER_CONFIG = "stack.json", "adapter_model.safetensors", "adapter_config.json"
 WHOLE, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
-_POINTER = b"version https://git-lfs."
+POINTER = b"version https://git-lfs."
 FETCH = "fetch the model again"
 DAMAGED = "train the stage again or restore the directory"
 Told = TypeVar("Told")
@@ -101,7 +101,7 @@ def _ask_header(path: Path, ask: Callable[[Any], Told]) -> dict[str, Told]:
     except (SafetensorError, OSError, ValueError) as error:
         told = f"is damaged ({error}); {FETCH}"
         with suppress(OSError), path.open("rb") as start:
-            if start.read(len(_POINTER)) == _POINTER:  # it stands for a file that Git LFS was not asked for
+            if start.read(len(POINTER)) == POINTER:  # it stands for a file that Git LFS was not asked for
                 told = "is a pointer of Git LFS and not the file; fetch that (git lfs pull)"
         raise StudyError(f"{path}: {told}") from error
 

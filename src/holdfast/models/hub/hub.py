@@ -14,6 +14,7 @@ from holdfast.models.directories import files
 from holdfast.models.directories.files import find, read_header, read_index, read_object, weight_files
 from holdfast.models.directories.peft import is_peft, read_peft
 from holdfast.models.directories.stacks import base_of, digest_model
+from holdfast.models.hub.gguf import is_gguf, unpack
 from holdfast.records.errors import StudyError, needs
 
 # What opens a directory: transformers to sample, vLLM, or transformers to train.
@@ -30,15 +31,21 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def resolve(name: str, revision: str | None = None, *, download: bool = True) -> Path:
-    """The checked directory of a model: ``name`` is a directory or a repository on the hub, in its ``revision``.
+    """The checked directory of a model: ``name`` is a directory, a file of llama.cpp (GGUF, which is unpacked into the
+    cache), or a repository on the hub, in its ``revision``.
 
     The hub is asked only for what its cache lacks, and never where HF_HUB_OFFLINE is set, nor without ``download``.
 
     Errors: StudyError for a model that is not found or refused.
     """
-    place = find(name, revision, download=download)
+    place = find_model(name, revision, download=download)
     check_model(place, download=download)
     return place
+
+
+def find_model(name: str, revision: str | None = None, *, download: bool = True) -> Path:
+    """The directory of a model as in ``resolve``, not yet checked. Errors: StudyError, MissingExtra."""
+    return unpack(name, revision) if is_gguf(name) else find(name, revision, download=download)
 
 
 def describe(directory: Path) -> dict[str, str | None]:

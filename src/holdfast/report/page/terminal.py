@@ -15,7 +15,7 @@ from holdfast.report.draw.figures import order_lineages
 from holdfast.report.sections.approval.section import describe_approval
 from holdfast.report.sections.gate import count_outcomes, overall
 from holdfast.report.sections.results import scores_text
-from holdfast.report.sections.summary import APPROVAL_SENTENCES, describe_alert
+from holdfast.report.sections.summary import APPROVAL_SENTENCES, describe_alert, find_cut
 from holdfast.report.sections.table import make_texts
 from holdfast.report.words.answer import answer
 from holdfast.report.words.console import rows_text, terminal_width
@@ -111,9 +111,9 @@ def render_summary(analysis: Analysis, verdicts: Sequence[Verdict] = (), width: 
         names = list(dict.fromkeys(name_lineage(one.lineage) for one in flags))
         told = ", ".join(names[:MOST_NAMED]) + (", …" if names[MOST_NAMED:] else "")
         below += wrap_line(f"! degenerate training: {count_noun(len(flags), 'flags')} ({told})", wide, "", "  ")
-    if analysis.notes:
-        more = f" ({count_noun(len(analysis.notes) - 1, 'more notes')})" if analysis.notes[1:] else ""
-        below += wrap_line(f"note: {analysis.notes[0]}{more}", wide, "", "  ")
+    if notes := [note for note in analysis.notes if note not in find_cut(analysis)]:
+        more = f" ({count_noun(len(notes) - 1, 'more notes')})" if notes[1:] else ""
+        below += wrap_line(f"note: {notes[0]}{more}", wide, "", "  ")
     room = max(LEAST_ROWS, SUMMARY_LINES - len(above) - len(below))
     scores = scores_text(Shown(analysis=analysis, colors=order_lineages(analysis)), wide, room)
     blocks = ["\n".join(above), scores or "no results: nothing is judged yet", "\n".join(below)]

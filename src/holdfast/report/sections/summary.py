@@ -11,7 +11,7 @@ import numpy as np
 from holdfast.records import Analysis, Estimate, Outcome, can_be_told, cannot_be_told
 from holdfast.records.arrays import Ints
 from holdfast.records.quantities import NOT_IDENTIFIED
-from holdfast.records.words import count_noun
+from holdfast.records.words import CUT_OFF_AT, count_noun
 from holdfast.report.sections.approval.section import describe_approval, name_key, void_notes
 from holdfast.report.sections.approval.tables import keep_judge, make_setup, pick_last
 from holdfast.report.sections.gate import overall, tally
@@ -163,15 +163,22 @@ def needs_alert(analysis: Analysis) -> bool:
 
 def describe_alert(analysis: Analysis) -> str | None:
     """What stands before everything else where many episodes cannot be judged; None where few are so."""
+    limits = find_cut(analysis)
     if not needs_alert(analysis):
-        return None
+        return " ".join(f"{note}." for note in limits) or None
     invented, unfit = _pooled_rate(analysis, "no_call_and_invented"), _pooled_rate(analysis, "unfit")
     parts = []
     if invented is not None and (invented.value or 0.0) > 0:
         parts.append(f"In {_counted(invented)} no tool was ever executed and the agent wrote the tools' answers itself")
     if unfit is not None:
         parts.append(f"{_counted(unfit)} are unfit to be judged")
-    return f"{'; '.join(parts)}. The scores below are judges' readings of these episodes."
+    causes = "".join(f" {note}." for note in limits)
+    return f"{'; '.join(parts)}.{causes} The scores below are judges' readings of these episodes."
+
+
+def find_cut(analysis: Analysis) -> list[str]:
+    """The run's notes that say at which limit episodes ended: the cause of what has no score."""
+    return [note for note in analysis.notes if CUT_OFF_AT in note]
 
 
 def _read_flags(store: Store) -> Ints:

@@ -33,8 +33,10 @@ def open_base(step: Step, entry: ModelEntry, store: Store) -> Finished:
     name, revision = entry.name, entry.revision
     directory = hub.resolve(name, revision)
     found = hub.describe(directory)
-    repository = found["revision"] is not None and not Path(name).expanduser().is_dir()
-    model = f"{name}@{found['revision']}" if repository else str(directory.resolve())
+    here = Path(name).expanduser()
+    repository = found["revision"] is not None and not here.exists()
+    # A file of llama.cpp is noted as itself: what it is unpacked to can be made again.
+    model = f"{name}@{found['revision']}" if repository else str((here if here.is_file() else directory).resolve())
     base = base_of(directory)
     result = {**found, "directory": str(directory), **({"base": str(base)} if base != directory else {})}
     return Finished(result=result, checkpoints=((replace(checkpoint, model=model), None),))

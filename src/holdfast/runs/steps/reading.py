@@ -109,8 +109,8 @@ def place_now(store: Store, checkpoint: Checkpoint) -> tuple[str, str | None]:
 
 
 def place_of(model: str) -> tuple[str, str | None]:
-    """Name and revision of a base from what its checkpoint notes: a directory, or a repository and its commit."""
-    if Path(model).is_dir():
+    """Name and revision of a base from what its checkpoint notes: a path, or a repository and its commit."""
+    if Path(model).exists() or Path(model).is_absolute():
         return model, None
     name, _, revision = model.partition("@")
     return name, revision or None

