@@ -91,7 +91,7 @@ REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
         ),
         "a command without its output": (by_command(["a", "{model}"]), "stages.S.command does not say {output}"),
         "an empty command": (by_command([]), "stages.S.command: tuple should have at least 1 item"),
-        "a command as one text": (by_command("a {output}"), "stages.S.command: value error, give a list of words"),
+        "a command as one text": (by_command("a {output}"), "stages.S.command: give a list of words"),
         "a command that is its model": (by_command(["{model}", "{output}"]), "stages.S.command begins with '{model}'"),
         "a command with an unknown key": (
             by_command(GOOD_COMMAND, timeot=3),
