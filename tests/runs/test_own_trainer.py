@@ -16,7 +16,11 @@ import pytest
 from builders.smoke_study import smoke_settings, write_toml
 
 from holdfast.cli.main import main
-from holdfast.records.errors import StepError, StudyError
+from holdfast.records.errors import HoldfastError, StepError, StudyError
+from holdfast.runs.build import build
+from holdfast.runs.methods.command.look import check_commands
+from holdfast.runs.methods.command.plan import CommandSettings
+from holdfast.runs.methods.command.train import train_stage
 from holdfast.runs.methods.command.trainer import work_directory
 from holdfast.runs.run import run
 from holdfast.store import Store
@@ -343,14 +347,27 @@ def test_what_a_command_needs_is_looked_for_before_anything_is_spent(
         assert words in said[-1] and not (tmp_path / "run").exists()
 
 
-def test_a_command_that_no_file_of_the_user_names_is_not_carried_out(base_cache: Path, tmp_path: Path) -> None:
-    program = script(tmp_path / "train.py", GOOD + f"Path({str(tmp_path / 'done')!r}).touch()")
+def test_a_command_that_no_file_of_the_user_names_is_not_carried_out(tmp_path: Path) -> None:
+    program = script(tmp_path / "train.py", f"Path({str(tmp_path / 'done')!r}).touch()")
     made = Study.model_validate(study(program))
     with pytest.raises(StudyError, match=r"stages.T.command is not carried out: .* and a run's word is no reason to"):
         run(made, tmp_path / "run", workers=1)
     assert not (tmp_path / "run").exists() and not (tmp_path / "done").exists()
-    run(made, tmp_path / "run", workers=1, allow_command=True)
-    assert (tmp_path / "done").exists()
+    with pytest.raises(StepError, match="is not carried out"):  # nor where somebody has left that out
+        carry_out_alone(made, tmp_path)
+    assert not (tmp_path / "done").exists()
+    check_commands(made, permitted=True)
+    with pytest.raises(HoldfastError, match="checkpoint"):  # it is let through, to a run that holds nothing
+        carry_out_alone(made, tmp_path)
+
+
+def carry_out_alone(made: Study, path: Path) -> None:
+    """The step of the stage T in an empty run."""
+    step = next(one for one in build(made).steps if isinstance(one.settings, CommandSettings))
+    assert isinstance(step.settings, CommandSettings)
+    (path / "scratch").mkdir(exist_ok=True)
+    with Store.open_or_create(path / "empty") as store:
+        train_stage(step, step.settings, store, path / "scratch", lambda _: None)
 
 
 def test_doses_episodes_and_a_file(carry: Callable[..., Path], tmp_path: Path) -> None:
