@@ -158,9 +158,9 @@ WRITE_CONFIG = "(output / 'config.json').write_text(json.dumps(config))\n"
 # What a program does → the words of the line. Nothing of it is kept, and the next takes its turn in the same run.
 BAD: dict[str, tuple[str, str]] = {
     "an error": (
-        "print('first\\nsecond')\nsys.exit('boom: the reason')",
-        "ended with exit code 1; mend what it says, then repeat the command to retry; its last lines: first | second |"
-        " boom: the reason",
+        "print('first\\nsec\\x1b[2Jond', flush=True)\nsys.exit('boom: the reason')",
+        "ended with exit code 1; mend what it says, then repeat the command to retry; its last lines: first |"
+        " sec [2Jond | boom: the reason",
     ),
     "nothing written": ("pass", "{output}: nothing was written there"),
     "the output removed": ("output.rmdir()", "{output}: nothing was written there"),
@@ -175,6 +175,10 @@ BAD: dict[str, tuple[str, str]] = {
         "refused: {output}: holds no weights in safetensors",
     ),
     "a torn file": (f"{WEIGHTS}target.write_bytes(target.read_bytes()[:-9])", "model.safetensors: is damaged"),
+    "values that are no numbers": (
+        f"{WEIGHTS}raw = bytearray(target.read_bytes())\nraw[-4:] = b'\\x00\\x00\\xc0\\x7f'\ntarget.write_bytes(raw)",
+        "has values that are not finite; save a model that has learnt with a smaller rate",
+    ),
     "a link out of it": (
         f"{WEIGHTS}target.unlink()\ntarget.symlink_to(TMP + '/elsewhere.safetensors')",
         "{output}/model.safetensors: is a link that leads out of {output}",

@@ -98,7 +98,12 @@ class OutputLog:
         shown = [line[:_LINE_CHARACTERS] for line in lines]
         self._file.writelines(json.dumps({"line": line}) + "\n" for line in shown)
         self._file.flush()
-        self._last = [" ".join(line.split()) for line in (*self._last, *shown)[-_SHOWN_LINES:]]
+        self._last = [_plain(line) for line in (*self._last, *shown)[-_SHOWN_LINES:]]
+
+
+def _plain(line: str) -> str:
+    """A line without what steers a terminal, its spaces single."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in line).split())
 
 
 @contextlib.contextmanager
