@@ -24,7 +24,13 @@ from holdfast.store import Store
 from holdfast.suites.office.demonstrations import demonstrations
 
 PLAIN = {"lr_scheduler_type": "constant", "bf16": False, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
-PLAIN |= {"save_strategy": "no", "logging_strategy": "no", "max_length": None, "dataloader_pin_memory": False}
+PLAIN |= {
+    "activation_checkpointing": False,
+    "save_strategy": "no",
+    "logging_strategy": "no",
+    "max_length": None,
+    "dataloader_pin_memory": False,
+}
 
 
 def teach_base(place: Path, model: dict[str, Any]) -> None:
