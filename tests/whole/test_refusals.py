@@ -30,6 +30,12 @@ def imitation() -> dict[str, Any]:
     return changed(four_lineages(), {"study/lineages": [["S"], ["D"]], "stages": stages})
 
 
+def started() -> dict[str, Any]:
+    """A base that is taught before the study begins."""
+    base = {"model/bases": ["m"], "models": {"m": {"kind": "random", "start": ["D"]}}}
+    return changed(imitation(), base)
+
+
 def probes() -> dict[str, Any]:
     """Questions as the suite itself, asked to a model behind an API."""
     remote = {"model": {"bases": ["m"]}, "models": {"m": {"kind": "remote", "name": "mockllm/model"}}}
@@ -71,6 +77,7 @@ BASES: dict[str, Callable[[], dict[str, Any]]] = {
     "plain": plain,
     "smoke": smoke_settings,
     "imitation": imitation,
+    "started": started,
     "probes": probes,
     "repair": repair,
     "search": search,
@@ -78,6 +85,34 @@ BASES: dict[str, Callable[[], dict[str, Any]]] = {
     "approval": miniature,
 }
 REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
+    "started": {
+        "an unknown stage": (
+            {"models/m/start": ["Dd"]},
+            "models.m.start names the stage 'Dd', not among [stages.…]…did you mean 'D'?",
+        ),
+        "no stage": ({"models/m/start": []}, "models.m.start is empty; name the stages that teach it, or remove it"),
+        "a text for a list": ({"models/m/start": "D"}, "models.m.start: …"),
+        "of no base": (
+            {"models/other": {"kind": "random", "start": ["D"]}},
+            "models.other.start is for bases, and 'other' is none; add it to model.bases, or remove it",
+        ),
+        "of a remote model": (
+            {"models/m": {"kind": "remote", "name": "x/y", "start": ["D"]}, "study/lineages": []},
+            "models.m.start: a remote model cannot be trained here; remove it",
+        ),
+        "of a quantised model": (
+            {"models/m": {"kind": "local", "name": "x", "quantization": "int8", "start": ["D"]}, "study/lineages": []},
+            "models.m.start: no stage can be put on quantised weights; leave one out",
+        ),
+        "in two splits": (
+            {"axes": {"split_seed": [0, 1]}},
+            "models.m.start: a base is taught once, and axes.split_seed has 2 splits, of which one holds out what…",
+        ),
+        "by pairs of episodes that cannot differ": (
+            {"models/m/start": ["S"], "study/lineages": [], "rollouts": {"per_train_case": 1}},
+            "rollouts.per_train_case is 1; give at least 2…",
+        ),
+    },
     "plain": {
         "unknown key": ({"study/train_seds": [1]}, "study.train_seds: unknown key; did you mean 'train_seeds'?"),
         "unknown stage key": ({"stages/S/bta": 1}, "stages.S.bta: unknown key; did you mean 'beta'?"),

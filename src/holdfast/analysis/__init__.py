@@ -21,7 +21,7 @@ from itertools import chain
 
 import numpy as np
 
-from holdfast.analysis import frontier, health, multiplicity, planes, pooled, repair, whose
+from holdfast.analysis import frontier, health, multiplicity, planes, pooled, repair, untaught, whose
 from holdfast.analysis import published as paper
 from holdfast.analysis.approval import gaps as exploitation
 from holdfast.analysis.design import MIN_RANDOM_BASES, Design, read_design
@@ -65,8 +65,9 @@ def analyze(
     lines = (*paper.frontier_rows(design), *frontier.frontier_estimates(design, means))
     ratios = paper.persistence_rows(design, draws * PUBLISHED_DRAWS_FACTOR, published)
     agreement, judges = tuple(agreement_rows(panel)), whose.judge_facts(design)
+    scores = (*paper.score_rows(design), *pooled.score_rows(design))
     whole = Analysis(
-        scores=(*paper.score_rows(design), *pooled.score_rows(design)),
+        scores=(*scores, *untaught.score_rows(store, scores)),
         deltas=(*paper.delta_rows(design), *pooled.delta_rows(design)),
         persistence=(*ratios, *pooled.persistence_rows(design)),
         frontier=lines,
@@ -77,7 +78,13 @@ def analyze(
         calibration=tuple(whose.relate_rows(design, calibration_rows(panel), ranked=False)),
         repair=tuple(repair.repair_rows(design, means, measured, gate)),
         frontiers=tuple(planes.frontiers(design, means, lines)),
-        notes=(*users.notes, *notes, *_notes(design, apart), *whose.judge_notes(judges, design, agreement)),
+        notes=(
+            *users.notes,
+            *notes,
+            *_notes(design, apart),
+            *untaught.notes(store),
+            *whose.judge_notes(judges, design, agreement),
+        ),
         judges=judges,
         exploitation=tuple(whose.relate_rows(design, users.rows)),
         curves=users.curves,

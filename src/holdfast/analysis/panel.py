@@ -92,9 +92,12 @@ class Panel:
         return self.cells.episodes
 
 
-def read_panel(store: Store, unfit: Iterable[Flag]) -> Panel:
-    """The run's scores aligned for analysis. Errors: StudyError where parent and child saw different cases."""
-    cells, splits = read_cells(store), store.splits()
+def read_panel(store: Store, unfit: Iterable[Flag], *, of: str | None = None) -> Panel:
+    """The run's scores aligned for analysis, or those ``of`` one checkpoint.
+
+    Errors: StudyError where parent and child saw different cases.
+    """
+    cells, splits = read_cells(store, of=of), store.splits()
     beside = {name for parts in splits.values() for part, ids in parts.items() if part not in HALVES for name in ids}
     if beside:
         cells = cells.without_cases(np.array([name in beside for name in cells.scores.case_ids], dtype=np.bool_))

@@ -28,8 +28,13 @@ class ModelEntry(Section):
     architecture; ``local`` is a directory, a file of llama.cpp (GGUF) or a repository on the hub that
     transformers loads in this process, ``vllm`` the same in vLLM; ``remote`` is a provider's model as Inspect AI names
     it. ``calls`` says how it calls tools: natively, in a text format in which generation stops at the call, or natively
-    where it can.
+    where it can. ``start`` names stages of the study that a base is taught by before the study begins.
     """
+
+    @property
+    def untaught(self) -> ModelEntry:
+        """The same without its ``start``: how its weights are opened and speak."""
+        return self.model_copy(update={"start": None})
 
     kind: Literal["tiny", "random", "local", "vllm", "remote"]
     name: str = ""
@@ -45,6 +50,8 @@ class ModelEntry(Section):
     ffn: Width = 128
     vocabulary: Annotated[int, Field(ge=300, le=2**24)] = 2048
     max_positions: Positive = 8192
+    # Stages of the study that a base goes through before the study begins; no part of what it is opened as.
+    start: tuple[str, ...] | None = Field(default=None, exclude_if=lambda start: start is None)
     # No part of a fingerprint where it is not given.
     size: Literal["0.1M", "0.35M", "1M", "2M", "5M"] | None = Field(default=None, exclude_if=lambda size: size is None)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from holdfast.records.episodes import JSON
 
+START = "start"  # the source of what a base was before and while it was taught: no result of its run
+AS_IT_WAS = "as it was"  # stands behind the name of a base that was then taught
 DOSE = "dose"  # the axis that tells checkpoints of one training apart: the share of the stage, or its multiple
 
 
@@ -42,7 +44,8 @@ class Checkpoint:
     ``axes`` are the study's axes at this point (``beta``, ``pair_judge``, ``dose`` …). ``path`` is relative
     to the run directory and None where the weights are elsewhere; ``model`` is the name that a library
     or provider knows the weights by, where there is one; ``source`` is the run that it was brought from with
-    trajectories to learn from, so that it is no result of this run.
+    trajectories to learn from, or ``START`` for a base as it was before it was taught, so that it is no result of this
+    run. ``start`` are the stages that a base went through before the study began: no part of its lineage.
     """
 
     id: str
@@ -56,6 +59,7 @@ class Checkpoint:
     digest: str | None = None
     model: str | None = None
     source: str | None = None
+    start: tuple[StageRecord, ...] = ()
 
     @property
     def lineage(self) -> tuple[str, ...]:

@@ -40,6 +40,9 @@ def build(study: Study, *, fresh: Collection[tuple[str, ...]] = ()) -> Plan:
             for name, base in bases:
                 replicate = Replicate(base=name, root=base, point=point, seed=seed, split_seed=split_seed)
                 evaluations += _plan_replicate(planner, replicate)
+    for name in study.model.bases if planner.suite.has_cases else ():
+        if study.entry(name).start:
+            evaluations += _evaluate_untaught(planner, name)
     judged = tuple(dict.fromkeys(evaluations))
     planner.add("analyze", judged, AnalyzeSettings(draws=study.study.draws), size=study.study.draws)
     return Plan(study=study, steps=tuple(planner.steps.values()))
@@ -69,6 +72,18 @@ def _evaluate(planner: Planner, base: str, made: Made, split_seed: int) -> list[
         rollout = planner.rollout(base, made, part, split_seed, seed)
         judged += [planner.judge(rollout, judge) for judge in study.readers]
     return judged
+
+
+def _evaluate_untaught(planner: Planner, base: str) -> list[str]:
+    """Held-out episodes of a base as it was before its start, for a row beside the study's own."""
+    study = planner.study
+    made_here = study.entry(base).kind in ("tiny", "random")
+    (split_seed,) = study.axes.get("split_seed", (study.suite.split_seed,))
+    found = []
+    for seed in study.model.base_seeds[: None if made_here else 1]:
+        rollout = planner.rollout(base, planner.untaught(base, seed), "test", int(split_seed), 0)
+        found += [planner.judge(rollout, judge) for judge in study.readers]
+    return found
 
 
 def _evaluate_approval(planner: Planner, base: str, made: Made, split_seed: int) -> list[str]:

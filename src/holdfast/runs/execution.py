@@ -29,6 +29,7 @@ from holdfast.runs.plan.settings import (
     RandomSettings,
     ReferenceSettings,
     RolloutSettings,
+    StartSettings,
     TeachSettings,
     TrainSettings,
 )
@@ -271,6 +272,8 @@ def _work(step: Step, store: Store, emit: Emit) -> Finished:
             return rollout.bring(step, settings, store, emit)
         case OpenSettings() as settings:
             return bases.open_base(step, settings.entry, store)
+        case StartSettings() as settings:
+            return bases.begin_with(step, settings, store)
         case TrainSettings() as settings:
             return _train(step, settings, store, emit)
     raise TypeError(f"{step.name}: nothing carries out {type(step.settings).__name__}")

@@ -144,7 +144,7 @@ def _model_problems(study: Study, name: str, entry: ModelEntry, doubts: list[str
         yield f"model {name}: of {entry.name} only a part is among the hub's downloads here; get it first"
         return
     lineages = study.lineages_of(name) if name in study.model.bases else ()
-    stages = [study.stages[stage] for lineage in lineages for stage in lineage]
+    stages = [study.stages[stage] for lineage in (*lineages, entry.start or ()) for stage in lineage]
     try:
         doubts += [f"model {name}: {doubt}" for doubt in _inspect(directory, entry)]
         if any(not isinstance(stage, ExternalSection) for stage in stages) and entry.kind != "tiny":

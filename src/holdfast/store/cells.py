@@ -108,9 +108,9 @@ class Cells:
         return replace(self, scores=scores, episodes=replace(self.episodes, case=new_index[self.episodes.case]))
 
 
-def read_cells(store: Store, part: str | Sequence[str] | None = None) -> Cells:
-    """The cells of a part of a run, or of some; see ``tables.scope``."""
-    scores, episodes = store.score_table(part=part), store.trajectory_table(part=part)
+def read_cells(store: Store, part: str | Sequence[str] | None = None, *, of: str | None = None) -> Cells:
+    """The cells of a part of a run, or of some, or ``of`` one checkpoint; see ``tables.scope``."""
+    scores, episodes = store.score_table(part=part, of=of), store.trajectory_table(part=part, of=of)
     shape = (len(episodes.trajectory), len(scores.judges), len(scores.objectives))
     at = (scores.trajectory, scores.judge, scores.objective)
     missing = np.isnan(scores.value)

@@ -181,8 +181,10 @@ def case_from_bytes(plain: bytes, **columns: Any) -> Case:
 
 def checkpoint_to_bytes(checkpoint: Checkpoint) -> bytes:
     """A checkpoint as JSON."""
-    row = {one.name: getattr(checkpoint, one.name) for one in fields(checkpoint) if one.name != "stages"}
-    row["stages"] = [{one.name: getattr(stage, one.name) for one in fields(stage)} for stage in checkpoint.stages]
+    lists = {"stages": checkpoint.stages} | ({"start": checkpoint.start} if checkpoint.start else {})
+    row = {one.name: getattr(checkpoint, one.name) for one in fields(checkpoint) if one.name not in ("stages", "start")}
+    for name, stages in lists.items():
+        row[name] = [{one.name: getattr(stage, one.name) for one in fields(stage)} for stage in stages]
     return orjson.dumps(row)
 
 
@@ -190,8 +192,11 @@ def checkpoint_from_bytes(plain: bytes) -> Checkpoint:
     """A checkpoint from JSON. Errors: StoreError where it is none, or has its weights elsewhere than in its run."""
     with telling_damage("a checkpoint"):
         row = orjson.loads(plain)
-        stages = tuple(StageRecord(**{**one, "objectives": tuple(one["objectives"])}) for one in row.pop("stages"))
-        found = Checkpoint(stages=stages, **row)
+        stages, start = (
+            tuple(StageRecord(**{**one, "objectives": tuple(one["objectives"])}) for one in some)
+            for some in (row.pop("stages"), row.pop("start", ()))
+        )
+        found = Checkpoint(stages=stages, start=start, **row)
         check_place(found)
     return found
 

@@ -251,7 +251,8 @@ class Store:
     def checkpoints(self, *, brought: bool = False) -> list[Checkpoint]:
         """The run's checkpoints by base, stages, axes and seeds, whichever was made first.
 
-        Those that came with another run's trajectories are among them if ``brought``.
+        Those that came with another run's trajectories, and bases as they were before they were taught, are among them
+        if ``brought``.
         """
         stored = [codec.checkpoint_from_bytes(body) for (body,) in self._db.execute("SELECT body FROM checkpoints")]
         return tables.in_order(one for one in stored if brought or one.source is None)
@@ -413,10 +414,13 @@ class Store:
                 for checkpoint, case, judge, value, label in self._db.execute(query, parameters)
             ]
 
-    def score_table(self, *, step: str | None = None, part: str | Sequence[str] | None = None) -> tables.ScoreTable:
+    def score_table(
+        self, *, step: str | None = None, part: str | Sequence[str] | None = None, of: str | None = None
+    ) -> tables.ScoreTable:
         """Scores as columns without texts, of the trajectories of a ``tables.scope``."""
+        checkpoints = self.checkpoints(brought=step is not None) if of is None else [self.checkpoint(of)]
         with codec.telling_damage("the table of scores"):
-            return tables.read_scores(self._db, self.checkpoints(brought=step is not None), step, part)
+            return tables.read_scores(self._db, checkpoints, step, part, of=of)
 
     def digest_scores(self) -> str:
         """SHA-256 over the ids of trajectories, and over judge, objective, rubric, repeat and value of every score."""
@@ -446,10 +450,13 @@ class Store:
         )
         return {(judge, objective): (mean, count) for judge, objective, mean, count in self._db.execute(query, (step,))}
 
-    def trajectory_table(self, *, part: str | Sequence[str] | None = None) -> tables.TrajectoryTable:
+    def trajectory_table(
+        self, *, part: str | Sequence[str] | None = None, of: str | None = None
+    ) -> tables.TrajectoryTable:
         """The columns of the trajectories of a ``tables.scope``, texts left where they are."""
+        checkpoints = self.checkpoints() if of is None else [self.checkpoint(of)]
         with codec.telling_damage("the table of trajectories"):
-            return tables.read_trajectories(self._db, self.checkpoints(), part)
+            return tables.read_trajectories(self._db, checkpoints, part, of=of)
 
     def trajectory_ids(self, *, step: str | None = None, part: str | None = None) -> list[str]:
         """Trajectory ids in the order of storing: the ``trajectory`` column of tables of this scope indexes them."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from holdfast.records import Checkpoint
 from holdfast.records.arrays import Floats, Ints
+from holdfast.records.checkpoints import START
 from holdfast.records.groups import group_by_key
 
 MIN_SCORE, MAX_SCORE = 0, 3
@@ -82,15 +83,28 @@ def _index(keys: Floats, known: Sequence[int]) -> Ints:
     return np.searchsorted(np.asarray(known, dtype=np.float64), keys).astype(np.int64)
 
 
-def scope(step: str | None, part: str | Sequence[str] | None = None) -> tuple[str, tuple[str, ...]]:
+# A base as it was before it was taught, and what stands between: no damaged row stops the query.
+_STARTED = (
+    "SELECT key FROM checkpoints WHERE CASE WHEN json_valid(CAST(body AS TEXT))"
+    f" THEN json_extract(CAST(body AS TEXT), '$.source') END = '{START}'"
+)
+
+
+def scope(
+    step: str | None, part: str | Sequence[str] | None = None, *, of: str | None = None
+) -> tuple[str, tuple[str, ...]]:
     """A condition on trajectories: those of one step, or of some parts of the splits, or all that this run is about.
 
-    What a study brought from another run to learn from is no result of its own, and what its checkpoints meet beside
-    the cases to train on and the held-out ones stands in a ``part`` of its own; "all" takes every part.
+    What a study brought from another run to learn from is no result of its own, nor is what a base did before it was
+    taught, unless it is asked for ``of`` that checkpoint alone. What checkpoints meet beside the cases to train on and
+    the held-out ones stands in a ``part`` of its own; "all" takes every part.
     """
     if step is not None:
         return "t.step = ?", (step,)
+    if of is not None:
+        return "t.checkpoint = (SELECT key FROM checkpoints WHERE id = ?)", (of,)
     own = "(t.step IS NULL OR t.step NOT IN (SELECT fingerprint FROM steps WHERE kind = 'bring'))"
+    own += f" AND t.checkpoint NOT IN ({_STARTED})"
     if part == "all":
         return own, ()
     if part is not None:
@@ -138,14 +152,19 @@ def _judge_labels(rows: Sequence[tuple[str, str, str]]) -> list[str]:
 
 
 def read_scores(
-    db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], step: str | None, part: str | Sequence[str] | None = None
+    db: sqlite3.Connection,
+    checkpoints: Sequence[Checkpoint],
+    step: str | None,
+    part: str | Sequence[str] | None = None,
+    *,
+    of: str | None = None,
 ) -> ScoreTable:
     """The scores of the trajectories of a ``scope``.
 
     Rows stand by checkpoint, case, rollout, judge and repeat, so that a sum over them does not depend on what
     was committed first. Errors: ValueError on a value outside the scale, which no judge writes.
     """
-    where, parameters = scope(step, part)
+    where, parameters = scope(step, part, of=of)
     # What a trajectory's scores share is read once for all of them; NULL is the last column, which alone may be empty.
     query = "SELECT t.key, t.checkpoint, t.case_key, t.rollout, t.flags, NULL FROM trajectories t"
     keys, *shared, _ = _columns(db, f"{query} WHERE {where} ORDER BY t.key", parameters, 6)
@@ -194,10 +213,14 @@ def read_scores(
 
 
 def read_trajectories(
-    db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], part: str | Sequence[str] | None = None
+    db: sqlite3.Connection,
+    checkpoints: Sequence[Checkpoint],
+    part: str | Sequence[str] | None = None,
+    *,
+    of: str | None = None,
 ) -> TrajectoryTable:
     """The columns of the trajectories of a ``scope``."""
-    where, parameters = scope(None, part)
+    where, parameters = scope(None, part, of=of)
     query = (
         "SELECT t.key, t.checkpoint, t.case_key, t.rollout, t.flags, t.calls, t.invalid_calls, t.tokens"
         f" FROM trajectories t WHERE {where} ORDER BY t.key"

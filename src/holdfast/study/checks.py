@@ -47,6 +47,7 @@ _CHOOSING: Mapping[str, tuple[str, ...]] = {DEMONSTRATIONS: ("count", "mixture")
 def check_study(study: Tables) -> None:
     """Every name that the study uses is a name that it defines."""
     _check_names(study)
+    _check_starts(study)
     for position, lineage in enumerate(study.study.lineages):
         require(len(lineage) > 0, f"study.lineages[{position}] is empty; the base needs no entry, remove it")
         for name in lineage:
@@ -136,6 +137,33 @@ def _check_names(study: Tables) -> None:
     _require_distinct(model.base_seeds, "model.base_seeds")
 
 
+def _check_starts(study: Tables) -> None:
+    """A start names stages that can teach a base of the study, and one split says what they may not teach."""
+    for name, entry in study.models.items():
+        if entry.start is None:
+            continue
+        place = f"models.{name}.start"
+        require(len(entry.start) > 0, f"{place} is empty; name the stages that teach it, or remove it")
+        require(
+            name in study.model.bases,
+            f"{place} is for bases, and {name!r} is none; add it to model.bases, or remove it",
+        )
+        require(entry.kind != "remote", f"{place}: a remote model cannot be trained here; remove it")
+        require(entry.quantization == "none", f"{place}: no stage can be put on quantised weights; leave one out")
+        for stage in entry.start:
+            require_known(stage, study.stages, f"{place} names the stage", "[stages.…]")
+            require(
+                not isinstance(study.stages[stage], RewardSection),
+                f"{place} has {stage!r}, which learns from users' rewards; name stages of demonstrations or of pairs",
+            )
+        splits = study.axes.get("split_seed", ())
+        require(
+            len(splits) < 2,
+            f"{place}: a base is taught once, and axes.split_seed has {len(splits)} splits, of which one holds out what"
+            " another teaches; give one",
+        )
+
+
 def _check_rollouts(study: Tables) -> None:
     """Pairs join episodes of one case that went differently."""
     paired = any(
@@ -144,7 +172,8 @@ def _check_rollouts(study: Tables) -> None:
         else isinstance(stage, StageSection) and stage.data is None
         for stage in study.stages.values()
     )
-    if study.pairs.source not in ("base", "parent") or not study.study.lineages or not paired:
+    trained = study.study.lineages or any(entry.start for entry in study.models.values())
+    if study.pairs.source not in ("base", "parent") or not trained or not paired:
         return
     rollouts, remedy = study.rollouts, "so that a case's episodes can differ; pairs are made of those that do"
     require(rollouts.temperature > 0, f"rollouts.temperature is 0; give more, {remedy}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from holdfast.records.checkpoints import AS_IT_WAS, START
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.store import Store
 from holdfast.store.places import ENDPOINTS_KEY, STUDY_KEY
@@ -101,7 +102,9 @@ def check_opened(models: Mapping[str, Any], store: Store) -> None:
     for name, entry in models.items():
         if not isinstance(entry, Mapping) or not entry.get("name") or entry.get("kind") not in IN_PROCESS:
             continue
-        bases = [one for one in store.checkpoints() if one.base == name and not one.stages and one.path is None]
+        names = (name, f"{name} {AS_IT_WAS}")
+        own = [one for one in store.checkpoints(brought=True) if one.source in (None, START)]
+        bases = [one for one in own if one.base in names and not one.stages and one.path is None]
         digests = {base.digest for base in bases}
         require_weights(f"{name!r} of {store.path}", entry["name"], entry.get("revision"), digests)
 

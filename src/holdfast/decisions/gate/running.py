@@ -207,6 +207,9 @@ def _evaluate(study: Study, models: list[str], *, seed: int = 0) -> Study:
 
 def _bare(raw: dict[str, Any], models: list[str], *, seed: int) -> Study:
     """A study without training whose bases are ``models``."""
+    raw["models"] = {
+        name: {key: value for key, value in entry.items() if key != "start"} for name, entry in raw["models"].items()
+    }
     named = f"{raw['study']['name']}-gate"[-NAME_LENGTH:].lstrip(".")
     raw["study"] = {"name": named, "draws": FEWEST_DRAWS}
     raw["model"] = {**raw["model"], "bases": models, "base_seeds": raw["model"]["base_seeds"][:1]}
@@ -228,6 +231,11 @@ def _speaking(raw: Mapping[str, Any], models: Sequence[str]) -> list[str]:
 
 def _find_entry(study: Study, name: str) -> Mapping[str, Any] | None:
     """How a model is opened that the study does not name; None where it does."""
+    if name in study.models and study.models[name].start:
+        raise StudyError(
+            f"{name!r} is a base that its study teaches first (models.{name}.start), and a gate trains nothing; give"
+            " RUN:base of a run of the study, or the directory of what is meant"
+        )
     if name in study.models or name == TINY:
         return None
     place = Path(name).expanduser()

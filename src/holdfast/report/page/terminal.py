@@ -128,6 +128,13 @@ def render_status(store: Store, planned: int | None = None, spending: Sequence[A
     wide = terminal_width()
     counts = " · ".join(f"{count:,} {name}" for name, count in store.counts().items())
     blocks = ["\n".join([f"Run {show_line(str(store.path))}", *wrap_line(counts, wide, "", "  ")])]
+    for one in (one for one in store.checkpoints() if one.start):
+        stages = ", ".join(
+            f"{stage.name} ({stage.method}{'' if stage.steps is None else f', {stage.steps:,} steps'})"
+            for stage in one.start
+        )
+        told = f"{show_line(one.base)} was taught before the study began: {show_line(stages)}"
+        blocks[0] += "\n" + "\n".join(wrap_line(told, wide, "  ", "    "))
     if spending:
         heads = ("Speaker", "Model", "Calls", "In doubt", "Tokens in", "Tokens out", "Money", "Seconds")
         spent = [

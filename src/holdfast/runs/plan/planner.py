@@ -8,6 +8,7 @@ from typing import Any
 
 from holdfast.models.entries import TINY_SIZES
 from holdfast.records import JSON, Checkpoint, StageRecord, content_id
+from holdfast.records.checkpoints import AS_IT_WAS, START
 from holdfast.records.errors import HoldfastError, StudyError
 from holdfast.runs.plan.settings import (
     BringSettings,
@@ -22,6 +23,7 @@ from holdfast.runs.plan.settings import (
     Settings,
     SpeakerModel,
     StageSettings,
+    StartSettings,
     TeachSettings,
     TrainSettings,
     UserSettings,
@@ -108,8 +110,38 @@ class Planner:
         return self.make(fingerprint, checkpoints)
 
     def base(self, kind: str, seed: int) -> Made:
-        """A base: taught or made here, once a seed, or opened where it is."""
-        entry, size = self.study.entry(kind), 1
+        """A base as the study begins with it: after the stages of its start, where it has one."""
+        stages = self.study.entry(kind).start
+        if not stages:
+            return self.untaught(kind, seed)
+        study, root = self.study, self.untaught(kind, seed)
+        # A study with a start has one split: what is held out was not taught.
+        (split_seed,) = study.axes.get("split_seed", (study.suite.split_seed,))
+        replicate = Replicate(
+            base=kind, root=root, point={}, seed=study.study.train_seeds[0], split_seed=int(split_seed)
+        )
+        lineage: tuple[str, ...] = (START,)  # so that no lineage of the study is meant, and none of its doses
+        made = {lineage: root}
+        for stage in stages:
+            made[*lineage, stage] = self.train(replicate, made, (*lineage, stage))
+            lineage = (*lineage, stage)
+            self._hide(made[lineage].step)
+        taught = made[lineage]
+        settings = StartSettings(base=kind, parent=taught.checkpoint.id, stages=stages)
+        name = root.checkpoint.base.removesuffix(f" {AS_IT_WAS}")
+        fingerprint = self.add(f"begin with {name} after {','.join(stages)}", (taught.step,), settings, size=1)
+        checkpoint = Checkpoint(id=content_id("checkpoint", fingerprint, 1), base=name, start=taught.checkpoint.stages)
+        return self.make(fingerprint, [checkpoint])[0]
+
+    def _hide(self, fingerprint: str) -> None:
+        """Mark what a step of a start makes as no result of the run."""
+        step = self.steps[fingerprint]
+        hidden = tuple(replace(one, source=START) for one in step.checkpoints)
+        self.steps[fingerprint] = replace(step, checkpoints=hidden)
+
+    def untaught(self, kind: str, seed: int) -> Made:
+        """A base before its start: made or taught as tiny ones are, once a seed, or opened where it is."""
+        entry, size = self.study.entry(kind).untaught, 1
         settings: Settings
         if entry.kind == "tiny" and not entry.name:
             name, verb = f"{kind}-{seed}", "teach"
@@ -129,7 +161,11 @@ class Planner:
             settings = OpenSettings(base=kind, entry=entry)
         fingerprint = self.add(f"{verb} {name}", (), settings, size=size)
         model = entry.name + (f"@{entry.revision}" if entry.revision else "")
-        checkpoint = Checkpoint(id=content_id("checkpoint", fingerprint, 1), base=name, model=model or None)
+        identity, source = content_id("checkpoint", fingerprint, 1), None
+        if self.study.entry(kind).start:
+            # Another id than without a start: its episodes are another row's.
+            identity, source, name = content_id("checkpoint", fingerprint, START), START, f"{name} {AS_IT_WAS}"
+        checkpoint = Checkpoint(id=identity, base=name, model=model or None, source=source)
         return self.make(fingerprint, [checkpoint])[0]
 
     def _teaching(self, kind: str, seed: int) -> tuple[TeachSettings, int]:
@@ -216,7 +252,7 @@ class Planner:
         if entry.kind == "remote":
             return SpeakerModel(model=name, entry=entry), ()
         made = self.base(name, self.study.model.base_seeds[0])
-        return SpeakerModel(model=name, entry=entry, checkpoint=made.checkpoint.id), (made.step,)
+        return SpeakerModel(model=name, entry=entry.untaught, checkpoint=made.checkpoint.id), (made.step,)
 
     def emulator(self) -> tuple[SpeakerModel | None, tuple[str, ...]]:
         """The model that plays the tools, if one does, and the step that makes it."""
@@ -226,7 +262,7 @@ class Planner:
     def agent(self, base: str) -> SpeakerModel | None:
         """A base as it speaks in episodes; None for a tiny one."""
         entry = self.study.entry(base)
-        return None if entry.kind == "tiny" else SpeakerModel(model=base, entry=entry)
+        return None if entry.kind == "tiny" else SpeakerModel(model=base, entry=entry.untaught)
 
     def rollout(self, base: str, made: Made, part: str, split_seed: int, seed: int) -> str:
         """Episodes of one checkpoint of a base on one part of a split."""

@@ -286,6 +286,17 @@ class OpenSettings(TrainSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartSettings(TrainSettings):
+    """A base with the weights of ``parent``, which the ``stages`` of its start have taught."""
+
+    unit = "model"
+    method: str = "start"
+    base: str
+    parent: str
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RandomSettings(TrainSettings):
     """A base of random weights, whose tokenizer is made of the cases that the run holds.
 

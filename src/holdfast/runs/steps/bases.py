@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from holdfast.models.entries import ModelEntry
-from holdfast.runs.plan.settings import MergeSettings, RandomSettings, TeachSettings
+from holdfast.runs.plan.settings import MergeSettings, RandomSettings, StartSettings, TeachSettings
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Emit, Finished, beat
 from holdfast.runs.steps.reading import cases_of, weights_of
@@ -40,6 +40,15 @@ def open_base(step: Step, entry: ModelEntry, store: Store) -> Finished:
     base = base_of(directory)
     result = {**found, "directory": str(directory), **({"base": str(base)} if base != directory else {})}
     return Finished(result=result, checkpoints=((replace(checkpoint, model=model), None),))
+
+
+def begin_with(step: Step, settings: StartSettings, store: Store) -> Finished:
+    """The base of a study that its start has taught: the weights of the last stage, under a name without stages."""
+    (checkpoint,) = step.checkpoints
+    taught = store.checkpoint(settings.parent)
+    store.weights(taught)
+    began = replace(checkpoint, path=taught.path, start=taught.stages)
+    return Finished(result={"digest": taught.digest}, checkpoints=((began, None),))
 
 
 def make_base(step: Step, settings: RandomSettings, store: Store, scratch: Path) -> Finished:

@@ -187,7 +187,8 @@ def bring(step: Step, settings: BringSettings, store: Store, emit: Emit) -> Fini
     counts: Counter[str] = Counter()
     with Store(Path(settings.source)) as source:
         checkpoints = tuple(
-            replace(known, id=_own(known.id), path=None, source=settings.source) for known in source.checkpoints()
+            replace(known, id=_own(known.id), path=None, source=settings.source, start=())
+            for known in source.checkpoints()
         )
         for number, batch in enumerate(in_batches(source.trajectories(), settings.batch)):
             kept = [item for item in batch if item.case_id in cases]
