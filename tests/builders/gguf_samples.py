@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,16 @@ from holdfast.models.hub.random_base import CHAT_TEMPLATE
 
 
 def write_gguf(
-    folder: Path, *, kind: str = "F32", architecture: str = "llama", leave_out: str = ""
+    folder: Path,
+    *,
+    kind: str = "F32",
+    architecture: str = "llama",
+    leave_out: str = "",
+    also: Mapping[str, Any] | None = None,
 ) -> tuple[Path, Any]:
     """A file with weights as ``kind``, and the network that it holds, whose weights 16 bits of both kinds hold.
 
-    ``leave_out`` is the name of a tensor that is not written.
+    ``leave_out`` is the name of a tensor that is not written, ``also`` are texts, numbers and tensors that are, too.
     """
     import gguf
     from transformers import AutoModelForCausalLM
@@ -53,6 +59,13 @@ def write_gguf(
             heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
             values = values.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
         writer.add_tensor(told, values.to(stored if weight.dim() > 1 else torch.float32).contiguous().numpy())
+    for name, value in (also or {}).items():
+        if isinstance(value, str):
+            writer.add_string(name, value)
+        elif isinstance(value, int):
+            writer.add_uint16(name, value)
+        else:
+            writer.add_tensor(name, value)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_it_answers_as_any_directory(written: Path, cache: Path) -> None:
 
 
 @needs_gguf
-@pytest.mark.parametrize("share", [0.0005, 0.05, 0.5, 0.99])
+@pytest.mark.parametrize("share", [0.0005, 0.5, 0.99])
 def test_a_file_that_is_cut_off_is_refused(share: float, written: Path, tmp_path: Path, cache: Path) -> None:
     whole = written.read_bytes()
     cut = tmp_path / "cut.gguf"
@@ -139,6 +140,26 @@ def test_an_architecture_that_is_not_dequantised_is_named(tmp_path: Path, cache:
 
 
 @needs_gguf
+@pytest.mark.parametrize(
+    ("also", "finding"),
+    [
+        ({"general.type": "adapter"}, r"holds no language model \(adapter\)"),
+        ({"split.count": 3}, "is one of 3 parts; join them first"),
+        ({"rope_freqs.weight": np.ones(8, dtype=np.float32)}, r"that transformers leaves out \(1, first: rope_freqs"),
+        ({"blk.0.attn_q.bias": np.ones(64, dtype=np.float32)}, r"leaves out \(1, first: blk.0.attn_q.bias\)"),
+        ({"llama.rope.scaling.type": "linear"}, r"its positions are scaled \(linear\), which transformers leaves out"),
+    ],
+)
+def test_what_would_be_another_model_is_refused(
+    also: dict[str, Any], finding: str, tmp_path: Path, cache: Path
+) -> None:
+    place, _ = write_gguf(tmp_path, also=also)
+    with pytest.raises(StudyError, match=finding):
+        resolve(str(place))
+    assert not cache.exists() or not any(cache.iterdir())
+
+
+@needs_gguf
 def test_a_file_that_lacks_a_weight_is_refused(tmp_path: Path, cache: Path) -> None:
     place, _ = write_gguf(tmp_path, leave_out="blk.1.ffn_up.weight")
     with pytest.raises(StudyError, match=r"lacks weights of its model \(1, first: model.layers.1.mlp.up_proj.weight\)"):
@@ -168,3 +189,22 @@ def test_the_model_of_a_wheel_answers(cache: Path) -> None:
     rng = np.random.default_rng(0)
     (reply,) = model.reply([Ask(speaker="agent", conversation=asked, temperature=0, max_tokens=20, rng=rng)])
     assert "Paris" in reply.raw
+
+
+@needs_gguf
+def test_a_cache_that_cannot_be_written_is_named(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLDFAST_CACHE", "/proc/nowhere")
+    with pytest.raises(StudyError, match=r"/proc/nowhere/gguf/\w{64}: .*; set HOLDFAST_CACHE to a directory"):
+        resolve(str(written))
+
+
+@needs_gguf
+def test_a_disk_that_is_full_leaves_nothing(written: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(network: object, directory: Path) -> None:
+        (directory / "model.safetensors").write_bytes(b"half")
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr("holdfast.models.hub.gguf._save", fail)
+    with pytest.raises(StudyError, match=r"cannot be written to .*gguf \(no room\); make room there"):
+        resolve(str(written))
+    assert not any(cache.iterdir())

@@ -21,8 +21,13 @@ lineages = [["S"], ["H"], ["S", "H"], ["H", "S"], ["S&H"]]   # each a list of st
 train_seeds = [0, 1, 2]     # below three seeds there are points but no intervals for a recipe
 
 [model]
-bases = ["tiny"]
+bases = ["tiny"]            # or a model of your own: bases = ["mine"], with the table below
 base_seeds = [0]            # a base per seed
+
+# [models.mine]
+# kind = "local"
+# name = "out/my-model"     # a directory, a GGUF file, or ORG/NAME of the hub; docs/own-base.md
+# start = ["D"]             # where it must be taught first: stages that it goes through before the study
 
 [suite]
 name = "office"             # generated cases with hidden hazards

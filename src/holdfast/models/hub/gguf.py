@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 from holdfast.models.directories.files import FETCH, POINTER
 from holdfast.models.directories.libraries import first_line, first_names, quiet
 from holdfast.records.errors import StudyError, needs
-from holdfast.records.outputs import new_directory
+from holdfast.records.outputs import new_directory, write_file
 from holdfast.store import weights
 
 SUFFIX = ".gguf"
@@ -51,9 +51,11 @@ def unpack(name: str, revision: str | None = None) -> Path:
     _check_start(place)
     directory = weights.cache_root().parent / "gguf" / _digest(place, *_state(place))
     if not _is_whole(directory):
-        # Another process may put the same there at the same time.
-        with contextlib.suppress(StudyError) if directory.is_dir() else contextlib.nullcontext():
+        try:
             _write(place, directory)
+        except StudyError:
+            if not _is_whole(directory):  # else another process put the same there at the same time
+                raise
     return directory
 
 
@@ -61,12 +63,16 @@ def _is_whole(directory: Path) -> bool:
     """Whether an unpacked directory is there as it was written; a damaged one is removed."""
     if not directory.is_dir():
         return False
-    noted = directory.with_name(f"{directory.name}.digest")
     with contextlib.suppress(OSError, ValueError):
-        if weights.holds(directory, noted.read_text(encoding="ascii")):
+        if weights.holds(directory, _note_of(directory).read_text(encoding="ascii")):
             return True
     shutil.rmtree(directory, ignore_errors=True)
     return False
+
+
+def _note_of(directory: Path) -> Path:
+    """Where the digest of an unpacked directory is noted: beside it."""
+    return directory.with_name(f"{directory.name}.digest")
 
 
 def _state(place: Path) -> tuple[int, int]:
@@ -119,11 +125,18 @@ def _write(place: Path, directory: Path) -> None:
     names = [str(one.name) for one in reader.tensors]
     _check_kind(place, fields, names)
     network, tokenizer = _dequantise(place, fields, names)
-    with new_directory(directory) as part:
-        _save(network, part)
-        tokenizer.save_pretrained(part)
-        digest = weights.digest_directory(part)
-        directory.with_name(f"{directory.name}.digest").write_text(digest, encoding="ascii")
+    with new_directory(directory, remedy="set HOLDFAST_CACHE to a directory that can be written") as part:
+        try:
+            _save(network, part)
+            tokenizer.save_pretrained(part)
+        except OSError:
+            raise
+        except Exception as error:  # of safetensors, which has its own for a full disk
+            raise StudyError(
+                f"{place}: cannot be written to {directory.parent} ({first_line(error)}); make room there, or set"
+                " HOLDFAST_CACHE to another directory"
+            ) from error
+        write_file(_note_of(directory), weights.digest_directory(part))
 
 
 def _walk(file: BinaryIO, size: int) -> None:
