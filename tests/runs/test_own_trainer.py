@@ -21,7 +21,14 @@ from holdfast.runs.build import build
 from holdfast.runs.methods.command.look import check_commands
 from holdfast.runs.methods.command.plan import CommandSettings
 from holdfast.runs.methods.command.train import train_stage
-from holdfast.runs.methods.command.trainer import work_directory
+from holdfast.runs.methods.command.trainer import (
+    HEAD_BYTES,
+    TAIL_BYTES,
+    OutputLog,
+    environment,
+    run_program,
+    work_directory,
+)
 from holdfast.runs.run import run
 from holdfast.store import Store
 from holdfast.study.study import Study, load
@@ -472,3 +479,31 @@ def pairs_file(path: Path) -> Path:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def test_a_program_that_cannot_be_carried_out_says_why(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("no program")
+    for number, (program, words) in enumerate({"/nowhere/x": "No such file", str(plain): "Permission denied"}.items()):
+        log = OutputLog(tmp_path / f"log-{number}")
+        with work_directory(tmp_path / "work") as held:
+            ended = run_program([program, "x"], environment([]), 5, log, held)
+        log.close()
+        assert ended.code is None and words in str(ended.failed)
+
+
+def test_a_log_keeps_its_beginning_and_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of one line without an end, and of a key that two pieces share."""
+    monkeypatch.setenv("SOME_TOKEN", "abc-secret-xyz")
+    log = OutputLog(tmp_path / "log")
+    log.feed(b"begin\nthe key is abc-sec")
+    log.feed(b"ret-xyz\n")
+    for _ in range(200):
+        log.feed(b"y" * (1 << 16))
+    log.feed(b"\nthe end\rlast abc-secret-xyz")
+    log.close()
+    lines = [json.loads(line)["line"] for line in (tmp_path / "log").read_text().splitlines()]
+    assert lines[:2] == ["begin", "the key is [redacted]"] and lines[-2:] == ["the end", "last [redacted]"]
+    assert (tmp_path / "log").stat().st_size < HEAD_BYTES + 4 * TAIL_BYTES
+    assert log.left_out > 0 and any("bytes are not kept" in line for line in lines)
+    assert log.last_lines().endswith("the end | last [redacted]")

@@ -40,6 +40,7 @@ from holdfast.study.stages import FILE, PAIRS, DemonstrationSection
 LOG = "trainer.jsonl"  # in the step's directory, what the program writes while it runs
 LOG_KIND = ".trainer"  # what is added to the name of the log that is kept
 _WORK = "work"
+_SHOWN = 80  # characters of a command
 _MOST_SCRIPT = 16 << 20  # bytes of a file that a command names, of which the digest is noted
 
 
@@ -164,11 +165,12 @@ def _as_imitation(settings: CommandSettings) -> ImitationSettings:
 
 def _check_end(place: str, section: CommandSection, ended: Ended, log: OutputLog, path: Path) -> None:
     """Raises StepError where the program did not end well, with the last lines that it wrote."""
-    program = section.command[0]
+    program = " ".join(section.command[:2])  # an interpreter's name alone says little
+    program = program if len(program) <= _SHOWN else f"{program[:_SHOWN]}…"
     if ended.failed is not None:
         raise StepError(
-            f"{place}.command: {program} cannot be carried out ({ended.failed}); give a program that is on PATH, or its"
-            " path"
+            f"{place}.command: {section.command[0]:.200} cannot be carried out ({ended.failed}); give a program that is"
+            " on PATH, or its path"
         )
     if ended.code == 0 and not (ended.late or ended.stopped):
         return

@@ -81,7 +81,7 @@ class OutputLog:
         """Write what is left, with a line for what is not kept."""
         if self.left_out:
             # A key may be cut where the beginning of this line is.
-            cut = max(self._waiting.find(b"\n"), self._waiting.find(b"\r"), 0)
+            cut = min((place for end in b"\n\r" if (place := self._waiting.find(end)) >= 0), default=0)
             del self._waiting[:cut]
             self._write(f"… {self.left_out + cut:,} bytes are not kept …\n".encode())
         self._write(bytes(self._waiting))
