@@ -120,6 +120,13 @@ def test_the_place_is_no_part_of_the_study_and_what_lies_there_is(model: Path, t
     assert first == moved != other
 
 
+def test_a_data_file_may_be_moved_as_well() -> None:
+    settings = {"stages": {"D": {"method": "sft", "data": "a.jsonl", "digest": "d"}, "S": {"data": None}}, "axes": {}}
+    moved = {**settings, "stages": {**settings["stages"], "D": {"method": "sft", "data": "b.jsonl", "digest": "d"}}}
+    other = {**settings, "stages": {**settings["stages"], "D": {"method": "sft", "data": "a.jsonl", "digest": "e"}}}
+    assert without_places(settings) == without_places(moved) != without_places(other)
+
+
 STANDING: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "after two others": (
         {"lineages": [["X"], ["Y"], ["Y", "X"]]},

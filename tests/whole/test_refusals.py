@@ -36,6 +36,12 @@ def started() -> dict[str, Any]:
     return changed(imitation(), base)
 
 
+def outside(**settings: Any) -> dict[str, Any]:
+    """A change that adds a stage X which was trained elsewhere, nobody knows where."""
+    table = {"method": "external", "path": "out/checkpoint-*"} | settings
+    return {"stages/X": {key: value for key, value in table.items() if value is not None}}
+
+
 def probes() -> dict[str, Any]:
     """Questions as the suite itself, asked to a model behind an API."""
     remote = {"model": {"bases": ["m"]}, "models": {"m": {"kind": "remote", "name": "mockllm/model"}}}
@@ -76,6 +82,7 @@ def by_command(command: Any, **keys: Any) -> dict[str, Any]:
 BASES: dict[str, Callable[[], dict[str, Any]]] = {
     "plain": plain,
     "smoke": smoke_settings,
+    "elsewhere": plain,
     "imitation": imitation,
     "started": started,
     "probes": probes,
@@ -307,6 +314,17 @@ REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
             "suite.cases: nowhere.csv cannot be read",
         ),
         "cases without a source": ({"suite/cases": "study.toml"}, "suite.source is missing"),
+    },
+    "elsewhere": {
+        "no directory": (outside(), "stages.X.path: out/checkpoint-* matches no directory here; check the path"),
+        "no path": (outside(path=None), "stages.X.path: field required"),
+        "an empty path": (outside(path=""), "stages.X.path: …at least 1 character"),
+        "an unknown key": (outside(pth="out"), "stages.X.pth: unknown key; did you mean 'path'?"),
+        "a directory that is not there": (outside(path="./out"), "stages.X.path: model ./out: no such directory"),
+        "a name of nothing": (outside(path="no/where"), "stages.X.path: model no/where: no such directory…cache"),
+        "no steps": (outside(steps=0), "stages.X.steps is 0; give whole numbers from 1 on"),
+        "steps in words": (outside(steps="ten"), "stages.X.steps is 'ten'; give whole numbers"),
+        "a number as a revision": (outside(path="no/where", revisions=[3]), "stages.X.revisions[0]: …string"),
     },
     "imitation": {
         "an unknown key": ({"stages/D/cout": 3}, "stages.D.cout: unknown key; did you mean 'count'?"),

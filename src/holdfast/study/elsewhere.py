@@ -36,8 +36,10 @@ def read_external(name: str, stage: Mapping[str, Any]) -> dict[str, Any]:
         return dict(stage)
     given = stage.get("steps")
     counts = given if isinstance(given, list | tuple) else [] if given is None else [given]
-    if not all(type(one) is int and one > 0 for one in counts) or not _are_texts(revisions):
+    if not _are_texts(revisions) or not set(stage) <= set(ExternalSection.model_fields):
         return dict(stage)  # its table says what is wrong
+    whole = all(type(one) is int and one > 0 for one in counts)
+    require(whole, f"stages.{name}.steps is {given!r:.80}; give whole numbers from 1 on, one for each checkpoint")
     place = f"stages.{name}.path"
     found = _find(place, path, revisions)
     labels = [str(one) for one in revisions] or [str(one) for one in found]
@@ -148,7 +150,6 @@ def check_external(study: Tables) -> None:
     """Every checkpoint that was trained elsewhere stands on one base and after one other. Errors: StudyError."""
     external = {name: one for name, one in study.stages.items() if isinstance(one, ExternalSection)}
     for name, stage in external.items():
-        require(bool(stage.digests), f"stages.{name}.steps is {stage.steps!r}; give whole numbers, one a checkpoint")
         for objective in stage.objectives:
             require_known(objective, OBJECTIVES, f"stages.{name}.objective is", "the objectives that judges score")
         _check_standing(study, name, stage)
