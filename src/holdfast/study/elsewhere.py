@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.records.errors import HoldfastError, StudyError, require, require_known
+from holdfast.records.section import MOST
 from holdfast.records.words import count_noun
 from holdfast.study.sections import OBJECTIVES
 from holdfast.study.stages import ExternalSection
@@ -113,6 +114,7 @@ def _count_steps(place: str, found: Sequence[Path], labels: Sequence[str], given
         )
         told = [number for number in known if number is not None]
     for number, label in zip(told, labels, strict=True):
+        require(number <= MOST, f"{place}.path: {label} has made {number} steps, more than there are; give steps")
         require(number != 0, f"{place}.path: {label} has made no step: it is what the stage began from; leave it out")
         if told.count(number) > 1:
             both = " and ".join(one for one, other in zip(labels, told, strict=True) if other == number)
@@ -150,6 +152,10 @@ def check_external(study: Tables) -> None:
     """Every checkpoint that was trained elsewhere stands on one base and after one other. Errors: StudyError."""
     external = {name: one for name, one in study.stages.items() if isinstance(one, ExternalSection)}
     for name, stage in external.items():
+        whole = len(stage.places) == len(stage.digests) == len(stage.counted) > 0
+        require(
+            whole, f"stages.{name} has places, steps and digests of different lengths; leave them out, and path alone"
+        )
         for objective in stage.objectives:
             require_known(objective, OBJECTIVES, f"stages.{name}.objective is", "the objectives that judges score")
         _check_standing(study, name, stage)

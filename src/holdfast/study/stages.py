@@ -227,8 +227,9 @@ class ExternalSection(StageTable):
     def doses(self) -> tuple[float, ...]:
         """The steps of every checkpoint over those of the first, which is dose 1."""
         first, *more = self.counted or (None,)
-        told = [(one or 1) / (first or 1) for one in more]
-        return (1, *(int(dose) if dose == int(dose) else round(dose, 4) for dose in told))
+        told = [1, *((one or 1) / (first or 1) for one in more)]
+        rounded = [int(dose) if dose == int(dose) else round(dose, 4) for dose in told]
+        return tuple(rounded if len(set(rounded)) == len(told) else told)
 
 
 class MergeSection(Section):
