@@ -265,8 +265,9 @@ def read_steps(run_path: Path) -> Any:
 
 # Runs a program as a stage does, in a process that is to be killed.
 WATCHED = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 from holdfast.runs.methods.command.trainer import OutputLog, environment, run_program, work_directory
 place = Path(sys.argv[1])
 with work_directory(place / "work") as held:
