@@ -380,6 +380,12 @@ def begun(output: Path) -> bool:
         return False
 
 
+def test_a_lineage_needs_a_base_and_a_model(tmp_path: Path, capsys: Captured) -> None:
+    """The command has tests of its own; here is what a newcomer meets first."""
+    line = refused(capsys, "lineage", f"base={tmp_path}", "-o", tmp_path / "run")
+    assert "base alone is no lineage; name what was trained from it, as in `holdfast lineage base=DIR" in line
+
+
 def test_a_judge_of_nobody_is_told(smoke_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such judge; there are: state" in refused(capsys, "judge", smoke_run, "--with", "nobody")
 

@@ -38,6 +38,7 @@ INNER: dict[str, tuple[str, Sequence[str]]] = {
     "check": ("holdfast.study.study.load", ("x.toml",)),
     "plan": ("holdfast.study.study.load", ("x.toml",)),
     "run": ("holdfast.study.study.load", ("x.toml",)),
+    "lineage": ("holdfast.cli.lineage.carry_out", ("base=x", "-o", "out")),
     "import": ("holdfast.exchange.imports.import_run", ("logs", "-o", "out")),
     "judge": ("holdfast.runs.rescoring.rescore", ("run", "--with", "state")),
     "pairs": ("holdfast.store.Store", ("run", "--objective", "safety", "--judge", "state")),
