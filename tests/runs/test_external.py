@@ -143,11 +143,21 @@ def copy_base(place: Path) -> None:
     shutil.copyfile(place.parent / "base" / "model.safetensors", place / "model.safetensors")
 
 
+def pickle(place: Path) -> None:
+    (place / "model.safetensors").rename(place / "pytorch_model.bin")
+
+
+def run_code(place: Path) -> None:
+    retell("config.json", "trust_remote_code", True)(place)
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut off": (cut, "model.safetensors: is damaged"),
     "another shape": (retell("config.json", "num_hidden_layers", 3), "stages.S.path: "),
     "no tokenizer": (drop_tokenizer, "holds no tokenizer, so that how it reads and writes is not known"),
     "another tokenizer": (swap_tokens, "another number, or none, for 2 of the"),
+    "pickles": (pickle, "pickle weights (pytorch_model.bin) are not loaded; convert to safetensors"),
+    "code": (run_code, "trust_remote_code"),
     "the base itself": (copy_base, "nothing was trained"),
 }
 

@@ -86,8 +86,10 @@ def _find(place: str, path: str, revisions: Sequence[str]) -> list[Path]:
 
 def _digest(place: str, directory: Path) -> str:
     from holdfast.models.directories.stacks import digest_opened
+    from holdfast.models.hub.hub import check_files
 
     try:
+        check_files(directory, download=False)  # of what has none to take a digest of, this says why
         return digest_opened(directory)
     except (HoldfastError, OSError) as error:
         raise StudyError(f"{place}: {error}") from error
