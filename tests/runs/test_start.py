@@ -10,9 +10,11 @@ import pytest
 
 from holdfast.models.entries import ModelEntry
 from holdfast.records.checkpoints import START
+from holdfast.records.errors import StudyError
 from holdfast.report.page.terminal import render_results, render_status
 from holdfast.runs.build import build
 from holdfast.runs.plan.settings import OpenSettings, StartSettings, TeachSettings
+from holdfast.runs.rescoring import read_judges
 from holdfast.runs.run import Run, run
 from holdfast.store.cells import score_rows
 from holdfast.study.study import Study
@@ -110,6 +112,13 @@ def test_a_base_without_a_start_is_opened_as_before(tmp_path: Path) -> None:
     entry = ModelEntry(kind="local", name="x", start=("D",))
     dumped = OpenSettings(base="m", entry=entry.untaught).dump()
     assert dumped == OpenSettings(base="m", entry=ModelEntry(kind="local", name="x")).dump()
+
+
+def test_a_judge_is_taught_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "judges.toml"
+    file.write_text('[models.m]\nkind = "local"\nname = "x"\nstart = ["D"]\n', encoding="utf-8")
+    with pytest.raises(StudyError, match=r"models\.m\.start is for bases of a study, and a judge is taught nothing"):
+        read_judges(file)
 
 
 def test_a_gate_evaluates_no_base_that_must_be_taught_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,6 +103,10 @@ REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
             {"models/other": {"kind": "random", "start": ["D"]}},
             "models.other.start is for bases, and 'other' is none; add it to model.bases, or remove it",
         ),
+        "of a judge": (
+            {"judges/model": {"kind": "rubric", "model": "m"}},
+            "judges.model.model is 'm', which models.m.start teaches as an agent; give the model…",
+        ),
         "of a remote model": (
             {"models/m": {"kind": "remote", "name": "x/y", "start": ["D"]}, "study/lineages": []},
             "models.m.start: a remote model cannot be trained here; remove it",

@@ -193,6 +193,11 @@ def read_judges(file: Path) -> dict[str, dict[str, Any]]:
             raise StudyError(f"{file}: holds [{key}]; a file of judges has {', '.join(TABLES)}")
         if not isinstance(table, dict):
             raise StudyError(f"{file}: {key} is no table; write [{key}.NAME]")
+    for name, entry in tables.get("models", {}).items():
+        if isinstance(entry, dict) and "start" in entry:
+            raise StudyError(
+                f"{file}: models.{name}.start is for bases of a study, and a judge is taught nothing; remove it"
+            )
     allow(named_in(tables))
     return tables
 

@@ -139,6 +139,13 @@ def _check_starts(study: Tables) -> None:
             name in study.model.bases,
             f"{place} is for bases, and {name!r} is none; add it to model.bases, or remove it",
         )
+        beside = {f"judges.{judge}.model": section.model for judge, section in study.judges.items()}
+        for other, model in {**beside, "suite.world.model": study.suite.world.model}.items():
+            require(
+                model != name,
+                f"{other} is {name!r}, which {place} teaches as an agent; give the model that speaks there another name"
+                " in [models.…]",
+            )
         require(entry.kind != "remote", f"{place}: a remote model cannot be trained here; remove it")
         require(entry.quantization == "none", f"{place}: no stage can be put on quantised weights; leave one out")
         for stage in entry.start:

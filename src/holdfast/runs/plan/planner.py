@@ -252,7 +252,7 @@ class Planner:
         if entry.kind == "remote":
             return SpeakerModel(model=name, entry=entry), ()
         made = self.base(name, self.study.model.base_seeds[0])
-        return SpeakerModel(model=name, entry=entry.untaught, checkpoint=made.checkpoint.id), (made.step,)
+        return SpeakerModel(model=name, entry=entry, checkpoint=made.checkpoint.id), (made.step,)
 
     def emulator(self) -> tuple[SpeakerModel | None, tuple[str, ...]]:
         """The model that plays the tools, if one does, and the step that makes it."""
