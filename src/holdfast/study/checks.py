@@ -27,6 +27,7 @@ from holdfast.study.stages import (
     RewardSection,
     StageSection,
 )
+from holdfast.study.starts import check_starts
 from holdfast.study.tables import Tables
 from holdfast.study.user_checks import check_inert, check_reward_stage, check_users
 
@@ -38,7 +39,7 @@ _CHOOSING: Mapping[str, tuple[str, ...]] = {DEMONSTRATIONS: ("count", "mixture")
 def check_study(study: Tables) -> None:
     """Every name that the study uses is a name that it defines."""
     _check_names(study)
-    _check_starts(study)
+    check_starts(study)
     for position, lineage in enumerate(study.study.lineages):
         require(len(lineage) > 0, f"study.lineages[{position}] is empty; the base needs no entry, remove it")
         for name in lineage:
@@ -126,40 +127,6 @@ def _check_names(study: Tables) -> None:
     require(divides, f"model.hidden is {model.hidden} for {model.heads} heads; give a multiple of {2 * model.heads}")
     _require_distinct(model.bases, "model.bases")
     _require_distinct(model.base_seeds, "model.base_seeds")
-
-
-def _check_starts(study: Tables) -> None:
-    """A start names stages that can teach a base of the study, and one split says what they may not teach."""
-    for name, entry in study.models.items():
-        if entry.start is None:
-            continue
-        place = f"models.{name}.start"
-        require(len(entry.start) > 0, f"{place} is empty; name the stages that teach it, or remove it")
-        require(
-            name in study.model.bases,
-            f"{place} is for bases, and {name!r} is none; add it to model.bases, or remove it",
-        )
-        beside = {f"judges.{judge}.model": section.model for judge, section in study.judges.items()}
-        for other, model in {**beside, "suite.world.model": study.suite.world.model}.items():
-            require(
-                model != name,
-                f"{other} is {name!r}, which {place} teaches as an agent; give the model that speaks there another name"
-                " in [models.…]",
-            )
-        require(entry.kind != "remote", f"{place}: a remote model cannot be trained here; remove it")
-        require(entry.quantization == "none", f"{place}: no stage can be put on quantised weights; leave one out")
-        for stage in entry.start:
-            require_known(stage, study.stages, f"{place} names the stage", "[stages.…]")
-            require(
-                not isinstance(study.stages[stage], RewardSection),
-                f"{place} has {stage!r}, which learns from users' rewards; name stages of demonstrations or of pairs",
-            )
-        splits = study.axes.get("split_seed", ())
-        require(
-            len(splits) < 2,
-            f"{place}: a base is taught once, and axes.split_seed has {len(splits)} splits, of which one holds out what"
-            " another teaches; give one",
-        )
 
 
 def _check_rollouts(study: Tables) -> None:

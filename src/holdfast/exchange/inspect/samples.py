@@ -98,6 +98,7 @@ class _CheckpointRow(_Row):
     digest: Text | None = None
     model: Text | None = None
     source: Text | None = None
+    start: list[_StageRow] = []
 
 
 class _SplitRows(_Row):
@@ -143,8 +144,11 @@ def read_splits(row: Mapping[str, Any]) -> list[tuple[int, str]]:
 def read_checkpoint(row: Any) -> Checkpoint:
     """The checkpoint of a log that holdfast exported, without its weights. Errors: ValueError where it did not."""
     made = _check(_CheckpointRow, row, "checkpoint")
-    stages = tuple(StageRecord(**{**dict(one), "objectives": tuple(one.objectives)}) for one in made.stages)
-    return Checkpoint(**{**dict(made), "stages": stages, "path": None})
+    stages, start = (
+        tuple(StageRecord(**{**dict(stage), "objectives": tuple(stage.objectives)}) for stage in stages)
+        for stages in (made.stages, made.start)
+    )
+    return Checkpoint(**{**dict(made), "stages": stages, "start": start, "path": None})
 
 
 def describe_episode(trajectory: Trajectory) -> dict[str, Any]:
