@@ -81,7 +81,7 @@ def _log(checkpoint: Checkpoint, model: str, samples: Sequence[EvalSample]) -> E
             "axes": dict(checkpoint.axes),
             "split_seed": checkpoint.split_seed,
             "train_seed": checkpoint.train_seed,
-            OWN: asdict(checkpoint),
+            OWN: {key: value for key, value in asdict(checkpoint).items() if key != "start" or value},
         },
     )
     stats = inspect_log.EvalStats(started_at=CREATED, completed_at=CREATED, model_usage=usage)

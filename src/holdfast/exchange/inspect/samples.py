@@ -90,6 +90,7 @@ class _CheckpointRow(_Row):
     id: Name
     base: Name
     stages: list[_StageRow] = []
+    start: list[_StageRow] = []
     axes: Axes = {}
     split_seed: Whole | None = None
     train_seed: Whole | None = None
