@@ -99,7 +99,6 @@ class _CheckpointRow(_Row):
     digest: Text | None = None
     model: Text | None = None
     source: Text | None = None
-    start: list[_StageRow] = []
 
 
 class _SplitRows(_Row):
