@@ -194,6 +194,22 @@ def test_files_are_looked_at_before_anything_is_spent(tmp_path: Path, capsys: py
     assert "stages.C.data: 40 chats\n" in capsys.readouterr().out
 
 
+@pytest.mark.full
+def test_both_files_train_a_model_of_another_kind(tmp_path: Path) -> None:
+    """Chats by sft, then pairs by dpo, on a random Qwen2 whose template writes tools and calls."""
+    stages = {
+        "C": {"method": "sft", "data": str(chats(tmp_path / "chats.jsonl")), "epochs": 1, "lora_r": 4},
+        "P": {"objective": "safety", "data": str(preferences(tmp_path / "pairs.jsonl")), "epochs": 1, "flip": 0.5},
+    }
+    made = {"kind": "random", "vocabulary": 600}
+    settings = study(stages, [["C"], ["C", "P"]], models={"made": made})
+    settings["model"] = {"bases": ["made"]}
+    run(load(write_toml(settings, tmp_path / "study.toml")), tmp_path / "run", workers=1)
+    found = results(tmp_path / "run")
+    assert found["C"]["episodes"] == 40 and found["C"]["doses"][0]["steps"] == 2
+    assert found["C,P"]["distinct_pairs"] > 20 and found["C,P"]["doses"][0]["drift_chosen"] != 0
+
+
 def test_steps_of_families() -> None:
     """An epoch holds each demonstration once; full steps are of one family, what is left makes mixed ones."""
     families = ["a"] * 9 + ["b"] * 5 + ["c"] * 2
