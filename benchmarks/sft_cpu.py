@@ -4,16 +4,17 @@
 
 Office demonstrations in the text format of calls. "llama" is a random Llama of SmolLM2-135M's shape (576 wide, 30
 layers, 9 heads of which 3 for keys and values, 49,152 tokens, tied head) whose tokenizer makes prompts of SmolLM2's
-length; "tiny" is an untaught base of a study in its own format. Both sides train all weights in 32 bits on one thread,
-AdamW at one rate, gradients clipped at 1, on the same demonstrations in the same steps of ``BATCH``, the agent's own
-tokens as labels. "family" steps hold demonstrations of one family, "mixed" ones any.
+length; "small" has the shape of a study's tiny base (96 wide, 3 layers) and the same tokenizer. "tiny" is an untaught
+base of a study in its own format, which writes no tools and so shares little. Both sides train all weights in 32 bits
+on one thread, AdamW at one rate, gradients clipped at 1, on the same demonstrations in the same steps of ``BATCH``, the
+agent's own tokens as labels. "family" steps hold demonstrations of one family, "mixed" ones any.
 
 CPU seconds are those of a step's passes and update, without encoding, on either side; the first step of a side does not
-count. TRL takes its batch at once (its fastest here: all of one length, so next to no padding), attention sdpa,
-without logging, saving, evaluation or checkpointing of activations. Sides take turns.
+count. TRL takes as much of a step at once as 24 GiB of memory allow (``MICRO``), all of nearly one length, so next to
+no padding; attention sdpa, without logging, saving, evaluation or checkpointing of activations. Sides take turns.
 
 "curves" are losses on ``HELD_OUT`` other demonstrations, in nats a token of the agent, after steps of our own training
-in family and in mixed steps, means over seeds: what a saving is worth.
+of "small" in family and in mixed steps, means over seeds: what a saving is worth.
 """
 
 from __future__ import annotations
@@ -50,12 +51,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets")
 BATCH = 24
 COUNT, HELD_OUT = 600, 120
-RATES = {"llama": 3e-4, "tiny": 1.5e-3}
+RATES = {"llama": 3e-4, "small": 1.5e-3, "tiny": 1.5e-3}
+MICRO = {"llama": 4, "small": BATCH, "tiny": BATCH}  # of a step that TRL takes at once
 CURVE_AT = (5, 10, 20, 40, 80)
 SEEDS = (0, 1, 2)
 # So many tokens make office prompts of SmolLM2's length, some 500 (asserted below).
 VOCABULARY = 1600
-SHAPE = {"hidden": 576, "layers": 30, "heads": 9, "key_value_heads": 3, "ffn": 1536, "max_positions": 8192}
+SHAPES: dict[str, dict[str, int]] = {
+    "llama": {"hidden": 576, "layers": 30, "heads": 9, "key_value_heads": 3, "ffn": 1536, "max_positions": 8192},
+    "small": {"hidden": 96, "layers": 3, "heads": 3, "key_value_heads": 3, "ffn": 256, "max_positions": 8192},
+}
+TOKENS = {"llama": 49_152, "small": VOCABULARY}
 Data = tuple[list[Encoded], list[str]]
 
 
@@ -64,17 +70,18 @@ def make_model(kind: str, directory: Path) -> Path:
     if kind == "tiny":
         tiny.build(lexicon(), directory, seed=0, system_prompts=system_prompts(), argument="object")
         return directory
-    small = ModelEntry(kind="random", architecture="llama", vocabulary=VOCABULARY, **(SHAPE | {"layers": 1}))
+    shape = SHAPES[kind]
+    entry = ModelEntry(kind="random", architecture="llama", vocabulary=VOCABULARY, **(shape | {"layers": 1}))
     # A tokenizer of whole renderings, which takes one to render them with.
-    first = build_random(directory / "first", small.model_copy(update={"vocabulary": 300}), lexicon(), seed=0)
+    first = build_random(directory / "first", entry.model_copy(update={"vocabulary": 300}), lexicon(), seed=0)
     chat = HubChat(first, calls="text")
     texts = [chat.tokenizer.decode(item.ids) for item in encode(kind, first, 1, COUNT)[0]]
-    build_random(directory, small, texts, seed=0)
+    build_random(directory, entry, texts, seed=0)
     from transformers import AutoConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     config = AutoConfig.from_pretrained(directory)
-    config.update({"vocab_size": 49_152, "num_hidden_layers": SHAPE["layers"], "tie_word_embeddings": True})
+    config.update({"vocab_size": TOKENS[kind], "num_hidden_layers": shape["layers"], "tie_word_embeddings": True})
     LlamaForCausalLM(config).save_pretrained(directory)
     return directory
 
@@ -154,7 +161,8 @@ def run_theirs(
     with tempfile.TemporaryDirectory() as out, isolated(0):
         config = SFTConfig(
             output_dir=out,
-            per_device_train_batch_size=BATCH,
+            per_device_train_batch_size=MICRO[kind],
+            gradient_accumulation_steps=BATCH // MICRO[kind],
             max_steps=len(steps),
             learning_rate=RATES[kind],
             lr_scheduler_type="constant",
@@ -215,7 +223,7 @@ def compare(kind: str, directory: Path, data: Data, steps: int) -> tuple[dict[st
 
 
 def learn(directory: Path, data: Data, held_out: Sequence[Encoded]) -> dict[str, Any]:
-    """The loss on other demonstrations after so many steps of a tiny base, in nats a token."""
+    """The loss on other demonstrations after so many steps of the small model, in nats a token."""
     sequences = [score_picked(f"held-out {number}", item, "agent") for number, item in enumerate(held_out)]
     tokens = sum(item.scored for item in sequences)
     found: dict[str, Any] = {}
@@ -224,7 +232,7 @@ def learn(directory: Path, data: Data, held_out: Sequence[Encoded]) -> dict[str,
         for seed in SEEDS:
             with isolated(seed):
                 policy = open_policy(directory)
-                loop = Loop(policy, settings_of("tiny", CURVE_AT[-1]), seed=seed)
+                loop = Loop(policy, settings_of("small", CURVE_AT[-1]), seed=seed)
                 steps = take_steps(data, grouping, CURVE_AT[-1], seed)
                 curve = []
                 for log in loop.run(demonstration_step([data[0][n] for n in numbers], 0.0) for numbers in steps):
@@ -247,16 +255,16 @@ def main() -> None:
     figures: dict[str, Any] = {}
     ratios: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for kind, steps in (("tiny", 8 * arguments.steps), ("llama", arguments.steps)):
+        for kind, more in (("tiny", 8), ("small", 3), ("llama", 1)):
             directory = make_model(kind, Path(scratch) / kind)
             data = encode(kind, directory, 0, COUNT)
-            if kind == "llama":
+            if kind != "tiny":
                 length = float(np.mean([len(item.ids) for item in data[0]]))
                 assert 500 < length < 630, f"episodes have {length:.0f} tokens, SmolLM2's about 565; set VOCABULARY"
-            made = compare(kind, directory, data, steps)
+            made = compare(kind, directory, data, more * arguments.steps)
             figures |= made[0]
             ratios |= made[1]
-            if kind == "tiny":
+            if kind == "small":
                 held_out, _ = encode(kind, directory, 99, HELD_OUT)
                 figures |= learn(directory, data, held_out)
     show(document("sft_cpu", PACKAGES, figures, ratios), as_json=arguments.json)

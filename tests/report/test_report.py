@@ -18,6 +18,7 @@ from builders.report_samples import make_shown, unpack_json
 
 from holdfast.records import Analysis, Checkpoint, Estimate, StageRecord, Unbounded
 from holdfast.records.errors import MissingExtra, StudyError
+from holdfast.records.estimates import AGAINST_BASE
 from holdfast.report import write_report
 from holdfast.report.draw.curves import draw_dose
 from holdfast.report.draw.figures import draw_frontier, order_lineages
@@ -286,6 +287,18 @@ def test_cards_lead_with_score_points_against_the_base(store: Store) -> None:
     assert (cards[2].verdict, cards[2].tone, cards[2].numbers) == ("FAIL", "bad", (("1", "FAIL"),))
 
 
+def test_a_share_of_the_gain_over_the_base_is_called_that(store: Store) -> None:
+    """Where the last stage alone is not there, persistence is of what the first gained over the base."""
+    analysis = samples.make_analysis()
+    told = (f"H alone is not there: {AGAINST_BASE}",)
+    analysis = replace(analysis, persistence=tuple(replace(one, caveats=told) for one in analysis.persistence))
+    assert plain(make_headlines(store, make_shown(analysis))[0].note).startswith(
+        "persistence 86 % of S's gain over the"
+    )
+    found = list(summarise(store, analysis))
+    assert "gap between" not in "".join(found) and "86 % of S's gain over the base" in plain(found[2])
+
+
 def test_invented_and_unfit_episodes_stand_before_everything(store: Store, tmp_path: Path) -> None:
     about = {"estimator": "audit", "unit": "test evaluations"}
     unfit = Estimate(kind="unfit", value=0.2, n={"count": 20, "trajectories": 100}, **about)
@@ -463,6 +476,11 @@ def test_names_are_explained_from_the_records_of_stages() -> None:
     assert names["B"] == "a stage of training on safety and helpfulness, by dpo"
     assert names["→"] == "then: B→F is stage B, then stage F"
     assert "50 % of the pairs swapped: a control" in names["F"]
+    elsewhere = StageRecord(name="X", method="external", objectives=())
+    taught = StageRecord(name="D", method="sft", objectives=())
+    names = dict(describe_names([Checkpoint(id="4", base="a", stages=(taught, elsewhere))]))
+    assert names["X"] == "a stage of training that was carried out elsewhere"
+    assert names["D"] == "a stage of training, by sft"
     assert names_html([Checkpoint(id="3", base="a")]) == ""
 
 

@@ -207,7 +207,9 @@ def notes(store: Store) -> tuple[str, ...]:
     """
     settings = read_noted(store)
     models = settings.get("models", {})
-    kinds = [models.get(name, {}).get("kind", name) for name in settings.get("model", {}).get("bases", ())]
+    entries = [models.get(name, {"kind": name}) for name in settings.get("model", {}).get("bases", ())]
+    # What is opened where it lies was not made by the study.
+    kinds = [entry.get("kind") for entry in entries if not entry.get("name")]
     lines = [*EMBEDDED_NOTES] if "tiny" in kinds else []
     lines += [RANDOM_NOTE] if "random" in kinds else []
     steps = store.log.steps().values()

@@ -31,6 +31,7 @@ from holdfast.report.words.labels import (
     format_interval,
     format_percent,
     format_value,
+    is_against_base,
     name_axes,
     name_kind,
     name_lineage,
@@ -175,7 +176,10 @@ def draw_forest(estimates: Sequence[Estimate], narrow: bool = False) -> str:
             )
         )
     title, label = f"{name_kind(kind)} with 95 % intervals", f"{name_kind(kind)} (score points)"
-    if ratio:
+    if ratio and estimates and all(map(is_against_base, estimates)):
+        label = "" if narrow else "share that is left of the first stage's gain over the base; "
+        label += "0 like the base, 1 like the first stage"
+    elif ratio:
         label = "" if narrow else "share of the gap between the two single stages; "
         label += "0 like the second stage alone, 1 like the first"
     ruled_at = (0.0, 1.0) if ratio else (0.0,)

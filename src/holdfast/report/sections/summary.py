@@ -23,6 +23,7 @@ from holdfast.report.words.labels import (
     format_percent,
     format_point,
     format_signed,
+    is_against_base,
     most_pooled,
     name_axes,
     name_headline,
@@ -89,8 +90,10 @@ def describe_persistence(claims: Sequence[Estimate]) -> str:
 
 
 def _describe_share(one: Estimate) -> str:
-    """``86 % of the gap between S and H``."""
+    """``86 % of the gap between S and H``, or of S's gain over the base where H alone is not there."""
     lineage = one.lineage or ()
+    if lineage and is_against_base(one):
+        return f"{format_percent(one.value)} of {lineage[0]}'s gain over the base"
     gap = f" of the gap between {lineage[0]} and {lineage[-1]}" if len(lineage) == 2 else ""
     return f"{format_percent(one.value)}{gap}"
 

@@ -23,6 +23,7 @@ from holdfast.records.quantities import NOT_IDENTIFIED, Format, quantity_of
 from holdfast.records.words import count_noun
 from holdfast.report.words.inert import escape_html
 from holdfast.stats.levels import NOT_REACHED
+from holdfast.study.stages import EXTERNAL
 
 Lineage = tuple[str, ...]
 UNBOUNDED = "unbounded"
@@ -289,10 +290,15 @@ def is_control(checkpoint: Checkpoint) -> bool:
     return len(set(names)) < len(names) or any(float(one.settings.get("flip") or 0) > 0 for one in checkpoint.stages)
 
 
+def is_against_base(one: Estimate) -> bool:
+    """Whether a persistence is a share of the first stage's gain over the base, as the last one alone is not there."""
+    return any(AGAINST_BASE in caveat for caveat in one.caveats)
+
+
 def explain_persistence(one: Estimate) -> str:
     """One sentence that says what persistence is, in the names of the lineage that an estimate is about."""
     lineage, about = one.lineage or (), one.objective or "an objective"
-    if any(AGAINST_BASE in told for told in one.caveats):
+    if is_against_base(one):
         first, whole = (*lineage, "S")[0], name_lineage(lineage)
         return (
             f"Persistence of {about} after {whole} is here ({whole} − base) / ({first} − base): the share that {whole}"
@@ -327,7 +333,10 @@ def describe_names(checkpoints: Sequence[Checkpoint]) -> list[tuple[str, str]]:
     found: dict[str, str] = {}
     for stage in (stage for checkpoint in checkpoints for stage in checkpoint.stages):
         flip = float(stage.settings.get("flip") or 0)
-        words = f"a stage of training on {' and '.join(stage.objectives) or 'no objective'}, by {stage.method}"
+        goal = f" on {' and '.join(stage.objectives)}" if stage.objectives else ""
+        words = f"a stage of training{goal}, by {stage.method}"
+        if stage.method == EXTERNAL:
+            words = f"a stage of training{goal} that was carried out elsewhere"
         if flip > 0:
             words += f" with the sides of {100 * flip:.0f} % of the pairs swapped: a control"
         found.setdefault(stage.name, words + _describe_repair(stage))
