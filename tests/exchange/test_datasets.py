@@ -75,6 +75,16 @@ def test_every_form_of_a_chat_is_the_same_chat(tmp_path, row):
     assert episode.messages == (Message(role="assistant", content="done"),)
 
 
+def test_results_stand_in_the_order_of_their_calls(tmp_path):
+    """As templates that write no ids tell them."""
+    names = ("a", "b", "c")
+    calls = [{"id": name, "type": "function", "function": {"name": "look", "arguments": "{}"}} for name in names]
+    results = [{"role": "tool", "tool_call_id": name, "content": f"result {name}"} for name in ("c", "a", "b")]
+    row = {"messages": [ASK, {"role": "assistant", "content": "", "tool_calls": calls}, *results, SAID]}
+    ((_, episode),) = read_chats(write(tmp_path, row)).chats
+    assert [one.content for one in episode.messages[1:-1]] == ["result a", "result b", "result c"]
+
+
 def test_chats_of_one_system_message_and_the_same_tools_are_a_family(tmp_path):
     rows = [
         {"messages": [{"role": "developer", "content": system}, {"role": "user", "content": f"{number}"}, SAID]}

@@ -29,14 +29,23 @@ def read_turns(place: str, value: Any, *, whole: bool = True) -> list[Message]:
     if not isinstance(value, list) or not value:
         refuse_record(place, "no list of messages")
     turns: list[Message] = []
-    waiting: list[ToolCall] = []  # calls of the last turn that nobody has answered
+    asked: list[ToolCall] = []  # the calls of the last turn
+    waiting: list[ToolCall] = []  # those of them that nobody has answered
+    ranks: list[int] = []  # among the calls, of the results that stand last in ``turns``
     for number, one in enumerate(value):
         where = f"{place}[{number}]"
+        before = list(waiting)
         message = _read_turn(where, one, waiting, whole=whole)
-        if message.role != "tool":
-            if waiting and whole:
-                refuse_record(where, f"the call of {waiting[0].name} before it has no result")
-            waiting = list(message.tool_calls)
+        if message.role == "tool":
+            (answered,) = (call for call in before if not any(call is other for other in waiting))
+            # Templates that write no ids tell results by their order, which is that of the calls.
+            rank = next(number for number, call in enumerate(asked) if call is answered)
+            turns.insert(len(turns) - sum(other > rank for other in ranks), message)
+            ranks.append(rank)
+            continue
+        if waiting and whole:
+            refuse_record(where, f"the call of {waiting[0].name} before it has no result")
+        asked, waiting, ranks = list(message.tool_calls), list(message.tool_calls), []
         turns.append(message)
     return turns
 
