@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from holdfast.records import Trajectory
 from holdfast.records.errors import StoreError
@@ -171,15 +172,15 @@ _STEPS = (
     + _OWN.format(table="steps", step="fingerprint")
 )
 _BATCHES = "INSERT INTO batches SELECT r.fingerprint, r.batch, 0" + _OWN.format(table="batches", step="fingerprint")
+_OWN_EPISODES = _OWN.format(table="trajectories", step="step")
 _EPISODES = (
-    "INSERT INTO trajectories (id, case_key, checkpoint, rollout, step, ending, flags, calls, invalid_calls, tokens,"
-    " text, seal) SELECT r.id, nc.key, np.key, r.rollout, r.step, r.ending, r.flags, r.calls, r.invalid_calls,"
-    " r.tokens, nx.key, 0"
-    + _OWN.format(table="trajectories", step="step")
-    + " JOIN old.cases oc ON oc.key = r.case_key"
-    " JOIN main.cases nc ON nc.id = oc.id JOIN old.checkpoints op ON op.key = r.checkpoint"
-    " JOIN main.checkpoints np ON np.id = op.id JOIN old.texts ox ON ox.key = r.text"
-    " JOIN main.texts nx ON nx.digest = ox.digest ORDER BY r.key"
+    "INSERT INTO trajectories (key, id, case_key, checkpoint, rollout, step, ending, flags, calls, invalid_calls,"
+    " tokens, text, seal) SELECT w.start + row_number() OVER (PARTITION BY r.step ORDER BY r.key), r.id, nc.key,"
+    " np.key, r.rollout, r.step, r.ending, r.flags, r.calls, r.invalid_calls, r.tokens, nx.key, 0"
+    + _OWN_EPISODES
+    + " JOIN old.cases oc ON oc.key = r.case_key JOIN main.cases nc ON nc.id = oc.id"
+    " JOIN old.checkpoints op ON op.key = r.checkpoint JOIN main.checkpoints np ON np.id = op.id"
+    " JOIN old.texts ox ON ox.key = r.text JOIN main.texts nx ON nx.digest = ox.digest"
 )
 _OF_TRAJECTORY = " JOIN old.trajectories o{x} ON o{x}.key = r.{x} JOIN main.trajectories n{x} ON n{x}.id = o{x}.id"
 _CHOICES = (
@@ -229,11 +230,14 @@ _UNUSED_TEXTS = (
 )
 
 
-def join_rows(shares: Sequence[Share], target: Path, planned: Collection[tuple[str, str]]) -> None:
-    """Write a new database at ``target`` with what each run gives; the same run's rows of a step are all there.
+def join_rows(
+    shares: Sequence[Share], target: Path, order: Sequence[str], planned: Collection[tuple[str, str]]
+) -> None:
+    """Write a new database at ``target`` with what each run gives.
 
-    ``planned`` are the (rollout step, judge) of the study's own judges. Cases stand in the order of their splits, and
-    of those of one split as its run has them. Errors: StoreError where rows of a run do not belong together.
+    ``order`` has the fingerprints of the plan's steps, in which trajectories stand as if one process had made them;
+    ``planned`` are the (rollout step, judge) of the study's own judges. Cases stand by split, those of one split as its
+    run has them. Errors: StoreError where rows of a run do not belong together.
     """
     make_tables(target)
     address = (target / DATABASE).absolute().as_uri()
@@ -243,9 +247,10 @@ def join_rows(shares: Sequence[Share], target: Path, planned: Collection[tuple[s
             with _attached(db, shares[number]):
                 for statement in (_TEXTS, _CASES, _SPLITS):
                     db.execute(statement, (seed,) if "?" in statement else ())
+        starts = _number_trajectories(db, shares, order)
         for statements in ((_TEXTS, _CHECKPOINTS), (_EPISODES,), (_JUDGES, _JUDGEMENTS, _CHOICES, _REFERENCES)):
             for share in shares:
-                with _attached(db, share):
+                with _attached(db, share, starts):
                     for statement in statements:
                         _insert(db, statement, share)
         for share in shares:
@@ -276,12 +281,26 @@ def _insert(db: sqlite3.Connection, statement: str, share: Share) -> None:
             raise StoreError(f"{share.path}: {given:,} scores are to be taken and {there:,} arrived; report this")
 
 
+def _number_trajectories(db: sqlite3.Connection, shares: Sequence[Share], order: Sequence[str]) -> dict[str, int]:
+    """By step, how many trajectories of other steps stand before its own."""
+    counts: dict[str, int] = {}
+    for share in shares:
+        with _attached(db, share):
+            counts |= dict(db.execute("SELECT r.step, count(*)" + _OWN_EPISODES + " GROUP BY r.step"))
+    starts, before = {}, 0
+    for step in order:
+        starts[step] = before
+        before += counts.get(step, 0)
+    return starts
+
+
 @contextlib.contextmanager
-def _attached(db: sqlite3.Connection, share: Share) -> Iterator[None]:
+def _attached(db: sqlite3.Connection, share: Share, starts: Mapping[str, int] = MappingProxyType({})) -> Iterator[None]:
     """A run's database as ``old``, with what is taken of it in tables beside; one transaction."""
     db.execute("ATTACH ? AS old", (reading_address(share.path / DATABASE),))
     try:
-        _name_table(db, "taken_steps", ("step", "name"), share.steps.items())
+        steps = ((step, name, starts.get(step)) for step, name in share.steps.items())
+        _name_table(db, "taken_steps", ("step", "name", "start"), steps)
         _name_table(db, "taken_scores", ("step", "judge"), share.scores)
         _name_table(db, "taken_checkpoints", ("id",), ((one,) for one in share.checkpoints))
         _name_table(db, "alike_steps", ("step",), ((one,) for one in share.alike))
@@ -297,6 +316,7 @@ def _attached(db: sqlite3.Connection, share: Share) -> Iterator[None]:
 
 
 def _name_table(db: sqlite3.Connection, name: str, columns: Sequence[str], rows: object) -> None:
-    db.execute(f"CREATE TEMP TABLE IF NOT EXISTS {name} ({', '.join(columns)}, PRIMARY KEY ({', '.join(columns)}))")
+    told = ", ".join(columns)
+    db.execute(f"CREATE TEMP TABLE IF NOT EXISTS {name} ({told}, PRIMARY KEY ({told}))")
     db.execute(f"DELETE FROM temp.{name}")
     db.executemany(f"INSERT INTO temp.{name} VALUES ({', '.join('?' * len(columns))})", rows)  # type: ignore[arg-type]

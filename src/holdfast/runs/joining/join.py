@@ -27,6 +27,7 @@ from holdfast.runs.build import build
 from holdfast.runs.joining.members import (
     NAMED,
     Member,
+    check_cases,
     check_copies,
     check_places,
     check_plans,
@@ -70,6 +71,7 @@ def join(
         members = [open_member(path, opened) for path in places]
         check_copies(members)
         study = join_studies(members)
+        check_cases(members)
         plan = build(study)
         check_plans(members, plan, partial)
         share_out(members, plan, None if shared is None else Path(shared))
@@ -77,7 +79,8 @@ def join(
         with new_directory(output) as part:
             part.chmod(PRIVATE_DIRECTORY)
             try:
-                join_rows(list(list_shares(members, plan)), part, judged(plan))
+                order = [step.fingerprint for step in plan.steps]
+                join_rows(list(list_shares(members, plan)), part, order, judged(plan))
                 _copy_files(members, part, weights)
                 with Store(part, writable=True) as store:
                     _note(store, members, study, plan, joined)
@@ -190,9 +193,7 @@ def _tell_missing(store: Store, plan: Plan, tell: Callable[[str], None]) -> bool
     left = [step for step in plan.steps if step.kind != "analyze" and step.fingerprint not in done]
     gone = {one.id for one in store.checkpoints(brought=True) if one.path and not (store.path / one.path).is_dir()}
     if gone:
-        tell(
-            f"{count_noun(len(gone), 'checkpoints')} without weights, which none of the runs holds or none was to give"
-        )
+        tell(f"{count_noun(len(gone), 'checkpoints')} without weights: no run holds them, or they were left out")
     if not left:
         return True
     blocked: set[str] = set()

@@ -149,6 +149,19 @@ def check_copies(members: Sequence[Member]) -> None:
             refuse(f"join: {other.path}", f"is a copy of {one.path} (the same digest)", "name each run once")
 
 
+def check_cases(members: Sequence[Member]) -> None:
+    """Raise StudyError where two runs have other cases in a split of the same seed."""
+    for one, other in combinations(members, 2):
+        mine, theirs = one.store.splits(), other.store.splits()
+        for seed in sorted(mine.keys() & theirs.keys()):
+            if mine[seed] != theirs[seed]:
+                refuse(
+                    other.path,
+                    f"has other cases than {one.path} in split {seed}, as another version of the suite makes them",
+                    "carry out both with one version",
+                )
+
+
 def join_studies(members: Sequence[Member]) -> Study:
     """The study of all seeds. Errors: StudyError where the studies differ otherwise, or two runs have one seed."""
     first = members[0]
