@@ -153,6 +153,9 @@ def test_a_run_without_weights_joins(root: Path, one: Path, tmp_path: Path, caps
     assert "gone, and not held" in asked(capsys, "show", tmp_path / "joined", "--digest")[2]
 
 
+ROLLED_OUT = "kind = 'rollout' AND name LIKE 'roll out tiny-0 · S · %on test cases'"
+
+
 def test_a_run_that_is_not_finished_joins_when_it_is_asked_for(root: Path, tmp_path: Path, capsys: Captured) -> None:
     unfinish(root / "one", tmp_path / "half", lambda name: "S,H" in name)
     runs = [root / "zero", tmp_path / "half"]
@@ -167,8 +170,17 @@ def test_a_run_that_is_not_finished_joins_when_it_is_asked_for(root: Path, tmp_p
     )
     made = hf.run(study(0, 1), tmp_path / "joined", workers=1)
     assert (made.path / "analysis.json").read_bytes() == (root / "all" / "analysis.json").read_bytes()
+    # A step that was broken off goes on behind its last batch, wherever that was committed.
+    rewrite(tmp_path / "half", f"UPDATE steps SET status = 'running', result = NULL WHERE {ROLLED_OUT}")
+    hf.join(runs, tmp_path / "broken", partial=True, tell=said.append)
+    assert said[-1].startswith("6 steps of the study are not done (first: roll out tiny-0 · S · dose=1")
+    with Store(tmp_path / "broken") as store, Store(root / "all") as whole:
+        (name,) = (name for name, step in store.log.steps().items() if step.status == "running")
+        assert store.log.batches(name) == whole.log.batches(name) != set()
+    made = hf.run(study(0, 1), tmp_path / "broken", workers=1)
+    assert (made.path / "analysis.json").read_bytes() == (root / "all" / "analysis.json").read_bytes()
     hf.join(runs, tmp_path / "light", partial=True, weights=False, tell=said.append)
-    assert said[-1] == "5 steps of these cannot be done: the weights that they start from are gone"
+    assert said[-1] == "6 steps of these cannot be done: the weights that they start from are gone"
     with pytest.raises(hf.StepError, match="its weights are not at"):
         hf.run(study(0, 1), tmp_path / "light", workers=1)
 
@@ -363,6 +375,10 @@ def test_every_kind_of_study_is_the_run_of_all_seeds(
     runs = [
         hf.run(with_seeds(raw(), part), tmp_path / f"{number}", workers=1).path for number, part in enumerate(parts)
     ]
+    if len(runs) == 4:  # two at a time, and then what that gave
+        told = refused(capsys, *words([runs[0], runs[3]], tmp_path / "joined"))
+        assert "not every combination of their seeds was carried out" in told
+        runs = [hf.join(runs[at : at + 2], tmp_path / f"pair-{at}").path for at in (0, 2)]
     joined = hf.join(runs, tmp_path / "joined").path
     assert (joined / "analysis.json").read_bytes() == (whole / "analysis.json").read_bytes()
     for path in (joined, whole):

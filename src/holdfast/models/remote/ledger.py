@@ -289,29 +289,29 @@ def join_ledgers(sources: Sequence[Path], target: Path) -> None:
     columns = (
         "key, speaker, model, status, reply, served, input_tokens, output_tokens, cost, seconds, attempts, in_doubt"
     )
-    waiting: list[tuple[Any, ...]] = []
-    spent = [0, 0.0]
-    for source in sources:
-        try:
-            with contextlib.closing(sqlite3.connect(reading_address(source), uri=True, isolation_level=None)) as db:
-                teach_digests(db)
-                check_ledger(db)
-                waiting += db.execute(f"SELECT {columns} FROM calls ORDER BY key")
-                spent = [sum(both) for both in zip(spent, *db.execute("SELECT calls, cost FROM spent"), strict=True)]
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise _unusable(source, error, "read") from error
     with contextlib.closing(Ledger(target)) as ledger:
-        db, known = ledger._out, set[bytes]()
-        db.execute("BEGIN IMMEDIATE")
+        for source in sources:
+            try:
+                with contextlib.closing(sqlite3.connect(reading_address(source), uri=True)) as db:
+                    teach_digests(db)
+                    check_ledger(db)
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                raise _unusable(source, error, "read") from error
+        out = ledger._out
+        out.execute("BEGIN IMMEDIATE")
         # A call in doubt has no answer to be found: it comes behind those that have.
-        for called, *row in sorted(waiting, key=lambda row: bool(row[3] != "done")):
-            key = called
-            while key in known:
-                key = hashlib.blake2b(key, digest_size=DIGEST_BYTES).digest()
-            known.add(key)
-            db.execute(f"INSERT INTO calls ({columns}) VALUES ({', '.join('?' * 12)})", (key, *row))
-        db.execute("UPDATE spent SET calls = ?, cost = ?", spent)
-        db.execute("COMMIT")
+        for status in ("done", "intent"):
+            for source in sources:
+                with contextlib.closing(sqlite3.connect(reading_address(source), uri=True)) as db:
+                    for called, *row in db.execute(f"SELECT {columns} FROM calls WHERE status = ?", (status,)):
+                        key = called
+                        while out.execute("SELECT 1 FROM calls WHERE key = ?", (key,)).fetchone():
+                            key = hashlib.blake2b(key, digest_size=DIGEST_BYTES).digest()
+                        out.execute(f"INSERT INTO calls ({columns}) VALUES ({', '.join('?' * 12)})", (key, *row))
+                    if status == "done":
+                        spent = db.execute("SELECT calls, cost FROM spent").fetchone()
+                        out.execute("UPDATE spent SET calls = calls + ?, cost = cost + ?", spent)
+        out.execute("COMMIT")
 
 
 _SUMS = ("calls", "input_tokens", "output_tokens", "cost", "seconds", "attempts", "in_doubt")
