@@ -36,7 +36,7 @@ def begin(
     """The script with a program to run, whose output goes to a file."""
     with (tmp_path / "output").open("wb") as output:
         watching = subprocess.Popen(
-            [sys.executable, guard.__file__],
+            [sys.executable, "-m", guard.__name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
