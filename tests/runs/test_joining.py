@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sqlite3
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from builders.approval_study import miniature
 from builders.commands import Captured, asked, refused
 from builders.digest_samples import make_unsealed
+from builders.places import STUDIES
 from builders.smoke_study import smoke_settings
 
 import holdfast as hf
@@ -363,6 +365,30 @@ KINDS: dict[str, tuple[Callable[[], dict[str, Any]], list[Seeds], Seeds]] = {
         {TRAIN: [0, 1], SPLIT: [0, 1]},
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("quick", BASE), *((name, TRAIN) for name in ("quick", "repair", "approval-quick", "smol"))]
+)
+def test_the_steps_of_one_seed_are_steps_of_the_study_of_all(name: str, key: str) -> None:
+    def steps(seeds: Sequence[int]) -> set[str]:
+        settings = tomllib.loads((STUDIES / f"{name}.toml").read_text(encoding="utf-8"))
+        settings.pop("scales", None)
+        plan = build(with_seeds(settings, {key: seeds}))
+        return {one.fingerprint for one in plan.steps if one.kind != "analyze"}
+
+    assert set().union(*(steps([seed]) for seed in (0, 1, 2))) == steps([0, 1, 2])
+
+
+def test_a_study_in_which_one_seed_needs_what_another_makes_is_refused(tmp_path: Path, capsys: Captured) -> None:
+    runs = [tmp_path / "zero", tmp_path / "one"]
+    for seed, path in enumerate(runs):
+        made = with_seeds(miniature(), {BASE: [seed]})
+        begin(made, path)
+        with Store(path, writable=True) as store:
+            store.set_meta(PLAN_KEY, json.dumps([step.fingerprint for step in build(made).steps]))
+    told = refused(capsys, *words(runs, tmp_path / "joined", "--partial"))
+    assert "one: " in told and "would be others in a study of all seeds" in told and "in one run" in told
 
 
 @pytest.mark.full
