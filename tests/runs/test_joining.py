@@ -173,10 +173,13 @@ def test_a_run_that_is_not_finished_joins_when_it_is_asked_for(root: Path, tmp_p
     made = hf.run(study(0, 1), tmp_path / "joined", workers=1)
     assert (made.path / "analysis.json").read_bytes() == (root / "all" / "analysis.json").read_bytes()
     # A step that was broken off goes on behind its last batch, wherever that was committed.
-    rewrite(tmp_path / "half", f"UPDATE steps SET status = 'running', result = NULL WHERE {ROLLED_OUT}")
+    broken = f"{ROLLED_OUT} OR name = 'judge tiny-0 · base on test cases by state'"
+    rewrite(tmp_path / "half", f"UPDATE steps SET status = 'running', result = NULL WHERE {broken}")
     hf.join(runs, tmp_path / "broken", partial=True, tell=said.append)
     assert said[-1].startswith("6 steps of the study are not done (first: roll out tiny-0 · S · dose=1")
     with Store(tmp_path / "broken") as store, Store(root / "all") as whole:
+        joined = read_joined(store)
+        assert joined is not None and [(one.begun, one.equal) for one in joined.sources] == [(0, 0), (1, 2)]
         (name,) = (name for name, step in store.log.steps().items() if step.status == "running")
         assert store.log.batches(name) == whole.log.batches(name) != set()
     made = hf.run(study(0, 1), tmp_path / "broken", workers=1)

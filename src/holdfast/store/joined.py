@@ -20,9 +20,10 @@ class Source:
 
     ``run`` is its directory, ``digest`` the run's own, ``seeds`` the values of each kind of seed that it has.
     ``machines`` are those that carried out its steps (``records.machine``), empty where it was made by a version that
-    did not note them. Of its steps ``taken`` are in the joined run and ``equal`` were equal to another run's; ``left``
-    counts, by step, the records that differed and were left out. ``cpu_seconds`` is what all its finished steps took,
-    ``calls`` and ``cost`` what it paid for. ``joined`` are its own sources, where it was joined itself.
+    did not note them. Of its steps ``taken`` are in the joined run, ``equal`` were equal to another run's, ``begun``
+    were not finished and come from another run; ``left`` counts, by step, the records that differed and were left out.
+    ``cpu_seconds`` is what all its finished steps took, ``calls`` and ``cost`` what it paid for. ``joined`` are its own
+    sources, where it was joined itself.
     """
 
     run: str
@@ -31,6 +32,7 @@ class Source:
     machines: Sequence[Mapping[str, str]] = ()
     taken: int = 0
     equal: int = 0
+    begun: int = 0
     left: Mapping[str, int] = field(default_factory=dict)
     cpu_seconds: float = 0.0
     calls: int = 0
@@ -80,9 +82,11 @@ def describe_source(source: Source) -> Iterator[str]:
     yield "; ".join(seeds)
     told = count_noun(source.taken, "steps")
     told += f", {source.equal:,} equal to another run's" if source.equal else ""
+    told += f", {source.begun:,} begun and taken from another run" if source.begun else ""
     if left := sum(source.left.values()):
         told += f", {count_noun(left, 'differing records')} of {count_noun(len(source.left), 'steps')} left out"
     yield told
+    yield f"{source.cpu_seconds:,.0f} s of CPU time"
     if source.calls:
         yield f"{count_noun(source.calls, 'calls')} paid for ({source.cost:,.4f})"
     for machine in source.machines:

@@ -141,7 +141,7 @@ def _describe(members: Sequence[Member], plan: Plan, *, shared: str | None) -> J
     notes = []
     if any(one.left for one in members) and shared is not None:
         left = {name: max(one.left.get(name, 0) for one in members) for one in members for name in one.left}
-        told = "; ".join(f"{name}, {count_noun(count, 'records')}" for name, count in list(left.items())[:NAMED])
+        told = "; ".join(f"{name}: {count_noun(count, 'records')}" for name, count in list(left.items())[:NAMED])
         more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
         notes.append(
             f"joined of {len(members)} runs that differ in what they share ({told}{more}): what {shared} has of it"
@@ -163,6 +163,7 @@ def _describe_source(member: Member) -> Source:
         machines=member.machines,
         taken=len(member.taken),
         equal=member.equal,
+        begun=member.begun,
         left=member.left,
         cpu_seconds=round(sum(one.result.get("cpu_seconds", 0.0) for one in member.status.values()), 3),
         calls=sum(one.calls for one in spent),

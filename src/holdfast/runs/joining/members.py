@@ -41,6 +41,7 @@ class Member:
     taken: dict[str, str] = field(default_factory=dict)  # steps by fingerprint, with their names in the joined run
     alike: set[str] = field(default_factory=set)  # steps whose records in the joined run are its own or equal
     equal: int = 0
+    begun: int = 0  # steps that it has not finished, or no more than another run, and that come from that
     left: dict[str, int] = field(default_factory=dict)  # by step, how many records differ and are left out
 
     def is_done(self, fingerprint: str) -> bool:

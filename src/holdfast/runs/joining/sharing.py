@@ -78,11 +78,10 @@ def _refuse_learnt(members: Sequence[Member], plan: Plan, step: Step, member: Me
 
 
 def _compare(step: Step, owner: Member, other: Member, pair: Pair) -> str | None:
-    """Compare a step that two runs have; what differs in words, None where nothing does or it is left unfinished."""
+    """Compare a step that two runs have; what differs in words, None where nothing does or one has not finished it."""
     name = step.fingerprint
     if not (owner.is_done(name) and other.is_done(name)):
-        if batches := len(other.store.log.batches(name)):
-            other.left[step.name] = batches
+        other.begun += 1
         return None
     rows, what = _differing(step, owner, other, pair)
     only_rounding = step.kind == "rollout" and bool(rows) and not pair.said_otherwise(name, rows)
