@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
 from holdfast.records import Checkpoint, StageRecord
+from holdfast.records.errors import require
 from holdfast.records.section import MOST, CaseCount, Natural, Positive, Rate, Section, Share, Weight
 
 # What ``data`` of a stage names beside a file, and what stands in records for that.
 DEMONSTRATIONS, TRAJECTORIES, PAIRS = "demonstrations", "trajectories", "pairs"
 NAMED_DATA, FILE = (DEMONSTRATIONS, TRAJECTORIES, PAIRS), "file"
+DATA_BYTES = 1 << 30  # of a file that a stage learns from
 AXIS_SETTINGS = ("beta", "learning_rate", "steps", "pairs_per_step", "warmup_steps", "lora_r", "loss")
 
 
@@ -75,6 +77,23 @@ class StageTable(Section):
         return self.model_copy(
             update={key: point[key] for key in axes if key != "loss" or isinstance(self, StageSection)}
         )
+
+
+def check_named_data(place: str, stage: StageTable, known: Sequence[str], without: str) -> None:
+    """Raises StudyError for data that a method does not know by name, and for a digest of no file.
+
+    ``without`` says what there is instead.
+    """
+    data, digest = getattr(stage, "data", None), getattr(stage, "digest", None)
+    named = data in NAMED_DATA
+    require(
+        not named or data in known,
+        f"{place}.data is {data!r}, and method {stage.method!r} has no such data; {without}, or ./{data} for a file",
+    )
+    require(
+        digest is None or (data is not None and not named),
+        f"{place}.digest is of a file of data, and there is none; it is filled in, remove it",
+    )
 
 
 class TrainingSection(StageTable):

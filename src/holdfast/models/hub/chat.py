@@ -73,9 +73,9 @@ class HubChat:
     ``channels`` says that replies carry headers, ``thought`` are the marks around a thought that a prompt opens, if it
     does, and ``thinks_on_demand`` says that the agent thinks only where the template is told so, which it is not.
     ``ends`` are the ids of the tokens that end a turn, ``unknown_ends`` those that are said to and that the tokenizer
-    does not have, ``source`` is the template. ``encode`` of a conversation begins with the ``prompt_ids`` of each of
-    its turns of the agent. Errors: StudyError for a directory without a tokenizer, template or token that ends a turn,
-    a template that is refused, or ``calls`` that it cannot write.
+    does not have, ``unknown`` the token of words without one, ``source`` is the template. ``encode`` of a conversation
+    begins with the ``prompt_ids`` of each of its turns of the agent. Errors: StudyError for a directory without a
+    tokenizer, template or token that ends a turn, a template that is refused, or ``calls`` that it cannot write.
     """
 
     def __init__(self, directory: Path | str, *, calls: Calls = "auto") -> None:
@@ -95,6 +95,8 @@ class HubChat:
                 f"{self.directory}: no token ends a turn{beyond}: the agent would talk to its limit; name one as"
                 " eos_token_id in generation_config.json"
             )
+        unknown = self.tokenizer.unk_token_id  # some name one that ends turns, and need none
+        self.unknown: int | None = None if unknown in self.ends else unknown
         names = [self.tokenizer.convert_ids_to_tokens(number) for number in self.ends]
         self._end = re.compile("|".join(re.escape(name) for name in names) or "(?!)")
         added = self.tokenizer.added_tokens_decoder.values()

@@ -25,6 +25,7 @@ from holdfast.records.errors import StudyError
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<sys>", "<user>", "<call>", "<obs>", "<say>", "<end>", "<unk>")
 PAD, BOS, EOS, SYS, USER, CALL, OBS, SAY, END, UNK = range(len(SPECIALS))
 OPENERS = (CALL, SAY)
+MOST_POSITIONS = 128  # of a sequence, where nobody says otherwise
 _WORD = r"[a-z0-9_@.'-]*[a-z0-9_]"
 _OPENING = {"system": SYS, "user": USER, "tool": OBS, "assistant": SAY}
 _AGENT_ROLE = "assistant"
@@ -160,6 +161,8 @@ def is_tiny(directory: Path) -> bool:
 
 class TinyChat:
     """Encodes messages to token ids and reads replies back; the same ids as the directory's chat template."""
+
+    unknown: int | None = UNK
 
     def __init__(self, tokens: Sequence[str], system_prompts: Mapping[str, str]) -> None:
         self.tokens = tuple(tokens)
