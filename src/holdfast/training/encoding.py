@@ -59,6 +59,9 @@ class Chat(Protocol):
 
     def encode(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> tuple[list[int], list[bool]]: ...
 
+    def shows_as_written(self, message: Message) -> bool:
+        """Whether a message spells no control token, which would be shown otherwise."""
+
 
 class Limits(Protocol):
     """What a model can read: token ids below ``vocabulary``, sequences up to ``max_positions``."""

@@ -215,6 +215,10 @@ class HubChat:
         before, closed, _ = message.content.partition(end)
         return replace(message, content=self._opened + message.content) if closed and begin not in before else message
 
+    def shows_as_written(self, message: Message) -> bool:
+        """Whether a message spells no control token, which would be shown with a space in it."""
+        return self._neutral(message) == message
+
     def _neutral(self, message: Message) -> Message:
         control = self._special if message.role == "assistant" else self._control
         calls = tuple(
@@ -538,7 +542,7 @@ def _compare(chat: HubChat, conversation: Conversation) -> None:
     for place, message in enumerate(messages):
         if message.role != "assistant":
             continue
-        if chat._neutral(message) != message:
+        if not chat.shows_as_written(message):
             raise Unfaithful("it thinks between control tokens, which no text can spell")
         prompt = chat.prompt_ids(replace(conversation, messages=messages[:place]))
         begins = len(prompt)

@@ -197,6 +197,10 @@ class TinyChat:
             mask += [message.role == _AGENT_ROLE] * len(turn)
         return ids, mask
 
+    def shows_as_written(self, _: Message) -> bool:
+        """No text spells a control token: words have no brackets."""
+        return True
+
     def _turn(self, message: Message, schemas: Mapping[str, JSON]) -> list[int]:
         if message.role == "system" and message.content in self.system_prompts:
             return [SYS, self.ids[self.system_prompts[message.content]], END]

@@ -200,6 +200,8 @@ def _encode(chat: Chat, case: Case, trajectory: Trajectory) -> Encoded:
 
     item = encode_episode(chat, case.messages, trajectory.messages, case.tools)
     item = _without_uncounted(chat, case, trajectory, item)
+    if not all(map(chat.shows_as_written, (one for one in trajectory.messages if one.role == "assistant"))):
+        raise StudyError("the agent spells control tokens of the chat template; write its turns without them")
     if chat.unknown is not None and bool((item.ids[item.agent] == chat.unknown).any()):
         raise StudyError("the agent says words that the model has no token for; use a model that has them")
     return item
