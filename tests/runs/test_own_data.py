@@ -22,6 +22,7 @@ from holdfast.runs.build import build
 from holdfast.runs.methods.files import OPENS_HELD_OUT, encode_rows, find_data, opening_of, openings_of
 from holdfast.runs.run import run
 from holdfast.store import Store
+from holdfast.study.stages import DemonstrationSection
 from holdfast.study.study import Study, load
 from holdfast.suites import split_cases
 from holdfast.suites.office.demonstrations import demonstrations
@@ -288,13 +289,29 @@ def test_turns_of_weight_0_and_words_without_a_token(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     chat = TinyChat((*SPECIALS, "no", "yes"), {})
-    encoded, errors = encode_rows(path, read_chats(path).chats, chat, reads=128)
+    found = read_chats(path).chats
+    stage = DemonstrationSection()
+    encoded, errors = encode_rows(path, found, chat, stage, reads=128)
     assert len(encoded) == 19 and len(errors) == 1 and "rows.jsonl: line 20: the agent says words" in errors[0]
     (first, *_) = encoded.values()
     assert first.agent.sum() == 4 and first.agent[-4:].all()
     with pytest.raises(StudyError, match="20 of 20 rows, more than a twentieth, cannot be read by the model"):
-        encode_rows(path, read_chats(path).chats, chat, reads=3)
-    assert len(encode_rows(path, read_chats(path).chats, chat, reads=3, max_length=3)[0]) == 19
+        encode_rows(path, found, chat, stage, reads=3)
+    short = stage.model_copy(update={"max_length": 3})
+    assert len(encode_rows(path, found, chat, short, reads=3)[0]) == 19
+    with pytest.raises(StudyError, match="line 1: a turn has weight 0, and loss_mask 'completion' learns from all"):
+        encode_rows(path, found[:2], chat, stage.model_copy(update={"loss_mask": "completion"}), reads=128)
+
+
+def test_a_share_of_flipped_pairs_is_part_of_what_a_stage_is(tmp_path: Path) -> None:
+    """A file's pairs have no pair step that could tell."""
+    path = str(preferences(tmp_path / "pairs.jsonl"))
+    made = [
+        build(Study.model_validate(study({"P": {"objective": "safety", "data": path, "flip": flip}}, [["P"]])))
+        for flip in (0.0, 0.5)
+    ]
+    trained = [{one.fingerprint for one in plan.steps if " · P" in one.name and one.kind == "train"} for plan in made]
+    assert len(trained[0]) == 1 and not trained[0] & trained[1]
 
 
 @pytest.mark.full

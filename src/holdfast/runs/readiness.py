@@ -141,7 +141,7 @@ def _data_problems(study: Study, plan: Plan, doubts: list[str]) -> Iterator[str]
             for base in study.model.bases:
                 if base in languages and any(name in lineage for lineage in study.lineages_of(base)):
                     chat, reads = languages[base]
-                    told = try_out(name, data, base, chat, reads=reads, max_length=stage.max_length)
+                    told = try_out(name, data, base, chat, stage, reads=reads)
                     doubts += filter(None, [told])
         except (StudyError, StepError) as error:
             yield str(error)

@@ -146,7 +146,7 @@ class StageSection(DataSection):
     ``sft_weight`` are the objective's; ``devices`` share one stage's weights and work.
     """
 
-    # The pair step's fingerprint holds the flip.
+    # The pair step's fingerprint holds the flip; of a file's pairs, which have no such step, ``resolved`` does.
     apart = ("flip",)
     optional = ("data", "digest", "epochs", "warmup_ratio", "max_length", "mix", "term", "balance")
 
@@ -171,6 +171,10 @@ class StageSection(DataSection):
     mix: MixSection | None = None
     term: TermSection | None = None
     balance: BalanceSection | None = None
+
+    def resolved(self) -> dict[str, Any]:
+        """As of any stage that may learn from a file, with the share of a file's pairs that is flipped."""
+        return super().resolved() | ({"flip": self.flip} if self.digest and self.flip else {})
 
 
 class DemonstrationSection(DataSection):

@@ -143,17 +143,12 @@ def held_out_openings(store: Store, split_seed: int) -> Collection[Opening]:
 
 
 def encode_rows(
-    path: Path,
-    episodes: Iterable[tuple[Case, Trajectory]],
-    chat: Chat,
-    *,
-    reads: float,
-    max_length: int | None = None,
+    path: Path, episodes: Iterable[tuple[Case, Trajectory]], chat: Chat, section: Learning, *, reads: float
 ) -> tuple[dict[str, Encoded], list[str]]:
     """A file's episodes as tokens by the trajectory's id, and what is wrong with those that the model cannot read.
 
     Those are what its chat format cannot write, agents that say what it has no token for, and more tokens than it
-    ``reads``, unless they are left out as longer than ``max_length``. Errors: StudyError, naming the first, where that
+    ``reads``, unless they are left out by the stage's ``max_length``. Errors: StudyError, naming the first, where that
     is more than a twentieth.
     """
     from holdfast.training.encoding import check_template
@@ -164,8 +159,8 @@ def encode_rows(
             checked.add(case.family)
             check_template(chat, case.id, case.messages, case.tools)
         try:
-            item = _encode(chat, case, trajectory)
-            if reads < len(item.ids) <= (max_length or len(item.ids)):
+            item = _encode(chat, case, trajectory, section)
+            if reads < len(item.ids) <= (section.max_length or len(item.ids)):
                 raise StudyError(f"{len(item.ids)} tokens, and the model reads {reads}; leave it out by max_length")
             encoded[trajectory.id] = item
         except StudyError as error:
@@ -175,19 +170,17 @@ def encode_rows(
     return encoded, errors
 
 
-def try_out(
-    stage: str, data: Data, base: str, chat: Chat, *, reads: float, max_length: int | None = None
-) -> str | None:
+def try_out(stage: str, data: Data, base: str, chat: Chat, section: Learning, *, reads: float) -> str | None:
     """Writes a stage's first rows as tokens of a base; what is to be said of those that it cannot read, in a line.
 
     Errors: StudyError where those are too many.
     """
-    every = data.episodes
+    every, longest = data.episodes, section.max_length
     rows = every[:TRIED]
     try:
-        encoded, errors = encode_rows(data.path, rows, chat, reads=reads, max_length=max_length)
-        if max_length and len(rows) == len(every) and all(len(item.ids) > max_length for item in encoded.values()):
-            raise StudyError(f"{data.path}: every row has more than max_length {max_length} tokens; raise it")
+        encoded, errors = encode_rows(data.path, rows, chat, section, reads=reads)
+        if longest and len(rows) == len(every) and all(len(item.ids) > longest for item in encoded.values()):
+            raise StudyError(f"{data.path}: every row has more than max_length {longest} tokens; raise it")
     except StudyError as error:
         raise StudyError(f"stages.{stage}.data: {error}") from error
     if not errors:
@@ -195,11 +188,16 @@ def try_out(
     return f"stages.{stage}.data: {base} cannot read {len(errors)} of the first {len(rows)} episodes; {errors[0]}"
 
 
-def _encode(chat: Chat, case: Case, trajectory: Trajectory) -> Encoded:
+def _encode(chat: Chat, case: Case, trajectory: Trajectory, section: Learning) -> Encoded:
     from holdfast.training.encoding import encode_episode
 
     item = encode_episode(chat, case.messages, trajectory.messages, case.tools)
-    item = _without_uncounted(chat, case, trajectory, item)
+    if any((one.detail or {}).get(UNCOUNTED) for one in trajectory.messages):
+        if section.loss_mask != "agent":
+            raise StudyError(
+                "a turn has weight 0, and loss_mask 'completion' learns from all that follows; set 'agent'"
+            )
+        item = _without_uncounted(chat, case, trajectory, item)
     if not all(map(chat.shows_as_written, (one for one in trajectory.messages if one.role == "assistant"))):
         raise StudyError("the agent spells control tokens of the chat template; write its turns without them")
     if chat.unknown is not None and bool((item.ids[item.agent] == chat.unknown).any()):

@@ -60,7 +60,7 @@ def train_stage(step: Step, settings: ImitationSettings, store: Store, scratch: 
         encoded = _encode(chat, chosen)
     else:
         rows, reads = chosen.episodes.values(), longest_sequence(start)
-        encoded, bad = encode_rows(chosen.path, rows, chat, reads=reads, max_length=section.max_length)
+        encoded, bad = encode_rows(chosen.path, rows, chat, section, reads=reads)
         left_out[UNREADABLE] = len(bad)
     longest = math.inf if section.max_length is None else section.max_length
     fitting = {name: item for name, item in encoded.items() if len(item.ids) <= longest}

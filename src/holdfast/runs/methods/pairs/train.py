@@ -142,7 +142,7 @@ def _read_file(step: Step, settings: PairStageSettings, store: Store, chat: Chat
     left_out = {**found.left_out, OPENS_HELD_OUT: len(found.pairs) - len(kept)}
     used = dict.fromkeys(name for pair in kept for name in (pair.chosen, pair.rejected))
     episodes = [(found.cases[one.case_id], one) for one in map(found.trajectories.__getitem__, used)]
-    encoded, _ = encode_rows(path, episodes, chat, reads=reads, max_length=section.max_length)
+    encoded, _ = encode_rows(path, episodes, chat, section, reads=reads)
     read = [pair for pair in kept if pair.chosen in encoded and pair.rejected in encoded]
     # A model may have one token for what differs in a text.
     pairs = [one for one in read if not np.array_equal(encoded[one.chosen].ids, encoded[one.rejected].ids)]
