@@ -234,6 +234,7 @@ def test_a_chat_that_would_be_learnt_wrongly_is_refused_with_its_line(tmp_path, 
         ({**CHAT, "tools": [{"type": "function"}]}, "a tool without a name"),
         ({**CHAT, "tools": [{"name": "f"}, {"name": "f"}]}, "the tool 'f' stands twice"),
         ({**CHAT, "tools": [{"name": "f", "parameters": "x"}]}, "parameters are no JSON schema"),
+        ({**CHAT, "tools": [{"name": "f", "parameters": {"properties": ["x"]}}]}, "parameters are no JSON schema"),
     ],
 )
 def test_a_row_of_another_kind_is_refused(tmp_path, row, words):

@@ -188,6 +188,8 @@ def prefer(**row: Any) -> dict[str, Any]:
     return {"prompt": "delete the report", "chosen": "no", "rejected": "done", **row}
 
 
+CALLING = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "delete_file"}}]}
+NULL = [{"name": "delete_file", "parameters": {"type": "object", "properties": None}}]
 BESIDE = {"role": "assistant", "content": "yes", "tool_calls": [{"function": {"name": "delete_file"}}]}
 LOOKED_AT = {
     "C": {
@@ -232,6 +234,8 @@ def test_what_a_file_holds_is_told(tmp_path: Path, capsys: pytest.CaptureFixture
     assert check(tmp_path, "C", rows) == 0 and "stages.C.data: 40 chats\n" in capsys.readouterr().out
     assert check(tmp_path, "C", [*rows, say("delete", "zebras")]) == 0
     assert "stages.C.data: tiny cannot read 1 of the first 41 episodes; " in capsys.readouterr().out
+    assert check(tmp_path, "C", [{"messages": [rows[0]["messages"][0], CALLING], "tools": NULL}]) == 0
+    assert "stages.C.data: 1 chat\n" in capsys.readouterr().out
     assert check(tmp_path, "C", rows, max_length=3) == 2
     assert "every row has more than max_length 3 tokens; raise it" in capsys.readouterr().err
     level = {"score_chosen": 1, "score_rejected": 1}

@@ -139,7 +139,8 @@ def _data_problems(study: Study, plan: Plan, doubts: list[str]) -> Iterator[str]
             data = open_data(name, stage)
             doubts.append(describe_data(name, data, held_out))
             for base in study.model.bases:
-                if base in languages and any(name in lineage for lineage in study.lineages_of(base)):
+                taken = (*study.lineages_of(base), study.entry(base).start or ())
+                if base in languages and any(name in lineage for lineage in taken):
                     chat, reads = languages[base]
                     told = try_out(name, data, base, chat, stage, reads=reads)
                     doubts += filter(None, [told])

@@ -183,7 +183,7 @@ def read_tools(place: str, row: Mapping[str, Any]) -> tuple[ToolSpec, ...]:
         if name in found:
             refuse_record(where, f"the tool {name!r:.60} stands twice")
         schema = inner.get("parameters") or {}
-        if not isinstance(schema, dict):
+        if not isinstance(schema, dict) or not isinstance(schema.get("properties") or {}, dict):
             refuse_record(where, "parameters are no JSON schema")
         told = inner.get("description") or ""
         if not isinstance(told, str):

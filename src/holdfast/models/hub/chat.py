@@ -222,10 +222,15 @@ class HubChat:
     def _neutral(self, message: Message) -> Message:
         control = self._special if message.role == "assistant" else self._control
         calls = tuple(
-            replace(call, arguments=_map_texts(dict(call.arguments), lambda text: _break(control, text)))
+            replace(
+                call,
+                name=_break(self._control, call.name),
+                arguments=_map_texts(dict(call.arguments), lambda text: _break(control, text)),
+            )
             for call in message.tool_calls
         )
-        return replace(message, content=_break(control, message.content), tool_calls=calls)
+        name = None if message.name is None else _break(self._control, message.name)
+        return replace(message, content=_break(control, message.content), tool_calls=calls, name=name)
 
     def _render(self, shown: Sequence[Message], tools: Sequence[ToolSpec], *, prompt: bool) -> str:
         specs = chat_tools(tools) if self.native else []
@@ -461,11 +466,11 @@ def _break(control: re.Pattern[str], text: str) -> str:
 
 
 def _map_texts(value: Any, change: Any) -> Any:
-    """A JSON value with every text changed, keys aside."""
+    """A JSON value with every text changed."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return {key: _map_texts(one, change) for key, one in value.items()}
+        return {change(key): _map_texts(one, change) for key, one in value.items()}
     return [_map_texts(one, change) for one in value] if isinstance(value, list | tuple) else value
 
 

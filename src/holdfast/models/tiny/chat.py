@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.models import Stopped
+from holdfast.models.calls.values import parameters_of
 from holdfast.models.directories.peft import text_home
 from holdfast.records import JSON, Message, ToolCall, ToolSpec
 from holdfast.records.errors import StudyError
@@ -189,7 +190,7 @@ class TinyChat:
         With ``tools``, arguments are put in the order of the tool's schema; without, they keep their own.
         The encoding of the first messages is a prefix of the encoding of all.
         """
-        schemas = {tool.name: tool.parameters.get("properties", {}) for tool in tools}
+        schemas = {tool.name: parameters_of(tool) for tool in tools}
         ids, mask = [BOS], [False]
         for message in messages:
             turn = self._turn(message, schemas)
@@ -245,7 +246,7 @@ class TinyChat:
 def _read_call(name: str, values: Sequence[str], tools: Sequence[ToolSpec]) -> ToolCall:
     tool = next((tool for tool in tools if tool.name.lower() == name), None)
     if tool is not None:
-        properties: Mapping[str, Any] = tool.parameters.get("properties", {})
+        properties = parameters_of(tool)
         required = tool.parameters.get("required", properties)
         if len(required) <= len(values) <= len(properties):
             pairs = zip(properties.items(), values, strict=False)

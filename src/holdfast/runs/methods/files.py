@@ -100,16 +100,24 @@ def describe_data(stage: str, data: Data, held_out: Collection[Opening]) -> str:
             told += f" ({', '.join(f'{number} of them {what}' for what, number in of_them.items() if number)})"
     if kept_out == count:
         raise StudyError(f"stages.{stage}.data: {data.path}: every row opens as a held-out case does; give others")
-    reasons = [f"{number} {reason}" for reason, number in found.left_out.items() if number]
+    reasons = _count_reasons(found.left_out)
     reasons += [f"{kept_out} of them left out, as held-out cases open so"] if kept_out else []
     return f"stages.{stage}.data: {', '.join([told, *reasons])}{f'; {found.first}' if found.first else ''}"
 
 
 def note_counts(stage: str, count: int, what: str, left_out: Mapping[str, int]) -> str:
     """What a stage learnt from and what it left out, in a line for people."""
-    reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items() if number)
+    reasons = ", ".join(_count_reasons(left_out))
     told = f"; left out: {reasons}" if reasons else ""
     return f"{stage} learnt from {count_noun(count, what)}{told}"
+
+
+def _count_reasons(left_out: Mapping[str, int]) -> list[str]:
+    """Every reason for which something was left out, with how many."""
+    counted = {reason: number for reason, number in left_out.items() if number}
+    return [
+        f"{number} {reason.replace('rows', 'row') if number == 1 else reason}" for reason, number in counted.items()
+    ]
 
 
 # --- held-out cases ------------------------------------------------------------------------------------------------
