@@ -21,7 +21,7 @@ _FORMS = {
         " rejected",
     ),
     "instruction": ("a row in Alpaca's form", "write instruction with input as prompt, output as completion"),
-    "question": ("its prompt stands under question", "write it as prompt"),
+    "question": ("its prompt stands under question", "write it as prompt, and an answer as completion"),
     "text": ("a text whose turns nothing tells", "write it as prompt and completion, or as messages"),
 }
 _SYSTEM = ("system", "system_prompt")

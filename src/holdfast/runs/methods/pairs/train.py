@@ -95,10 +95,11 @@ def train_stage(step: Step, settings: PairStageSettings, store: Store, scratch: 
     if stage.max_length is not None:
         summary["too_long"] = len(both) - len(fitting)
     if learnt.left_out is not None:
+        left_out = {**learnt.left_out, "too long": len(both) - len(fitting)}
         summary |= {
-            "left_out": dict(learnt.left_out),
+            "left_out": left_out,
             "contradictory": learnt.contradictory,
-            "notes": [note_counts(settings.stage, len(kept), "pairs", learnt.left_out)],
+            "notes": [note_counts(settings.stage, len(kept), "pairs", left_out)],
         }
     return Finished(result=summary, checkpoints=tuple(made), logs={"": scratch / LOOP / LOG})
 
