@@ -88,6 +88,7 @@ REFUSED: dict[str, tuple[dict[str, str], list[str], str]] = {
     "no base": ({"SFT": "S", "DPO": "S-H"}, [], "the first model is the base; begin with base=DIR"),
     "one model twice": ({"base": "base", "SFT": "S", "DPO": "S"}, [], "SFT and DPO are one model"),
     "a name twice": ({"base": "base", "SFT": "S"}, ["SFT=x"], "SFT is named twice; give each model a name of its own"),
+    "a base that is another file": ({"base": "base/config.json", "SFT": "S"}, [], "config.json: is no GGUF file"),
     "a base that is not there": ({"base": "gone", "SFT": "S"}, [], "gone: no such directory"),
     "a model that is not there": ({"base": "base", "SFT": "gone"}, [], "stages.SFT.path"),
     "a pattern without a match": ({"base": "base", "SFT": "gone-*"}, [], "gone-* matches no directory here"),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from holdfast.models.hub.gguf import is_gguf
 from holdfast.models.named import open_directory, require_model
 from holdfast.records.errors import StudyError, did_you_mean, require
 from holdfast.records.extensions import allow
@@ -108,6 +109,8 @@ def _base_entry(place: str) -> Mapping[str, Any]:
     if "revisions" in told:
         return {"kind": "local", "name": told["path"], "revision": told["revisions"][0]}
     if not os.path.isabs(place):  # noqa: PTH117
+        return {"kind": "local", "name": place}
+    if is_gguf(place):
         return {"kind": "local", "name": place}
     directory = Path(place)
     require(directory.is_dir(), f"lineage: {BASE}={place}: no such directory; give the directory of the base's weights")
