@@ -117,11 +117,19 @@ def same_weights(one: Path, other: Path) -> bool:
             for path in {*places[0].values(), *places[1].values()}
         }
         for name in places[0]:
-            pair = [stored[place[name]].get_tensor(name) for place in places]
-            lower = min((weight.dtype for weight in pair), key=lambda dtype: dtype.itemsize)
-            if not torch.equal(*(weight.to(lower) for weight in pair)):
+            if not _are_equal(*(stored[place[name]].get_tensor(name) for place in places)):
                 return False
     return True
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    if one.dtype != other.dtype:
+        lower = min(one.dtype, other.dtype, key=lambda dtype: dtype.itemsize)
+        one, other = one.to(lower), other.to(lower)
+    # By their bytes: some kinds of eight bits cannot be compared otherwise.
+    return torch.equal(*(weight.reshape(-1).view(torch.uint8) for weight in (one, other)))
 
 
 def size_of(directory: Path) -> int:
