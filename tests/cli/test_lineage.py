@@ -69,6 +69,9 @@ def test_the_study_is_short_and_says_what_was_asked(models: Path) -> None:
     assert study.suite.test_cases == 20 and list(study.judges) == ["state"]
     study, raw = described(*words(models, base="base", K="H/checkpoint-*"))
     assert [one.doses for one in study.stages.values()] == [(1, 2.5)]
+    base = "package:with_model/a.gguf"  # a file of llama.cpp, wherever its package lies
+    study, raw = described(f"base={base}", f"SFT={models / 'S'}")
+    assert raw["models"] == {"base": {"kind": "local", "name": base}}
 
 
 def test_suite_and_judge_are_those_that_are_named(models: Path, tmp_path: Path) -> None:
