@@ -32,7 +32,7 @@ from holdfast.runs.plan.step import Made, Means, Replicate, Step
 from holdfast.study.kinds import METHODS, kind_of, method_of, read_suite, suite_of
 from holdfast.study.parts import PartSection
 from holdfast.study.sections import SuiteSection, SuiteTable
-from holdfast.study.stages import SourceSection, StageSection
+from holdfast.study.stages import SourceSection, StageSection, StageTable
 from holdfast.study.study import Study
 from holdfast.study.users import APPROVAL, ApprovalSection
 from holdfast.suites import probes
@@ -215,15 +215,8 @@ class Planner:
         name, known = lineage[-1], parent.checkpoint
         stage = self.study.stages[name].at_point(replicate.point)
         steps = getattr(stage, "steps", 1)
-        settings = StageSettings(
-            method=stage.method,
-            stage=name,
-            parent=known.id,
-            train_seed=replicate.seed,
-            section=stage,
-            calls=self.calls_of(replicate.base),
-            agent=self.agent(replicate.base),
-        )
+        told = self.describe_stage(name, stage, replicate, parent)
+        settings = StageSettings(**told, agent=self.agent(replicate.base))
         record = StageRecord(
             name=name,
             method=stage.method,
@@ -235,6 +228,17 @@ class Planner:
         kept = {1: ([*known.stages, record], {"dose": 1})}
         label, inputs = ",".join(lineage), [parent.step]
         return self.add_training(replicate, label, inputs, settings, size=steps, parent=known, kept=kept)[0]
+
+    def describe_stage(self, name: str, stage: StageTable, replicate: Replicate, parent: Made) -> dict[str, Any]:
+        """What ``StageSettings`` of every method say of a stage that starts from ``parent``."""
+        return {
+            "method": stage.method,
+            "section": stage,
+            "stage": name,
+            "parent": parent.checkpoint.id,
+            "train_seed": replicate.seed,
+            "calls": self.calls_of(replicate.base),
+        }
 
     def train_source(self, replicate: Replicate, source: SourceSection) -> Made:
         """The checkpoint whose rollouts a stage learns from, trained with the same seed."""

@@ -46,13 +46,8 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
     inputs = [parent.step, *([pairs] if pairs else source.inputs)]
     doses = study.doses_of(lineage)
     settings = CommandSettings(
-        method=section.method,
-        section=section,
-        stage=name,
-        parent=known.id,
-        train_seed=replicate.seed,
+        **planner.describe_stage(name, section, replicate, parent),
         doses=doses,
-        calls=planner.calls_of(replicate.base),
         split_seed=replicate.split_seed if section.learns_from in (DEMONSTRATIONS, TRAJECTORIES) else None,
         pairs=pairs,
         suite=source.suite,

@@ -85,13 +85,8 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
     inputs = [parent.step, *source.inputs]
     doses = study.doses_of(lineage)
     settings = ImitationSettings(
-        method=section.method,
-        section=section,
-        stage=name,
-        parent=known.id,
-        train_seed=replicate.seed,
+        **planner.describe_stage(name, section, replicate, parent),
         doses=doses,
-        calls=planner.calls_of(replicate.base),
         split_seed=replicate.split_seed,
         suite=source.suite,
         version_of_demonstrations=source.version,
