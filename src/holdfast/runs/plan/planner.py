@@ -210,13 +210,23 @@ class Planner:
             )
         return planned
 
+    def of_stage(self, replicate: Replicate, parent: Made, name: str, section: StageTable) -> dict[str, Any]:
+        """What the settings of every stage say: its table, where it starts, its seed, how its base writes calls."""
+        return {
+            "method": section.method,
+            "section": section,
+            "stage": name,
+            "parent": parent.checkpoint.id,
+            "train_seed": replicate.seed,
+            "calls": self.calls_of(replicate.base),
+        }
+
     def train_alone(self, replicate: Replicate, parent: Made, lineage: tuple[str, ...]) -> Made:
         """A stage that needs nothing but the checkpoint that it starts from, of which it makes one."""
         name, known = lineage[-1], parent.checkpoint
         stage = self.study.stages[name].at_point(replicate.point)
         steps = getattr(stage, "steps", 1)
-        told = self.describe_stage(name, stage, replicate, parent)
-        settings = StageSettings(**told, agent=self.agent(replicate.base))
+        settings = StageSettings(**self.of_stage(replicate, parent, name, stage), agent=self.agent(replicate.base))
         record = StageRecord(
             name=name,
             method=stage.method,
@@ -228,17 +238,6 @@ class Planner:
         kept = {1: ([*known.stages, record], {"dose": 1})}
         label, inputs = ",".join(lineage), [parent.step]
         return self.add_training(replicate, label, inputs, settings, size=steps, parent=known, kept=kept)[0]
-
-    def describe_stage(self, name: str, stage: StageTable, replicate: Replicate, parent: Made) -> dict[str, Any]:
-        """What ``StageSettings`` of every method say of a stage that starts from ``parent``."""
-        return {
-            "method": stage.method,
-            "section": stage,
-            "stage": name,
-            "parent": parent.checkpoint.id,
-            "train_seed": replicate.seed,
-            "calls": self.calls_of(replicate.base),
-        }
 
     def train_source(self, replicate: Replicate, source: SourceSection) -> Made:
         """The checkpoint whose rollouts a stage learns from, trained with the same seed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from holdfast.records import StageRecord
 from holdfast.runs.plan.planner import Planner
@@ -59,6 +59,11 @@ class Source:
     version: int | str | None = None
     judge: str | None = None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keys of ``ImitationSettings`` that say so."""
+        return {"suite": self.suite, "version_of_demonstrations": self.version, "judge": self.judge}
+
 
 def plan_source(planner: Planner, replicate: Replicate, parent: Made, section: Imitating) -> tuple[Imitating, Source]:
     """Where the episodes that ``section.data`` names come from, and the section with what decides them."""
@@ -85,12 +90,10 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
     inputs = [parent.step, *source.inputs]
     doses = study.doses_of(lineage)
     settings = ImitationSettings(
-        **planner.describe_stage(name, section, replicate, parent),
+        **planner.of_stage(replicate, parent, name, section),
         doses=doses,
         split_seed=replicate.split_seed,
-        suite=source.suite,
-        version_of_demonstrations=source.version,
-        judge=source.judge,
+        **source.settings,
     )
     kept = {
         dose: (

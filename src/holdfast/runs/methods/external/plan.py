@@ -27,7 +27,7 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
     section = planner.study.stages[name]
     assert isinstance(section, ExternalSection)
     settings = ExternalSettings(
-        **(planner.describe_stage(name, section, replicate, parent) | {"train_seed": 0}),
+        **(planner.of_stage(replicate, parent, name, section) | {"train_seed": 0}),
         method_version=METHODS.find(section.method).version,
     )
     label = f"open {known.base} · {','.join(lineage)}"

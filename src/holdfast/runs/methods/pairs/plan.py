@@ -66,7 +66,7 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
         inputs += [pairs, planner.reference(base, parent, rollout, section, split_seed)]
     doses = study.doses_of(lineage)
     settings = PairStageSettings(
-        **planner.describe_stage(name, section, replicate, parent),
+        **planner.of_stage(replicate, parent, name, section),
         doses=doses,
         split_seed=split_seed if section.digest else None,
     )

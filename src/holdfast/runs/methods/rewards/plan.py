@@ -86,7 +86,7 @@ def _describe(
     asked = (open_judge(judge, study.judges[judge]), ApprovalJudge(name="rules"))
     rubrics = {f"{one.name} {objective}": one.rubric_of(objective) for one in asked for objective in one.objectives}
     return RewardStageSettings(
-        **planner.describe_stage(name, stage, replicate, parent),
+        **planner.of_stage(replicate, parent, name, stage),
         kept=tuple(range(stage.every, stage.steps + 1, stage.every)),
         split_seed=replicate.split_seed,
         judge=judge,
