@@ -118,6 +118,12 @@ def _lineage(options: argparse.Namespace) -> str:
     return carry_out(options)
 
 
+def _join(options: argparse.Namespace) -> str:
+    from holdfast.cli.join import carry_out
+
+    return carry_out(options)
+
+
 # --- runs ----------------------------------------------------------------------------------------------------
 
 
@@ -312,6 +318,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], str | tuple[str, int]]] = 
     "plan": _plan,
     "run": _run,
     "lineage": _lineage,
+    "join": _join,
     "import": _import,
     "judge": _judge,
     "pairs": _pairs,
