@@ -318,17 +318,40 @@ def test_a_conversation_that_leaves_no_room(model: LocalModel, monkeypatch: pyte
     assert cut.stopped == "length" and 0 < room - cut.tokens < 4
 
 
-def test_a_stack_speaks_as_its_merged_weights_do(base: Path) -> None:
-    stacked, merged = base.parent / "stacked", base.parent / "merged"
+def write_stack(base: Path, place: Path, size: float) -> stacks.Factors:
     generator = torch.Generator().manual_seed(1)
     factors = {}
     for name, weight in opening.read_weights(base).items():
         if (module := name.removesuffix(".weight")).endswith("_proj"):
-            down = 0.2 * torch.randn(4, weight.shape[1], generator=generator)
-            factors[module] = (down, 0.2 * torch.randn(weight.shape[0], 4, generator=generator))
+            down = size * torch.randn(4, weight.shape[1], generator=generator)
+            factors[module] = (down, size * torch.randn(weight.shape[0], 4, generator=generator))
     lora = stacks.Lora(r=4, alpha=8)
-    stacks.write_stack(stacked, factors, lora, base=base, digest=stacks.digest_weights(base))
-    stacks.copy_text_files(base, stacked)
+    stacks.write_stack(place, factors, lora, base=base, digest=stacks.digest_weights(base))
+    stacks.copy_text_files(base, place)
+    return factors
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+def test_a_small_change_is_whole_beside_weights_of_16_bits(base: Path, tmp_path: Path) -> None:
+    """Merged into them, most of it would be rounded away: the checkpoint that speaks would be nearly its parent."""
+    factors = write_stack(base, tmp_path / "small", 2e-3)
+    model = LocalModel(tmp_path / "small", precision="bf16")
+    name = "model.layers.1.mlp.up_proj"
+    module, (down, up) = model.model.get_submodule(name), factors[name]
+    change = 2.0 * up @ down
+    own = opening.read_weights(base)[name + ".weight"].bfloat16()
+    assert ((own.float() + change).bfloat16() == own).float().mean() > 0.8, "what a merge would lose"
+    given = torch.randn(3, change.shape[1], generator=torch.Generator().manual_seed(0))
+    made = module.lora_B["earlier"](module.lora_A["earlier"](given)) * module.scaling["earlier"]
+    torch.testing.assert_close(made, given @ change.T)
+    assert torch.equal(module.base_layer.weight, own)
+    assert module.active_adapters == ["earlier"] and not module.merged
+    assert model.reply([ask("tea")])[0].tokens > 0
+
+
+def test_a_stack_speaks_as_its_merged_weights_do(base: Path) -> None:
+    stacked, merged = base.parent / "stacked", base.parent / "merged"
+    write_stack(base, stacked, 0.2)
     merged.mkdir()
     opening.write_whole(stacked, merged)
     found = [

@@ -119,7 +119,7 @@ class Decoder:
         finally:
             self.clear()
             self.prefilled = prefilled
-        half = self._model.dtype != torch.float32 or torch.is_autocast_enabled(self._device.type)
+        half = self._model.dtype.itemsize < 4 or torch.is_autocast_enabled(self._device.type)
         # Written so that a difference that is no number is refused too.
         if not gap <= _TOLERANCE * (_HALF if half else 1):
             return f"it computes otherwise over them (log-probabilities differ by {gap:.2g} of their size)"

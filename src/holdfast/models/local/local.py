@@ -18,7 +18,7 @@ import torch
 
 from holdfast.models import Ask, Conversation, Reply
 from holdfast.models.directories.files import weight_files
-from holdfast.models.directories.opening import check_finite, merge, open_network
+from holdfast.models.directories.opening import attach, check_finite, merge, open_network
 from holdfast.models.directories.stacks import base_of
 from holdfast.models.hub.chat import Calls, HubChat
 from holdfast.models.hub.hub import check_model, check_vocabulary
@@ -207,7 +207,10 @@ def _load(directory: Path, quantization: Quantization, precision: Precision) -> 
     dtype = torch.bfloat16 if narrow else torch.float32
     opened = open_network(directory, dtype=dtype, attention=OWN_ATTENTION, settings=settings)
     model = opened.network
-    if opened.stack:
+    if opened.stack and narrow:
+        # 16 bits would take most of a small change away, and which share depends on the change.
+        attach(model, None, opened.stack, directory)
+    elif opened.stack:
         merge(model, opened.stack)
     model = model if settings else model.to(device)
     check_finite(model.named_parameters(), f"{directory}: refused")
