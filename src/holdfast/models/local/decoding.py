@@ -116,7 +116,8 @@ class Decoder:
         for number, (part, (count, _)) in enumerate(zip(rest, known_states, strict=True)):
             tokens[number, : len(part)] = torch.tensor(part)
             seen[number, :count] = seen[number, known : known + len(part)] = True
-            positions[number] = torch.arange(count, count + width)
+            # Positions behind the last token are never looked at, but must be some of the model's.
+            positions[number] = torch.arange(count, count + width).clamp_(max=count + len(part) - 1)
         lasts = torch.tensor([len(part) - 1 for part in rest])
         kept, column = torch.unique(lasts, return_inverse=True)
         seen = seen.to(self._device)

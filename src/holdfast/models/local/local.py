@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from holdfast.models import Ask, Reply
+from holdfast.models.directories.libraries import short_rotations
 from holdfast.models.directories.opening import check_finite, merge, open_network
 from holdfast.models.directories.stacks import base_of
 from holdfast.models.hub.chat import Calls, HubChat
@@ -73,6 +74,7 @@ class LocalModel:
         self.decoder = Decoder(self.model, self.chat, cache_tokens=cache_tokens)
         text = self.model.config.get_text_config()
         self.max_positions: int = text.max_position_embeddings
+        self._turned = short_rotations(text) or self.max_positions
         self._vocabulary: int = self.model.get_output_embeddings().weight.shape[0]
         self._grammars: Grammars | None = None
 
@@ -84,7 +86,8 @@ class LocalModel:
         """
         rows = [self._row(ask) for ask in asks]
         # Equal prompts become neighbours that share their reading, and rows of one length waste no padding.
-        waiting = sorted((row for row in rows if row.limit > 0), key=lambda row: (len(row.prompt), row.prompt))
+        near = [row for row in rows if row.limit > 0 and len(row.prompt) < self._turned]
+        waiting = sorted(near, key=lambda row: (len(row.prompt), row.prompt))
         start = 0
         while start < len(waiting):
             batch = waiting[start : start + self.rows]
@@ -92,11 +95,18 @@ class LocalModel:
                 batch = [row for row in batch if len(row.prompt) == len(batch[0].prompt)]
             if self._sample(batch):
                 start += len(batch)
+        # Longer texts have other rotations, so they share no states with shorter ones, nor a pass with each other.
+        for row in rows:
+            if row.limit > 0 and len(row.prompt) >= self._turned:
+                self.decoder.prefixes.clear()
+                self._sample([row])
+                self.decoder.prefixes.clear()
         return [self._finish(row, ask) for row, ask in zip(rows, asks, strict=True)]
 
     def _row(self, ask: Ask) -> Row:
         prompt = self.chat.prompt_ids(ask.conversation)
-        limit = min(ask.max_tokens, self.max_positions - _SPARE - len(prompt))
+        room = min(self._turned, self.max_positions) if len(prompt) < self._turned else self.max_positions
+        limit = min(ask.max_tokens, room - _SPARE - len(prompt))
         constraint = None
         if ask.schema is not None:
             if self._grammars is None:
