@@ -28,6 +28,7 @@ from holdfast.models.directories.libraries import (
     is_mask,
     no_progress_bars,
     quiet,
+    sampling_attention,
     tell_wrapper,
 )
 from holdfast.models.directories.peft import PeftAdapter, is_peft, read_peft
@@ -57,7 +58,8 @@ def open_network(
 ) -> Opened:
     """The network of a directory that ``hub.check_model`` has let pass.
 
-    ``dtype`` is that of the weights; ``settings`` are more of transformers' own, for quantised weights. Errors:
+    ``dtype`` is that of the weights; the attention "sdpa" means that which samples, whatever the architecture has of
+    it; ``settings`` are more of transformers' own, for quantised weights. Errors:
     StudyError for a directory that transformers cannot load and weights that do not all fit, StoreError for a stack
     whose base or adapter does not fit.
     """
@@ -112,9 +114,11 @@ def _stored(directory: Path) -> list[Path]:
 
 
 def _load(home: Path, dtype: torch.dtype, attention: str, settings: Mapping[str, Any]) -> Any:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
+        if attention == "sdpa":
+            attention = sampling_attention(AutoConfig.from_pretrained(home, local_files_only=True))
         with no_progress_bars():
             network, info = AutoModelForCausalLM.from_pretrained(
                 home,

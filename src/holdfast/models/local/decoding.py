@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from holdfast.models import SampledToken
+from holdfast.models.directories.libraries import sampling_attention
 from holdfast.models.hub.chat import HubChat
 from holdfast.models.local.shared import (
     NOTHING,
@@ -35,7 +36,7 @@ from holdfast.records import JSON
 from holdfast.records.errors import StepError, StudyError, needs
 
 _ALTERNATIVES = 20
-OWN_ATTENTION = "sdpa"  # transformers' own, for networks whose rows share nothing
+OWN_ATTENTION = "sdpa"  # transformers' own, or its "eager" where the architecture has no other
 # How far log-probabilities over shared states may be from the network's own, by their size; in 16 bits so many times.
 _TOLERANCE, _HALF = 1e-4, 200
 # So many of the last tokens are looked at for a text to stop at.
@@ -136,7 +137,7 @@ class Decoder:
             lengths = torch.tensor([len(row.prompt) for row in rows], device=self._device)
             batch = _Batch(rows=rows, states=self._read(rows)[0], positions=lengths)
             ours = torch.log_softmax(self._step(batch, ends[2] * 2).float(), -1)
-        with attention_of(self._model, OWN_ATTENTION):
+        with attention_of(self._model, self._own_attention()):
             whole = [torch.tensor([[*row.prompt, *ends[2]]], device=self._device) for row in rows]
             theirs = torch.cat([self._model(input_ids=ids, use_cache=False).logits[:, -1].float() for ids in whole])
         own = torch.log_softmax(theirs, -1)
@@ -148,7 +149,7 @@ class Decoder:
 
         Errors: StepError where the model's logits are no numbers.
         """
-        with attention_of(self._model, OWN_ATTENTION if self.unshared else ROWS_ATTENTION):
+        with attention_of(self._model, self._own_attention() if self.unshared else ROWS_ATTENTION):
             batch, logits = self._prefill(rows)
             while True:
                 tokens = self._draw(batch.rows, logits)
@@ -163,6 +164,9 @@ class Decoder:
                 if len(alive) < len(batch.rows):
                     batch.keep(alive)
                 logits = self._step(batch, [row.ids[-1] for row in batch.rows])
+
+    def _own_attention(self) -> str:
+        return sampling_attention(self._model.config)
 
     def _prefill(self, rows: Sequence[Row]) -> tuple[_Batch, Tensor]:
         """The rows with their prompts read, each different prompt once, and the logits [rows, vocabulary] behind."""

@@ -18,6 +18,7 @@ import torch
 
 from holdfast.models import Ask, Conversation, Reply
 from holdfast.models.directories.files import weight_files
+from holdfast.models.directories.libraries import short_rotations
 from holdfast.models.directories.opening import attach, check_finite, merge, open_network
 from holdfast.models.directories.stacks import base_of
 from holdfast.models.hub.chat import Calls, HubChat
@@ -85,6 +86,7 @@ class LocalModel:
         self.decoder = Decoder(self.model, self.chat, cache_tokens=cache_tokens)
         text = self.model.config.get_text_config()
         self.max_positions: int = text.max_position_embeddings
+        self._turned = short_rotations(text) or self.max_positions
         self._vocabulary: int = self.model.get_output_embeddings().weight.shape[0]
         self._grammars: Grammars | None = None
         self._known_openings: dict[str, list[int]] = {}
@@ -101,15 +103,25 @@ class LocalModel:
         waiting.sort(key=lambda row: (row.prompt[: row.opening], len(row.prompt), row.prompt))
         if self.decoder.unshared:
             waiting.sort(key=lambda row: (len(row.prompt), row.prompt))
+        # Long texts have other rotations, so they share no states with shorter ones, nor a pass with each other.
+        waiting.sort(key=self._is_long)
         while waiting:
-            count = self._count_fitting(waiting)
+            if alone := self._is_long(waiting[0]):
+                self.decoder.turns.clear()
+            count = 1 if alone else self._count_fitting(waiting)
             if self._sample(waiting[:count]):
                 del waiting[:count]
+            if alone:
+                self.decoder.turns.clear()
         return [self._finish(row, ask) for row, ask in zip(rows, asks, strict=True)]
 
     def forget(self) -> None:
         """Give up the states of conversations; those of openings do not depend on what was asked before."""
         self.decoder.turns.clear()
+
+    def _is_long(self, row: Row) -> bool:
+        """Whether a row's prompt is read with the rotations of long texts."""
+        return len(row.prompt) >= self._turned
 
     def _count_fitting(self, waiting: Sequence[Row]) -> int:
         """How many of the first rows are sampled together."""
@@ -117,13 +129,15 @@ class LocalModel:
         for count, row in enumerate(waiting[: self.rows]):
             tokens += len(row.prompt) - row.opening + row.limit
             apart = bool(self.decoder.unshared) and len(row.prompt) != len(waiting[0].prompt)
-            if apart or (count >= _FEW_ROWS and tokens > _ROW_TOKENS):
+            if apart or self._is_long(row) or (count >= _FEW_ROWS and tokens > _ROW_TOKENS):
                 return count
         return min(len(waiting), self.rows)
 
     def _row(self, ask: Ask) -> Row:
         prompt = self.chat.prompt_ids(ask.conversation)
-        limit = min(ask.max_tokens, self.max_positions - _SPARE - len(prompt))
+        long = len(prompt) >= self._turned
+        room = self.max_positions if long else min(self._turned, self.max_positions)
+        limit = min(ask.max_tokens, room - _SPARE - len(prompt))
         constraint = None
         if ask.schema is not None:
             if self._grammars is None:
@@ -131,7 +145,7 @@ class LocalModel:
             constraint = self._grammars.start(ask.schema, limit)
         return Row(
             prompt=prompt,
-            opening=self._find_opening(prompt, ask.conversation),
+            opening=0 if long else self._find_opening(prompt, ask.conversation),
             rng=ask.rng,
             limit=limit,
             temperature=ask.temperature,
