@@ -13,7 +13,8 @@ references    log-probabilities of ``--episodes`` demonstrations, in one tree an
 pairs         a DPO step of 16 pairs of an adapter: "family" of one family's cases, "mixed" of any, "alone" pair by pair
 demonstrations  an SFT step of 16 of them, all weights, the same three ways
 
-"family" and "mixed" are one step each, "alone" the median of three.
+"family" and "mixed" are one step each, "alone" the median of three. Trees under training have at most ``BUDGET`` tokens
+at once, and what does not fit is cut, so that mixed steps compute some openings again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -53,6 +55,7 @@ PACKAGES = ("torch", "transformers", "peft")
 TOKENS = 32  # of a reply; office replies have some 35
 BATCH = 16  # pairs or demonstrations of a step
 ALONE, CASES = 4, 200
+BUDGET = 2048  # tokens of a tree under training at once: some 4 GB in 32 bits
 PARTS = ("rollouts", "references", "pairs", "demonstrations")
 Found = tuple[dict[str, float], dict[str, float]]
 Steps = dict[str, list[TrainStep]]
@@ -150,7 +153,7 @@ def measure_steps(unit: str, data: Data, settings: TrainingSection, precision: A
     ways = [(way, step) for way, made in steps.items() for step in made]
     with isolated(0):
         policy = HubModel(data.directory, lora_r=settings.lora_r, lora_alpha=32.0, precision=precision)
-        loop = Loop(policy, settings.model_copy(update={"steps": len(ways)}), seed=0)
+        loop = Loop(policy, settings.model_copy(update={"steps": len(ways), "token_budget": BUDGET}), seed=0)
         logs = list(loop.run([step for _, step in ways]))
     spent: dict[str, list[float]] = {}
     for (way, step), log in zip(ways, logs, strict=True):
@@ -223,7 +226,8 @@ def main() -> None:
         data = Data(directory=directory, episodes=arguments.episodes, cases=cases, encoded=encoded)
         for precision in arguments.precision:
             for part in arguments.only:
-                figures[f"{part}_{precision}"], ratios[f"{part}_{precision}"] = measures[part](data, precision)
+                found = figures[f"{part}_{precision}"], ratios[f"{part}_{precision}"] = measures[part](data, precision)
+                print(part, precision, *found, file=sys.stderr, flush=True)
     result = document("real_speed", PACKAGES, figures, ratios)
     show({**result, "model": name, "episodes": arguments.episodes, "tokens": TOKENS}, as_json=arguments.json)
 
