@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders.field_models import KINDS, NORM, SMALL_MOE, add, drop_tensor, gate, problem, study
+from builders.field_models import KINDS, NORM, add, drop_tensor, gate, problem, study
 from builders.peft_samples import logits_of, rename, rewrite, save_adapter
 from builders.places import case_input
 from builders.tree_samples import build_hub
