@@ -58,7 +58,7 @@ def test_a_real_model_is_taught_trained_and_met(
         "suite": {"name": "office", "train_cases": 4, "test_cases": 1},
         "rollouts": {"per_train_case": 1, "per_test_case": 1, "max_tokens": 8, "max_turns": 1},
         "stages": {
-            "D": {"method": "sft", "data": "demonstrations", "count": 2, "examples_per_step": 2, **weights},
+            "D": {"method": "sft", "data": "demonstrations", "count": 1, "examples_per_step": 1, **weights},
             "S": {"data": str(write_pair(tmp_path / "pairs.jsonl")), "objective": "safety", "lora_r": 4, **weights},
         },
         "judges": {"state": {"kind": "state"}},
