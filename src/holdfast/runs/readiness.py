@@ -218,9 +218,10 @@ def _inspect(directory: Path, entry: ModelEntry) -> Iterator[str]:
     if entry.kind == "vllm":
         tokens = hub.check_model(directory, engine="vllm", download=False)
     else:
-        from holdfast.models.local.local import ATTENTION, quantization_settings
+        from holdfast.models.local.decoding import OWN_ATTENTION
+        from holdfast.models.local.local import quantization_settings
 
-        tokens = hub.check_model(directory, attention=ATTENTION, download=False)
+        tokens = hub.check_model(directory, attention=OWN_ATTENTION, download=False)
         quantization_settings(entry.quantization, directory)
     from holdfast.models.directories.opening import check_values, size_of
     from holdfast.models.hub.chat import HubChat

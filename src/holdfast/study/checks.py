@@ -265,6 +265,11 @@ def _check_stage(study: Tables, name: str, stage: StageSection) -> None:
     _require_distinct(stage.objectives, f"{place}.objective")
     for objective in stage.objectives:
         require_known(objective, OBJECTIVES, f"{place}.objective is", "the objectives that judges score")
+    require(
+        stage.grouping != "family" or not (stage.pairwise or stage.trajectories_per_case),
+        f"{place}.grouping is 'family', which fills steps of pairs_per_step; leave out pairwise and"
+        " trajectories_per_case",
+    )
     for key in ("trajectories_per_case", "tokens_per_step"):
         require(
             not (stage.pairwise and getattr(stage, key)),

@@ -359,11 +359,11 @@ _EARLIER, _NEWEST = "earlier", "newest"
 _HOLDER = "network"
 
 
-def attach(model: Any, lora: Lora, stack: Stack | None, source: Path) -> None:
-    """Puts a new adapter into a model, beside a frozen one with all that a stack's stages changed.
+def attach(model: Any, lora: Lora | None, stack: Stack | None, source: Path) -> None:
+    """Puts a new adapter into a model, a frozen one with all that a stack's stages changed, or both.
 
-    It changes every linear layer of the decoder, as PEFT's "all-linear" does; the head is none of them. Adapters are
-    32-bit floats, and only the new one is trainable. Raises StudyError where nothing can be adapted.
+    The new one changes every linear layer of the decoder, as PEFT's "all-linear" does; the head is none of them.
+    Adapters are 32-bit floats, and only the new one is trainable. Raises StudyError where nothing can be adapted.
     """
     from peft import LoraConfig, LoraModel
 
@@ -377,16 +377,19 @@ def attach(model: Any, lora: Lora, stack: Stack | None, source: Path) -> None:
         # Modules are named as they are in what holds the model.
         return LoraConfig(r=rank, lora_alpha=alpha, target_modules=[f"{_HOLDER}.{name}" for name in names], **more)
 
-    configs = {_NEWEST: adapt(targets, lora.r, lora.alpha, lora_dropout=lora.dropout, use_rslora=lora.rslora)}
+    configs = {}
+    if lora:
+        configs[_NEWEST] = adapt(targets, lora.r, lora.alpha, lora_dropout=lora.dropout, use_rslora=lora.rslora)
     if stack:
         rank = sum(stack.ranks)  # The scale is in the factors, and dropout belongs to training.
         configs[_EARLIER] = adapt(stack.factors, rank, rank)
     # Shown the model itself, PEFT takes names that end as those of experts once did for experts, and adapts these too.
     holder = nn.ModuleDict({_HOLDER: model})
-    tuner = LoraModel(holder, configs, _NEWEST)
+    tuner = LoraModel(holder, configs, next(iter(configs)))
     if stack:
-        tuner.inject_adapter(holder, _EARLIER)
-        tuner.set_adapter([_EARLIER, _NEWEST])
+        if lora:
+            tuner.inject_adapter(holder, _EARLIER)
+            tuner.set_adapter([_EARLIER, _NEWEST])
         for name, factors in stack.factors.items():
             module = model.get_submodule(name)
             for part, factor in zip((module.lora_A, module.lora_B), factors, strict=True):

@@ -25,7 +25,6 @@ from holdfast.models.directories.libraries import (
     first_line,
     network_class,
     no_progress_bars,
-    sampling_attention,
     short_rotations,
 )
 from holdfast.models.directories.opening import (
@@ -452,32 +451,26 @@ def open_trained(source: Path, stage: TrainingSection) -> Policy:
 
 # --- sampling from a network of transformers while it trains, without writing it -----------------------------------
 
-# Rollouts of a step are sampled together; memory that does not suffice halves it.
-_ROWS = 64
-
 
 class LiveModel:
     """A ``Model`` around a network under training, for as long as its weights stay.
 
-    It samples in eval mode with the network's own attention, which takes masks and a cache of states, and puts back
-    what it found: the mode, and the attention over trees. ``autocast`` is what the passes of training run in.
+    It samples in eval mode and puts back what it found. ``autocast`` is what the passes of training run in.
     """
 
     def __init__(self, network: Any, chat: HubChat, autocast: Callable[[], torch.autocast]) -> None:
         self._network, self._autocast = network, autocast
         # Made anew for each state of the weights, so that no state of other weights is in its cache.
-        self._model = LocalModel.around(network, chat, rows=_ROWS)
+        self._model = LocalModel.around(network, chat)
 
     def reply(self, asks: Sequence[Ask]) -> list[Reply]:
         """One reply per request, in order; see ``holdfast.models.Model``."""
         training = self._network.training
         self._network.eval()
-        self._network.set_attn_implementation(sampling_attention(self._network.config))
         try:
             with self._autocast():
                 return self._model.reply(asks)
         finally:
-            self._network.set_attn_implementation(_ATTENTION)
             self._network.train(training)
 
 
