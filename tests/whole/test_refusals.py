@@ -251,6 +251,11 @@ REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
             {"stages/S/pairwise": True, "stages/S/trajectories_per_case": 4},
             "stages.S.trajectories_per_case is 4, but pairwise takes pairs one by one; leave one of them out",
         ),
+        "families pair by pair": (
+            {"stages/S/pairwise": True, "stages/S/grouping": "family"},
+            "stages.S.grouping is 'family', which fills steps of pairs_per_step; leave out pairwise and"
+            " trajectories_per_case",
+        ),
         "tokens pair by pair": (
             {"stages/S/pairwise": True, "stages/S/tokens_per_step": 4},
             "stages.S.tokens_per_step is 4, but pairwise takes pairs one by one",

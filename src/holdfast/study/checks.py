@@ -271,6 +271,11 @@ def _check_stage(study: Tables, name: str, stage: StageSection) -> None:
     for objective in stage.objectives:
         require_known(objective, OBJECTIVES, f"{place}.objective is", "the objectives that judges score")
     check_named_data(place, stage, (), "leave it out for pairs of the study's own")
+    require(
+        stage.grouping != "family" or not (stage.pairwise or stage.trajectories_per_case),
+        f"{place}.grouping is 'family', which fills steps of pairs_per_step; leave out pairwise and"
+        " trajectories_per_case",
+    )
     for key in ("trajectories_per_case", "tokens_per_step"):
         require(
             not (stage.pairwise and getattr(stage, key)),
