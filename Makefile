@@ -68,9 +68,8 @@ study: .venv/.study  ## run studies/quick.toml (about 5 minutes), print its resu
 # Each seed is a run of its own, the second and third begun from what the first shares with them; then they are joined.
 study-real: .venv/.real  ## run studies/smol.toml, a real language model, seed by seed, and join the seeds (some hours)
 	$(BIN)/holdfast run studies/smol.toml --set 'study.train_seeds=[0]' --output $(REAL)-0 --no-report
-	for seed in 1 2; do \
-	  test -d $(REAL)-$$seed && set -- --output $(REAL)-$$seed || set -- --output $(REAL)-0 --fork $(REAL)-$$seed; \
-	  $(BIN)/holdfast run studies/smol.toml --set "study.train_seeds=[$$seed]" "$$@" --no-report || exit 1; done
+	for seed in 1 2; do $(BIN)/holdfast run studies/smol.toml --set "study.train_seeds=[$$seed]" --no-report \
+	  --output $(REAL)-0 --fork $(REAL)-$$seed || exit 1; done
 	test -d $(REAL) || $(BIN)/holdfast join $(REAL)-0 $(REAL)-1 $(REAL)-2 --output $(REAL)
 	$(BIN)/holdfast report $(REAL)
 
