@@ -214,6 +214,7 @@ def _add_study_commands(commands: Any) -> None:
 
 
 def _add_lineage(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(fork=None, no_report=False)
     words = "a model by a name of yours, base=DIR first: a directory, a pattern of them, or OWNER/NAME[@REVISION]"
     command.add_argument("models", nargs="+", metavar="NAME=MODEL", help=words)
     words = "a suite by its name (default: office), or a study file whose suite, judges and gate are taken"

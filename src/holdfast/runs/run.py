@@ -102,7 +102,7 @@ def _open_for(study: Study, output: Path) -> Store:
             shown = "; ".join(changes[:5]) + (f" and {len(changes) - 5} more" if len(changes) > 5 else "")
             raise StudyError(
                 f"{output}: was made by a different study: {shown}. Choose another output,"
-                " or add `--fork NEW_RUN` to start a new run that reuses the steps that still match"
+                " or add `--fork NEW_RUN` to `holdfast run` to start a new run that reuses the steps that still match"
             )
     except BaseException:
         store.close()
