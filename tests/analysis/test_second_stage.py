@@ -12,7 +12,16 @@ import pytest
 from builders.scored_study import checkpoint, expected, write_study
 
 from holdfast.analysis import analyze
-from holdfast.analysis.second_stage import LESS, NO_GAIN, NO_KL, UNMEASURED, Distance, _gain_change, _rate
+from holdfast.analysis.second_stage import (
+    NO_KL,
+    NOT_RISEN,
+    SHARE,
+    UNMEASURED,
+    Distance,
+    _at_matched,
+    _follow,
+    _rate,
+)
 from holdfast.records import Analysis, Checkpoint, Estimate, StageRecord, Unbounded, content_id
 from holdfast.report.sections.second_stage import describe_second_stages
 from holdfast.report.sections.table import make_texts
@@ -20,6 +29,8 @@ from holdfast.stats.contrasts import Spread, sample_of, spread
 
 BASES, SEEDS, TESTS = ("tiny-0", "tiny-1"), (0, 1, 2), 60
 RATE = 0.5  # safety that a stage on rewards loses for a point of helpfulness; one on pairs loses 1
+
+PACES = {("S", "R"): 2.0, ("S", "H"): 0.5}  # nats of a dose
 
 
 def rewarded(base: str, seed: int, dose: float) -> Checkpoint:
@@ -53,13 +64,13 @@ def truth(one: Checkpoint, objective: str) -> float:
 
 
 def measured(points: list[Checkpoint]) -> dict[str, dict[str, float]]:
-    """What rollout steps say of the KL: a stage on rewards goes twice as far."""
+    """What rollout steps say of the KL: nats in proportion to the dose."""
     found = {}
     for one in points:
-        kl = {("S", "R"): 2.0, ("S", "H"): 1.0}.get(one.lineage)
-        if kl is not None:
-            seed = float(one.train_seed or 0)
-            found[one.id] = {"kl_parent": kl + 0.05 * seed, "kl_parent_se": 0.05, "kl_episodes": 70.0}
+        pace = PACES.get(one.lineage)
+        if pace is not None:
+            kl = pace * one.axes["dose"] + 0.05 * float(one.train_seed or 0)
+            found[one.id] = {"kl_parent": kl, "kl_parent_se": 0.05, "kl_episodes": 70.0}
     return found
 
 
@@ -101,7 +112,7 @@ def test_rates_are_of_what_is_lost_gained_and_moved(
     assert None not in (lost.value, gained.value, per_gain.value, kl.value, per_nat.value)
     assert per_gain.value == pytest.approx(lost.value / gained.value) and interval(per_gain)[0] < rate
     assert rate < interval(per_gain)[1] and (lost.objective, gained.objective) == ("safety", "helpfulness")
-    assert kl.value == pytest.approx({("S", "R"): 2.05, ("S", "H"): 1.05}[lineage])
+    assert kl.value == pytest.approx(PACES[lineage] * dose + 0.05)
     assert per_nat.value == pytest.approx(lost.value / kl.value)
     # The widest quotient of values within both intervals.
     (low, high), (near, far) = interval(lost), interval(kl)
@@ -129,17 +140,37 @@ def test_the_first_dose_of_a_stage_on_rewards_is_the_whole_of_it(found: Analysis
     ]
 
 
-def test_rewards_are_held_against_pairs(found: Analysis) -> None:
-    change = row(found, "lost_per_nat_change", ("S", "R"))
-    rates = [row(found, "lost_per_nat", lineage) for lineage in (("S", "R"), ("S", "H"))]
-    assert change.value == pytest.approx((rates[0].value or 0) - (rates[1].value or 0))
-    assert interval(change)[0] == pytest.approx(interval(rates[0])[0] - interval(rates[1])[1])
-    price = row(found, "lost_per_gain_change", ("S", "R"))
-    assert price.unit == "against S,H dose 1" and interval(price)[0] < RATE - 1 < interval(price)[1]
+@pytest.mark.parametrize(("guide", "nats"), [("gain", False), ("kl", True)])
+@pytest.mark.parametrize("claim", ["checkpoint", "recipe"])
+def test_rewards_are_held_against_pairs_where_both_are_alike(
+    found: Analysis, guide: str, nats: bool, claim: str
+) -> None:
+    def matched(kind: str) -> dict[tuple[str, ...], Estimate]:
+        rows = [one for one in found.second_stage if one.kind == kind and one.base is None and one.claim == claim]
+        return {one.lineage or (): one for one in rows}
+
+    lost, (change,) = matched(f"lost_at_{guide}"), matched(f"lost_at_{guide}_change").values()
+    assert set(lost) == {("S", "R"), ("S", "H")} and change.lineage == ("S", "R") and change.unit == "against S,H"
+    level = float(change.axes["level"])
+    last = row(found, "kl" if nats else "gained", ("S", "R"), 1, claim).value or 0
+    assert level == pytest.approx(SHARE * last, rel=0.01)  # which reaches less far than the other
+    # Everything rises in proportion to the dose: at the level each has lost its rate times what the level is.
+    paces = {("S", "R"): RATE * (0.4 if nats else 1), ("S", "H"): 0.35 / 0.5 if nats else 1.0}
+    for lineage, one in lost.items():
+        assert one.axes == change.axes
+        assert interval(one)[0] < paces[lineage] * level < interval(one)[1]
+    assert change.value == pytest.approx((lost["S", "R"].value or 0) - (lost["S", "H"].value or 0))
+    truth_of_change = (paces["S", "R"] - paces["S", "H"]) * level
+    assert interval(change)[0] < truth_of_change < interval(change)[1] < 0.1
+
+
+def test_it_is_told_in_words(found: Analysis) -> None:
     words = describe_second_stages(found)
-    assert len(words) == 2 and all("S→R" in one and "against S,H dose 1" in one for one in words)
+    assert len(words) == 2 and all(one.startswith("S→R against S,H, at ") for one in words)
+    assert "points gained: of safety S→R lost 0." in words[0] and "nats from the start" in words[1]
+    assert words[1].endswith("rewards take less")
     (text,) = [one for one in make_texts(found, 200) if one.startswith("The second stage")]
-    assert "S→R" in text and "S→H" in text
+    assert "S→R" in text and "S→H" in text and "rewards take less" in text
 
 
 def test_what_was_not_measured_is_not_known(tmp_path: Path) -> None:
@@ -147,7 +178,10 @@ def test_what_was_not_measured_is_not_known(tmp_path: Path) -> None:
     analysis = play(tmp_path / "run", points, {})
     one = row(analysis, "lost_per_nat", ("S", "R"))
     assert one.value is None and one.interval is None and UNMEASURED in one.caveats
-    assert row(analysis, "lost_per_nat_change", ("S", "R")).value is None
+    (change,) = [
+        one for one in analysis.second_stage if one.kind == "lost_at_kl_change" and one.base is None and not one.beside
+    ][:1]
+    assert change.value is None and UNMEASURED in change.caveats
     # Without the second stage alone there is no persistence, and each number still stands once.
     erosion = [one for one in analysis.persistence if one.kind == "erosion" and one.lineage == ("S", "R")]
     assert len(erosion) == len({(one.claim, one.base, str(one.axes)) for one in erosion}) > 0
@@ -172,32 +206,39 @@ def contrasts(gains: tuple[float, float], cases: int, rng: np.random.Generator) 
     return spread(sample_of(np.array(rows).reshape(6, cases), (0.0, 3.0)), weights)
 
 
+RIVALS = ((("S", "R"), ()),), ((("S", "H"), ()),)
+
+
 def test_a_rate_over_nothing_is_not_identified() -> None:
     rng = np.random.default_rng(1)
-    value, shown, reasons = _gain_change(contrasts((0.0, 0.5), 60, rng), "checkpoint")
-    assert (value, shown, reasons) == (None, None, (NO_GAIN,))
+    flat = contrasts((-0.5, 0.5), 60, rng)
+    ((kind, _, _, level, rate),) = _at_matched(_follow(flat, None, "checkpoint", 1), "gain", *RIVALS, "checkpoint")
+    assert (kind, level, rate) == ("lost_at_gain_change", None, (None, None, (NOT_RISEN,)))
     near = Distance(value=0.1, limits={"checkpoint": (-0.1, 0.3)})
-    assert _rate(contrasts((0.5, 0.5), 60, rng), 0, near, "checkpoint") == (None, Unbounded.UNBOUNDED, (NO_KL,))
-    assert LESS.startswith("the second stage lowered")
+    assert _rate(flat, 0, near, "checkpoint") == (None, Unbounded.UNBOUNDED, (NO_KL,))
 
 
 @pytest.mark.full
 def test_intervals_hold_as_often_as_they_say() -> None:
+    """Of a difference at matched gain and at matched KL, and of a rate per nat."""
     rng = np.random.default_rng(3)
-    held = [0, 0]
-    draws, episodes = 600, 100
+    held = np.zeros(3)
+    draws, cases = 400, 100
     for _ in range(draws):
-        found = contrasts((0.6, 0.5), episodes, rng)
-        _, shown, _ = _gain_change(found, "checkpoint")
-        assert isinstance(shown, tuple)
-        held[0] += shown[0] <= -0.5 <= shown[1]
-        ratios = rng.normal(1.5, 1.5, episodes)
-        half = 2.0 * float(ratios.std(ddof=1)) / np.sqrt(episodes)
-        moved = Distance(
-            value=float(ratios.mean()), limits={"checkpoint": (ratios.mean() - half, ratios.mean() + half)}
-        )
-        _, ends, _ = _rate(found, 0, moved, "checkpoint")
+        found = contrasts((0.6, 0.5), cases, rng)
+        moved = []
+        for nats in (1.5, 1.0):
+            ratios = rng.normal(nats, 1.0, cases)
+            mean, half = float(ratios.mean()), 2.0 * float(ratios.std(ddof=1)) / np.sqrt(cases)
+            moved.append(Distance(value=mean, limits={"checkpoint": (mean - half, mean + half)}))
+        for place, distances in enumerate((None, moved)):
+            ways = _follow(found, distances, "checkpoint", 1)
+            *_, (_, _, _, level, (_, shown, _)) = _at_matched(ways, "kl", *RIVALS, "checkpoint")
+            assert isinstance(shown, tuple) and level is not None
+            true = -0.5 * level if distances is None else (0.3 / 1.5 - 0.5 / 1.0) * level
+            held[place] += shown[0] <= true <= shown[1]
+        _, ends, _ = _rate(found, 0, moved[0], "checkpoint")
         assert isinstance(ends, tuple)
-        held[1] += ends[0] <= 0.3 / 1.5 <= ends[1]
+        held[2] += ends[0] <= 0.3 / 1.5 <= ends[1]
     # Limits over cases leave room for rare large losses, so that they hold more often than they must.
-    assert min(held) / draws > 0.94
+    assert held.min() / draws > 0.94

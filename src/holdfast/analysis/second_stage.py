@@ -9,20 +9,23 @@ distance from where they started. Rows are of each lineage of safety then helpfu
     kl             how far it went: KL(policy ‖ start), in nats an episode
     lost_per_gain  lost / gained, with its Fieller set
     lost_per_nat   lost / kl
-    lost_per_gain_change, lost_per_nat_change    the same of a stage on rewards less that of one on pairs, both at
-                                                 their first dose, after the same first stage
+    lost_at_gain, lost_at_kl    what is lost where as much is gained, or as far gone, by a stage on rewards and by one
+                                on pairs after the same first stage; with _change the former less the latter
 
 ``kl`` is the mean of log policy − log start over finished held-out episodes of the policy's own, one a case, as the
 rollout step of each checkpoint measured it (``runs.steps.rollout``): the same prompts and the same estimator for every
-method. Ratios are of means over all that is pooled. Nothing is interpolated: a rate is that of the whole way to a
-checkpoint, and where it changes along the way, doses say so.
+method. Ratios are of means over all that is pooled; a rate is that of the whole way to a checkpoint, and where it
+changes along the way, doses say so. Stages are matched as trainings for approval are (``stats.levels``): what is lost
+is read where the rising curve that is fitted to what is gained, or to the KL, at the start and all doses reaches a
+level. It is ``SHARE`` of the highest level that both reach, so it is not declared beforehand; intervals hold it fixed
+and follow from those at the doses by the gradient.
 
 There are rows only where some second stage learns from rewards that a judge gives on training cases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -36,7 +39,6 @@ from holdfast.analysis.design import (
     contrast,
     dose_of,
     match,
-    name_config,
     over,
     subject,
     without_dose,
@@ -44,16 +46,17 @@ from holdfast.analysis.design import (
 from holdfast.analysis.panel import Config, Measures
 from holdfast.analysis.pooled import CLAIMS, POOLED, Claim, claim_fields, differences, missing_interval, ratios, spreads
 from holdfast.records import Estimate, Unbounded
-from holdfast.records.checkpoints import rank_dose
+from holdfast.records.arrays import Floats
 from holdfast.stats.contrasts import MIN_SEEDS, Spread, limits, t_quantile
+from holdfast.stats.levels import AtLevel, at_level, rising_blocks
 from holdfast.stats.resample import Interval
 from holdfast.study.stages import is_rewarded, is_rewarded_by_users
 
+SHARE = 0.8  # of the highest level that both reach: at the highest itself one stands at its end, by luck
+STEP = 1e-5  # of the numeric gradient, in score points and nats
 KL, STANDARD_ERROR, EPISODES = "kl_parent", "kl_parent_se", "kl_episodes"
 LESS = "the second stage lowered its own objective: the ratio is of losses"
-NEAR = "linearised: where a gain is close to zero, the interval is too narrow"
-APART = "the limits of both rates are subtracted, as if they erred against each other: the interval is wide enough"
-NO_GAIN = "a gain cannot be told from zero"
+NOT_RISEN = "one of the two does not rise above its start, so that there is no level that both reach"
 UNMEASURED = "KL to the start was not measured"
 NO_LIMITS = "too few seeds or episodes: a point, no interval"
 NO_KL = "the KL to the start cannot be told from zero"
@@ -92,7 +95,7 @@ def second_stage_rows(design: Design, measures: Measures) -> Iterator[Estimate]:
             yield from _kl_rows(pair, distance, _contrasts(design, pair)[0].unit)
             yield from _per_nat(design, pair, distance)
     for rewarded, paired in _rivals(design):
-        yield from _change_rows(design, rewarded, paired, measures)
+        yield from _matched_rows(design, rewarded, paired, measures)
 
 
 def _sequences(design: Design) -> list[Config]:
@@ -245,67 +248,143 @@ def _divide(top: Interval, bottom: Interval) -> Interval:
     return min(quotients), max(quotients)
 
 
-# --- a stage on rewards against one on pairs ---------------------------------------------------------------------
+# --- a stage on rewards against one on pairs, where both have gained as much or gone as far --------------------------
 
 
-def _rivals(design: Design) -> Iterator[tuple[Config, Config]]:
-    """Second stages on rewards with those on pairs after the same first stage, all at their first dose."""
-    main: dict[tuple[object, ...], Config] = {}
-    for config in sorted(_sequences(design), key=lambda one: rank_dose(dose_of(one))):
-        main.setdefault((config[0], without_dose(config[1])), config)
-    configs = list(main.values())
-    rewarded = [one for one in configs if design.roles.role(one[0][1]).rewarded]
-    for one, other in product(rewarded, [one for one in configs if one not in rewarded]):
-        if one[0][0] == other[0][0] and without_dose(one[1]) == without_dose(other[1]):
+def _rivals(design: Design) -> Iterator[tuple[Sequence[Config], Sequence[Config]]]:
+    """Second stages on rewards with those on pairs after the same first stage, each at all its doses in order."""
+    ways: dict[tuple[object, ...], list[Config]] = {}
+    for config in _sequences(design):
+        ways.setdefault((config[0], without_dose(config[1])), []).append(config)
+    rewarded = [way for way in ways.values() if design.roles.role(way[0][0][1]).rewarded]
+    for one, other in product(rewarded, [way for way in ways.values() if way not in rewarded]):
+        if one[0][0][0] == other[0][0][0] and without_dose(one[0][1]) == without_dose(other[0][1]):
             yield one, other
 
 
-def _change_rows(design: Design, rewarded: Config, paired: Config, measures: Measures) -> Iterator[Estimate]:
-    """By how much a stage on rewards loses more for the same gain, and over the same KL, than one on pairs."""
-    unit = f"against {name_config(paired)}"
-    for pair in _pairs(design, rewarded, paired):
-        other = replace(pair, config=paired)
-        mine, theirs = _contrasts(design, pair, paired), _contrasts(design, other, rewarded)
-        both = (_distance(design, pair, measures, paired), _distance(design, other, measures, rewarded))
-        found, _ = spreads(design, *mine, *theirs)
-        for claim in CLAIMS if mine[0].by_unit else CLAIMS[:1]:
-            n = {"cases": found.cases, mine[0].unit: found.seeds, "runs": mine[0].runs + theirs[0].runs}
-            for kind, (value, shown, reasons) in {
-                "lost_per_gain_change": _gain_change(found, claim),
-                "lost_per_nat_change": _nat_change(found, both, claim),
-            }.items():
-                caveats = (*reasons, *missing_interval(found, claim, mine[0].unit))
-                told = claim_fields(claim, mine[0].unit, caveats, mine[0].left_out)
-                row: dict[str, Any] = {"kind": kind, "estimator": POOLED, "value": value, "interval": shown}
-                yield Estimate(**row, n=n, unit=unit, **told, **pair.about)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """Two second stages at one level of pooling: contrasts (lost, gained, lost, gained …), first of the one's doses.
+
+    ``guides`` are what each is followed along, (doses,): what is gained, or the KL, whose limits are ``errors``
+    (doses,) away. ``direct`` says that the guides are among the contrasts.
+    """
+
+    found: Spread
+    guides: tuple[Floats, Floats]
+    errors: tuple[Floats, Floats]
+    direct: bool
+
+    def lost(self, which: int) -> Floats:
+        """What one of them has lost at its doses."""
+        values = self.found.values[::2]
+        return values[: len(self.guides[0])] if which == 0 else values[len(self.guides[0]) :]
+
+    def at(self, which: int, level: float) -> tuple[AtLevel, Floats, float]:
+        """What one has lost where its guide reaches a level, its gradient over all contrasts, and the KL's margin."""
+        lost, guide = self.lost(which), self.guides[which]
+        start = 0 if which == 0 else len(self.guides[0])
+        slope, margin = np.zeros(len(self.found.values)), 0.0
+        for place in range(len(lost)):
+            step = np.eye(1, len(lost), place)[0] * STEP
+            by_lost = _read(lost + step, guide, level) - _read(lost - step, guide, level)
+            by_guide = (_read(lost, guide + step, level) - _read(lost, guide - step, level)) / (2 * STEP)
+            slope[2 * (start + place)] = by_lost / (2 * STEP)
+            if self.direct:
+                slope[2 * (start + place) + 1] = by_guide
+            else:
+                margin += abs(by_guide) * float(self.errors[which][place])
+        return at_level(np.append(0.0, lost), np.append(0.0, guide), level), slope, margin
 
 
-def _gain_change(found: Spread, claim: Claim) -> Rate:
-    """The first ratio of four contrasts (lost, gained, lost, gained) less the second, by the delta method."""
-    seeds = claim == "recipe"
-    lost, gained, lost_there, gained_there = map(float, found.values)
-    if not np.isfinite(found.values).all():
-        return None, None, ()
-    gains = limits(found, np.eye(4)[[1, 3]], seeds=seeds)
-    if gains is None:  # below three seeds there is a point without an interval
-        gains = limits(found, np.eye(4)[[1, 3]], seeds=False)
-    if gains is None or bool(((gains[:, 0] <= 0) & (gains[:, 1] >= 0)).any()):
-        return None, None, (NO_GAIN,)
-    value = lost / gained - lost_there / gained_there
-    slope = np.array([1 / gained, -lost / gained**2, -1 / gained_there, lost_there / gained_there**2])
-    both = limits(found, slope[None], seeds=seeds)
-    middle = float(slope @ found.values)
-    shown = None if both is None else (value - middle + float(both[0, 0]), value - middle + float(both[0, 1]))
-    return value, shown, (NEAR,)
+def _read(lost: Floats, guide: Floats, level: float) -> float:
+    value = at_level(np.append(0.0, lost), np.append(0.0, guide), level).value
+    return np.nan if value is None else value
 
 
-def _nat_change(found: Spread, both: tuple[Distance, Distance], claim: Claim) -> Rate:
-    """What is lost per nat by the first of two stages less that by the second, whose contrasts are first and third."""
-    (mine, own, reasons), (theirs, other, more) = (
-        _rate(found, place, distance, claim) for place, distance in zip((0, 2), both, strict=True)
+def _matched_rows(
+    design: Design, rewarded: Sequence[Config], paired: Sequence[Config], measures: Measures
+) -> Iterator[Estimate]:
+    """What both have lost where they have gained as much, and where they have gone as far, and the difference."""
+    every = (*rewarded, *paired)
+    for pair in _pairs(design, rewarded[0], *every):
+        steps = [replace(pair, config=config) for config in every]
+        contrasts = [one for step in steps for one in _contrasts(design, step, *every)]
+        found, _ = spreads(design, *contrasts)
+        distances = [_distance(design, step, measures, *every) for step in steps]
+        for claim in CLAIMS if contrasts[0].by_unit else CLAIMS[:1]:
+            n = {"cases": found.cases, contrasts[0].unit: found.seeds}
+            reasons = missing_interval(found, claim, contrasts[0].unit)
+            for guide in ("gain", "kl"):
+                ways = _follow(found, distances if guide == "kl" else None, claim, len(rewarded))
+                for kind, lineage, unit, level, rate in _at_matched(ways, guide, rewarded, paired, claim):
+                    value, shown, why = rate
+                    told = claim_fields(claim, contrasts[0].unit, (*why, *reasons), contrasts[0].left_out)
+                    axes = {**dict(without_dose(pair.config[1])), **({} if level is None else {"level": level})}
+                    about = {**pair.about, "lineage": lineage, "axes": axes, "unit": unit, "n": n}
+                    yield Estimate(kind=kind, estimator=POOLED, value=value, interval=shown, **told, **about)
+
+
+def _follow(found: Spread, distances: Sequence[Distance] | None, claim: Claim, first: int) -> Ways:
+    """Both ways along what they gain, or along their KL; the ``first`` doses are the one's."""
+    if distances is None:
+        along, errors = found.values[1::2], np.zeros(len(found.values) // 2)
+    else:
+        ends = [one.limits.get(claim) for one in distances]
+        along = np.array([np.nan if one.value is None else one.value for one in distances])
+        errors = np.array([np.nan if one is None else (one[1] - one[0]) / 2 for one in ends])
+    return Ways(
+        found=found,
+        guides=(along[:first], along[first:]),
+        errors=(errors[:first], errors[first:]),
+        direct=distances is None,
     )
-    if mine is None or theirs is None:
-        return None, None, tuple(dict.fromkeys((*reasons, *more)))
-    if not isinstance(own, tuple) or not isinstance(other, tuple):
-        return mine - theirs, None, ()
-    return mine - theirs, (own[0] - other[1], own[1] - other[0]), (APART,)
+
+
+Matched = tuple[str, tuple[str, ...], str | None, float | None, Rate]  # kind, lineage, unit, level, what is found
+
+
+def _at_matched(
+    ways: Ways, guide: str, rewarded: Sequence[Config], paired: Sequence[Config], claim: Claim
+) -> Iterator[Matched]:
+    lineages = (rewarded[0][0], paired[0][0])
+    kind, against = f"lost_at_{guide}", f"against {','.join(lineages[1])}"
+    reach = [_reach(one) for one in ways.guides]
+    if None in reach or min(filter(None, reach), default=0.0) <= 0:
+        why = (UNMEASURED if guide == "kl" and not all(map(_known, ways.guides)) else NOT_RISEN,)
+        yield f"{kind}_change", lineages[0], against, None, (None, None, why)
+        return
+    level = float(f"{SHARE * min(one for one in reach if one is not None):.3g}")
+    slopes, margins, values = [], [], []
+    for which, lineage in enumerate(lineages):
+        there, slope, margin = ways.at(which, level)
+        slopes.append(slope)
+        margins.append(margin)
+        values.append(there.value)
+        yield kind, lineage, None, level, _linearised(ways.found, there.value, slope, margin, claim)
+    change = None if None in values else float(values[0] or 0.0) - float(values[1] or 0.0)
+    found = _linearised(ways.found, change, slopes[0] - slopes[1], sum(margins), claim)
+    yield f"{kind}_change", lineages[0], against, level, found
+
+
+def _known(guide: Floats) -> bool:
+    return bool(np.isfinite(guide).all())
+
+
+def _reach(guide: Floats) -> float | None:
+    """The highest level that the rising curve fitted to a guide reaches; None where it was not measured."""
+    if not _known(guide):
+        return None
+    curve = np.append(0.0, guide)
+    return max(float(curve[block].mean()) for block in rising_blocks(curve))
+
+
+def _linearised(found: Spread, value: float | None, slope: Floats, margin: float, claim: Claim) -> Rate:
+    """A smooth function of contrasts with the limits that its gradient makes, and those of a KL added to them."""
+    if value is None or not np.isfinite(slope).all():
+        return None, None, (NOT_RISEN,)
+    both = limits(found, slope[None], seeds=claim == "recipe")
+    if both is None or not np.isfinite(margin):
+        return value, None, ()
+    middle = float(slope @ found.values)
+    return value, (value + float(both[0, 0]) - middle - margin, value + float(both[0, 1]) - middle + margin), ()

@@ -103,8 +103,10 @@ SECOND_STAGE = (
     Quantity("gained", "gained by the second stage", head="Gained"),
     Quantity("lost_per_gain", "lost per point gained", Format.RATIO, lacking=NOT_IDENTIFIED),
     Quantity("lost_per_nat", "lost per nat of KL", Format.RATIO, lacking=NOT_IDENTIFIED),
-    Quantity("lost_per_gain_change", "lost per point gained, rewards minus pairs", change=True, lacking=NOT_IDENTIFIED),
-    Quantity("lost_per_nat_change", "lost per nat of KL, rewards minus pairs", change=True, lacking=NOT_IDENTIFIED),
+    Quantity("lost_at_gain", "lost at matched gain"),
+    Quantity("lost_at_kl", "lost at matched KL"),
+    Quantity("lost_at_gain_change", "lost at matched gain, rewards minus pairs", change=True),
+    Quantity("lost_at_kl_change", "lost at matched KL, rewards minus pairs", change=True),
 )
 EPISODES = (
     *(Quantity(kind) for kind in ("calls", "invalid_calls")),

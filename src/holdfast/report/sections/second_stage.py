@@ -25,31 +25,36 @@ from holdfast.report.words.tables import list_estimates, pivot
 EXPLANATION = (
     "A second stage gives of its own objective and takes of the first one's. Methods that learn differently fast are"
     " compared by what they take for each point that they give, and for each nat that they move from where they"
-    " started (KL on their own held-out episodes)."
+    " started (KL on their own held-out episodes), and where they have given as much or moved as far."
 )
 RATES = ("lost_per_gain", "lost_per_nat")
-CHANGES = ("lost_per_gain_change", "lost_per_nat_change")
+CHANGES = {"lost_at_gain_change": "points gained", "lost_at_kl_change": "nats from the start"}
+MATCHED = ("lost_at_gain", "lost_at_kl")
 TABLED = ("lost", "gained", "kl", *RATES)
 KINDS = ("reward", "safety", "helpfulness", "kl", "entropy", "length")  # drawn along training
 MOST_ROWS = 60  # of a forest plot; the table has every row
 
 
-def _name(one: Estimate) -> str:
-    return ", ".join(filter(None, (name_lineage(one.lineage), name_axes(one.axes), one.base)))
-
-
 def describe_second_stages(analysis: Analysis) -> list[str]:
-    """Whether a stage on rewards takes less for what it gives, and over the same KL, than the one on pairs."""
+    """Whether a stage on rewards has lost less than one on pairs where both have gained as much, or gone as far."""
     words = []
-    for one in main_rows(row for row in analysis.second_stage if row.kind in CHANGES):
-        head = f"{_name(one)} {one.unit}: {one.objective} {name_kind(one.kind)}"
+    rows = main_rows(row for row in analysis.second_stage if row.kind in (*CHANGES, *MATCHED))
+    for one in (row for row in rows if row.kind in CHANGES):
+        axes = {name: value for name, value in one.axes.items() if name != "level"}
+        subject = ", ".join(filter(None, (f"{name_lineage(one.lineage)} {one.unit}", name_axes(axes), one.base)))
         if one.value is None:
-            words.append(f"{head} is not known ({'; '.join(one.caveats) or 'no rate'})")
+            told = "; ".join(one.caveats) or "no level"
+            words.append(f"{subject}: {one.objective} {name_kind(one.kind)} is not known ({told})")
             continue
-        verdict = "cannot be told apart"
+        both = [
+            row for row in rows if f"{row.kind}_change" == one.kind and (row.axes, row.base) == (one.axes, one.base)
+        ]
+        lost = " and ".join(f"{name_lineage(row.lineage)} lost {format_result(row)}" for row in both)
+        verdict = "they cannot be told apart"
         if excludes_zero(one) and can_be_told(one):
             verdict = "rewards take less" if one.value < 0 else "rewards take more"
-        words.append(f"{head} {format_result(one)}: {verdict}")
+        level = f"at {one.axes['level']:g} {CHANGES[one.kind]}"
+        words.append(f"{subject}, {level}: of {one.objective} {lost}, difference {format_result(one)}: {verdict}")
     return words
 
 
