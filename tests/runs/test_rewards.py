@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ def test_every_checkpoint_meets_the_held_out_cases(study: hf.Study, finished: hf
     (facts,) = analysis.judges
     assert facts.labelled.value == "all"
     # Both methods side by side, with the KL that each checkpoint's own episodes measured.
-    kinds = {(row.lineage, row.axes["dose"], row.kind) for row in analysis.second_stage}
+    kinds = {(row.lineage, row.axes.get("dose"), row.kind) for row in analysis.second_stage}
     assert {(("S", "R"), 0.5, "lost_per_nat"), (("S", "R"), 1, "kl"), (("S", "H"), 1, "lost_per_gain")} <= kinds
     with Store(finished.path) as store:
         known = measures(store)[points[-1].id]["kl_parent"]
@@ -226,9 +226,9 @@ def test_spoilt_rollouts_count_as_the_lowest_score_where_a_stage_says_so(study: 
 RISING = {**ON_POLICY, "group_size": 8, "prompts_per_step": 12, "steps": 40, "every": 20, "learning_rate": 3e-4}
 
 
-def along_training(path: Path, **changes: Any) -> list[dict[str, float]]:
+def along_training(path: Path, base: Mapping[str, Any], **changes: Any) -> list[dict[str, float]]:
     """What a longer stage on rewards logs, as far as it comes."""
-    stages = {"study/lineages": [["R"]], "stages": {"R": RISING | changes}, "suite/train_cases": 60}
+    stages = {"study/lineages": [["R"]], "stages": {"R": RISING | changes}, "suite/train_cases": 60, **base}
     with contextlib.suppress(hf.StepError):
         hf.run(hf.Study.model_validate(settings_of(**stages)), path, workers=1)
     (log,) = (one for one in path.rglob("*.jsonl") if "rollouts" not in one.name)
@@ -237,15 +237,17 @@ def along_training(path: Path, **changes: Any) -> list[dict[str, float]]:
 
 @pytest.mark.full
 def test_the_reward_rises(base_cache: Path, tmp_path: Path) -> None:
-    steps = along_training(tmp_path / "run", unscored="lowest")
+    # A base that can act, of twice the width.
+    base = {"model/hidden": 96, "model/heads": 4, "model/ffn": 192, "model/sft": {"demonstrations": 12_000}}
+    steps = along_training(tmp_path / "run", base, unscored="lowest")
     early, late = (math.fsum(one["reward"] for one in some) / 10 for some in (steps[:10], steps[-10:]))
-    assert len(steps) == 40 and late > early + 0.05
+    assert len(steps) == 40 and late > early + 0.5
     assert steps[-1]["kl"] > steps[1]["kl"]
 
 
 @pytest.mark.full
 def test_a_policy_is_not_held_from_what_is_never_scored(base_cache: Path, tmp_path: Path) -> None:
     """Why ``unscored`` can be "lowest": left out of their groups, spoilt rollouts grow from a seventh to most."""
-    steps = along_training(tmp_path / "run")
+    steps = along_training(tmp_path / "run", {})
     first, last = (one["unscored"] / one["rollouts"] for one in (steps[0], steps[-1]))
     assert first < 0.25 and last > 0.5
