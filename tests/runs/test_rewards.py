@@ -16,6 +16,7 @@ from builders.smoke_study import smoke_settings
 
 import holdfast as hf
 from holdfast.judges.state import StateJudge
+from holdfast.models.fakes import FakeProvider, request_digest
 from holdfast.records import Case, Score, Trajectory
 from holdfast.rollout.audit import UNFIT
 from holdfast.runs.build import build
@@ -26,23 +27,23 @@ from holdfast.runs.plan.step import Step
 from holdfast.runs.run import measures
 from holdfast.runs.steps import reading
 from holdfast.store import Store
+from holdfast.study.kinds import METHODS
 
 GROUP, PROMPTS, STEPS = 6, 6, 2
 ON_POLICY = {"method": "grpo", "objective": "helpfulness", "group_size": GROUP, "prompts_per_step": PROMPTS}
 
 
 def settings_of(**changes: Any) -> dict[str, Any]:
-    """A study of safety, then helpfulness from pairs or on-policy, on the base of the small study."""
+    """A study of safety, then helpfulness on-policy, on the base of the small study."""
     study = changed(
         smoke_settings(),
         {
             "study/name": "on-policy",
-            "study/lineages": [["S"], ["S", "H"], ["S", "R"]],
+            "study/lineages": [["S"], ["S", "R"]],
             "doses": None,
             "suite/train_cases": 24,
-            "suite/test_cases": 10,
+            "suite/test_cases": 8,
             "stages/S/steps": 1,
-            "stages/H/steps": 1,
             "stages/R": {**ON_POLICY, "steps": STEPS, "every": 1, "learning_rate": 3e-4},
         },
     )
@@ -116,9 +117,9 @@ def test_every_checkpoint_meets_the_held_out_cases(study: hf.Study, finished: hf
     analysis = finished.analysis()
     (facts,) = analysis.judges
     assert facts.labelled.value == "all"
-    # Both methods side by side, with the KL that each checkpoint's own episodes measured.
+    # With the KL that each checkpoint's own episodes measured.
     kinds = {(row.lineage, row.axes.get("dose"), row.kind) for row in analysis.second_stage}
-    assert {(("S", "R"), 0.5, "lost_per_nat"), (("S", "R"), 1, "kl"), (("S", "H"), 1, "lost_per_gain")} <= kinds
+    assert {(("S", "R"), 0.5, "lost_per_nat"), (("S", "R"), 1, "kl"), (("S", "R"), 1, "lost_per_gain")} <= kinds
     with Store(finished.path) as store:
         known = measures(store)[points[-1].id]["kl_parent"]
     ours = {"lineage": ("S", "R"), "axes": {"dose": 1}, "kind": "kl", "base": "tiny-0"}
@@ -221,6 +222,34 @@ def test_spoilt_rollouts_count_as_the_lowest_score_where_a_stage_says_so(study: 
         assert ("helpfulness" in one.facts) != bool(one.facts["counted_lowest"])
         assert one.reward == one.facts.get("helpfulness", 0.0)
     assert "counted_lowest" not in plain[0].facts and episodes
+
+
+def test_a_remote_judge_is_paid_through_the_ledger_and_the_budget(base_cache: Path, tmp_path: Path) -> None:
+    stage = {**ON_POLICY, "group_size": 4, "prompts_per_step": 2, "steps": 1, "every": 1}
+    changes = {
+        "study/lineages": [["R"]],
+        "stages": {"R": stage},
+        "suite/test_cases": 2,
+        "rollouts/per_test_case": 1,
+        "judges": {"gpt": {"kind": "rubric", "model": "judge", "rubrics": {"helpfulness": "default"}}},
+        "models": {"judge": {"kind": "remote", "name": "openai-api/fake/judge"}},
+    }
+
+    def verdict(request: Mapping[str, Any]) -> str:
+        return json.dumps({"reasoning": "I looked.", "score": int(request_digest(request)[:8], 16) % 4})
+
+    with FakeProvider(answers=verdict) as provider:
+        study = hf.Study.model_validate(settings_of(**changes, endpoints={"judge": {"base_url": provider.base_url}}))
+        asked = {one.speaker: one.calls for one in METHODS.find("grpo").cost(build(study), step_of(study, "R")).calls}
+        assert asked == {"judge": 8}
+        with pytest.raises(hf.StepError, match="max-calls"):
+            hf.run(study, tmp_path / "run", workers=1, max_calls=3)
+        assert len(provider.bill) == 3
+        run = hf.run(study, tmp_path / "run", workers=1)
+        # Eight rollouts while it trained, two held-out episodes of two checkpoints; cut-off ones are not asked about.
+        assert 3 < len(provider.bill) <= 12 and len({one.digest for one in provider.bill}) == len(provider.bill)
+    rollouts = log_of(run.path, step_of(study), ".rollouts")
+    assert {one["reward"] for one in rollouts} <= {None, 0.0, 1.0, 2.0, 3.0} and len(rollouts) > 2
 
 
 RISING = {**ON_POLICY, "group_size": 8, "prompts_per_step": 12, "steps": 40, "every": 20, "learning_rate": 3e-4}
