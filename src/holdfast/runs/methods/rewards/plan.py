@@ -128,17 +128,12 @@ def _describe(
     """Who rewards a stage, for whom or what, and how its rollouts are sampled."""
     rewarded = _by_judge if stage.setting is None else _by_users
     return RewardStageSettings(
+        **planner.of_stage(replicate, parent, name, stage),
         **rewarded(planner, stage, name, replicate),
-        method=stage.method,
-        section=stage,
-        stage=name,
-        parent=parent.checkpoint.id,
         kept=tuple(range(stage.every, stage.steps + 1, stage.every)),
-        train_seed=replicate.seed,
         split_seed=replicate.split_seed,
         limits=planner.limits(),
         rollout_seed=planner.study.rollouts.seed or None,
-        calls=planner.calls_of(replicate.base),
         agent=planner.agent(replicate.base),
     )
 
