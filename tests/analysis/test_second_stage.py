@@ -23,6 +23,7 @@ from holdfast.analysis.second_stage import (
     _rate,
 )
 from holdfast.records import Analysis, Checkpoint, Estimate, StageRecord, Unbounded, content_id
+from holdfast.report.draw.rows import draw_forest
 from holdfast.report.sections.second_stage import describe_second_stages
 from holdfast.report.sections.table import make_texts
 from holdfast.stats.contrasts import Spread, sample_of, spread
@@ -171,6 +172,9 @@ def test_it_is_told_in_words(found: Analysis) -> None:
     assert words[1].endswith("rewards take less")
     (text,) = [one for one in make_texts(found, 200) if one.startswith("The second stage")]
     assert "S→R" in text and "S→H" in text and "rewards take less" in text
+    # A rate is no persistence, which has an axis of its own.
+    drawn = draw_forest([row(found, "lost_per_gain", ("S", "R"))])
+    assert "lost per point gained" in drawn and "like the first" not in drawn
 
 
 def test_what_was_not_measured_is_not_known(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ QUESTIONS = {  # what a reader asks after the answer, by the section that tells
     "gate": "Which stages stay within the declared margins?",
     "approval": "Were users exploited?",
     "dose": "What does longer training do?",
+    "second_stage": "What does a second stage take for what it gives?",
     "repair": "Can it be repaired?",
     "pressure": "Does it hold under pressure?",
     "changes": "Which cases broke, which were fixed?",
