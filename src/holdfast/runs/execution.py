@@ -76,7 +76,7 @@ class _Execution:
     listener: Listener
     waiting: list[Step]
     done: set[str]
-    expected: float  # CPU seconds of what waits at the start
+    expected: Mapping[str, float]  # CPU seconds of what waits at the start, by step
     running: dict[str, tuple[Step, float, int]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     notes: dict[str, Sequence[str]] = field(default_factory=dict)  # of finished steps, for people
@@ -173,9 +173,10 @@ class _Execution:
         return f"{checkpoint.name}: {', '.join(shown)}"
 
     def _share(self) -> float:
-        left = sum(expected_seconds(step) for step in self.waiting)
-        left += sum(expected_seconds(step) * (1 - done / step.size) for step, _, done in self.running.values())
-        return max(0.0, 1.0 - left / self.expected) if self.expected else 1.0
+        left = sum(self.expected[step.fingerprint] for step in self.waiting)
+        left += sum(self.expected[step.fingerprint] * (1 - done / step.size) for step, _, done in self.running.values())
+        whole = sum(self.expected.values())
+        return max(0.0, 1.0 - left / whole) if whole else 1.0
 
     def _tell(self, step: Step, state: ProgressState, message: str = "") -> None:
         _, started, done = self.running[step.fingerprint]
@@ -222,7 +223,7 @@ def execute(
         weights.discard_leftovers(store.path / WEIGHTS, keep={step.fingerprint for step in wanted} - done)
 
     sweep()
-    expected = sum(map(expected_seconds, waiting))
+    expected = {step.fingerprint: expected_seconds(step) for step in waiting}
     state = _Execution(plan, store, listener, waiting, done, expected)
     engine: Engine = Workers(carry_out, store.path, workers) if workers > 1 else InProcess(carry_out, store.path)
     try:

@@ -166,6 +166,8 @@ class TinyChat:
         self.ids = {token: number for number, token in enumerate(self.tokens)}
         self.system_prompts = dict(system_prompts)
         self.first_word = len(SPECIALS) + len(set(self.system_prompts.values()))
+        # A conversation is read again at every turn, and a case at every checkpoint.
+        self._words = lru_cache(maxsize=1 << 14)(self._read_words)
 
     @classmethod
     def load(cls, directory: Path | str) -> TinyChat:
@@ -208,8 +210,8 @@ class TinyChat:
         values = [str(call.arguments[key]) for key in order if call.arguments[key] is not None]
         return [CALL, *self._words(call.name), *(number for value in values for number in self._words(value)), END]
 
-    def _words(self, text: str) -> list[int]:
-        return [self.ids.get(word, UNK) for word in split_words(text)]
+    def _read_words(self, text: str) -> tuple[int, ...]:
+        return tuple(self.ids.get(word, UNK) for word in split_words(text))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The tokens as text, special tokens included."""
