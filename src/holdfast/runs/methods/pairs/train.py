@@ -185,7 +185,8 @@ def _read_reference(
 def _encode_pairs(store: Store, chat: Chat, pairs: Sequence[PreferencePair]) -> dict[str, Encoded]:
     """Every trajectory of some pairs as tokens, by id."""
     used = dict.fromkeys(name for pair in pairs for name in (pair.chosen, pair.rejected))
-    return _encode(chat, cases_of(store), store.trajectories(used))
+    cases = cases_of(store)
+    return _encode(chat, cases, store.trajectories(used, cases=cases))
 
 
 def _encode(chat: Chat, cases: Mapping[str, Case], trajectories: Iterable[Trajectory]) -> dict[str, Encoded]:
