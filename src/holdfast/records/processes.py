@@ -22,7 +22,7 @@ def stop_with(parent: int) -> None:
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """Inside, Python does not look for objects in cycles: a run's rows are in none, and it would go through them all."""
+    """Inside, Python looks for no objects in cycles: a run's rows are in none, and it would go through them all."""
     enabled = gc.isenabled()
     gc.disable()
     try:
