@@ -8,6 +8,7 @@ to a temporary directory that the writer adopts.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import sqlite3
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from holdfast.records.errors import HoldfastError, StepError
+from holdfast.records.processes import without_collection
 from holdfast.runs.engines import End, Engine, Failure, InProcess, Workers
 from holdfast.runs.forecast import expected_seconds
 from holdfast.runs.plan.settings import (
@@ -253,10 +255,19 @@ def carry_out(step: Step, run_path: Path, emit: Emit) -> None:
     started = time.process_time()
     if isinstance(step.settings, TrainSettings | ReferenceSettings):
         release_models()
-    with Store(run_path, check=False) as store:  # whoever carries out the plan has checked it
+    # Whoever carries out the plan has checked the run.
+    with Store(run_path, check=False) as store, _collection(step.settings):
         finished = _work(step, store, emit)
     seconds = round(time.process_time() - started, 3)
     emit(replace(finished, result={**finished.result, "cpu_seconds": seconds}))
+
+
+def _collection(settings: object) -> contextlib.AbstractContextManager[None]:
+    """Without a look for garbage in cycles where tiny models alone speak, or none: that is over in seconds."""
+    if not isinstance(settings, RolloutSettings | JudgeSettings):
+        return contextlib.nullcontext()
+    tiny = all(speaker.entry.kind == "tiny" for speaker in settings.speakers().values())
+    return without_collection() if tiny else contextlib.nullcontext()
 
 
 def _work(step: Step, store: Store, emit: Emit) -> Finished:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from holdfast.models.entries import ModelEntry
+from holdfast.records.processes import without_collection
 from holdfast.runs.plan.settings import MergeSettings, RandomSettings, StartSettings, TeachSettings
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Emit, Finished, beat
@@ -87,11 +88,12 @@ def teach_base(step: Step, settings: TeachSettings, scratch: Path, emit: Emit) -
     seed, model, sft = settings.base_seed, settings.model, settings.model.sft
     table = settings.table or SuiteSection(name=settings.suite, mixture=settings.mixture)
     teach, count = suite_of(table).teach, sft.demonstrations
-    lessons = [
-        Taught(system_prompts={}) if teach is None else teach(table, seed, count),
-        probes.teach_beside(settings.probes, seed, 0 if teach is None else count),
-        demonstrations.teach_beside(settings.approval, seed),
-    ]
+    with without_collection():
+        lessons = [
+            Taught(system_prompts={}) if teach is None else teach(table, seed, count),
+            probes.teach_beside(settings.probes, seed, 0 if teach is None else count),
+            demonstrations.teach_beside(settings.approval, seed),
+        ]
     words = tuple(word for lesson in lessons for word in lesson.words)
     prompts = {text: token for lesson in lessons for text, token in lesson.system_prompts.items()}
     tiny.build(
@@ -108,6 +110,7 @@ def teach_base(step: Step, settings: TeachSettings, scratch: Path, emit: Emit) -
         for lesson in lessons
         for case, trajectory in lesson.demonstrations
     ]
+    del lessons  # so many objects that looking through them for garbage would go on beside the training
     steps = max(1, len(encoded) // sft.batch_size)
     tell = beat(emit, sft.batch_size)
     result = train_sft(fresh, encoded, sft, steps=steps, seed=seed, out_dir=directory, progress=tell)
