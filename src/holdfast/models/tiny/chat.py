@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.models import Stopped
+from holdfast.models.calls.values import parameters_of
 from holdfast.models.directories.peft import text_home
 from holdfast.records import JSON, Message, ToolCall, ToolSpec
 from holdfast.records.errors import StudyError
@@ -25,6 +26,7 @@ from holdfast.records.errors import StudyError
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<sys>", "<user>", "<call>", "<obs>", "<say>", "<end>", "<unk>")
 PAD, BOS, EOS, SYS, USER, CALL, OBS, SAY, END, UNK = range(len(SPECIALS))
 OPENERS = (CALL, SAY)
+MOST_POSITIONS = 128  # of a sequence, where nobody says otherwise
 _WORD = r"[a-z0-9_@.'-]*[a-z0-9_]"
 _OPENING = {"system": SYS, "user": USER, "tool": OBS, "assistant": SAY}
 _AGENT_ROLE = "assistant"
@@ -71,6 +73,9 @@ _TEMPLATE = """\
 {%- endif -%}
 {%- endfor -%}
 """
+
+
+_MOST_KNOWN = 1 << 14  # texts of which an encoder keeps the tokens
 
 
 @lru_cache(maxsize=1 << 16)
@@ -161,13 +166,15 @@ def is_tiny(directory: Path) -> bool:
 class TinyChat:
     """Encodes messages to token ids and reads replies back; the same ids as the directory's chat template."""
 
+    unknown: int | None = UNK
+
     def __init__(self, tokens: Sequence[str], system_prompts: Mapping[str, str]) -> None:
         self.tokens = tuple(tokens)
         self.ids = {token: number for number, token in enumerate(self.tokens)}
         self.system_prompts = dict(system_prompts)
         self.first_word = len(SPECIALS) + len(set(self.system_prompts.values()))
         # A conversation is read again at every turn, and a case at every checkpoint.
-        self._words = lru_cache(maxsize=1 << 14)(self._read_words)
+        self._known: dict[str, tuple[int, ...]] = {}
 
     @classmethod
     def load(cls, directory: Path | str) -> TinyChat:
@@ -188,13 +195,17 @@ class TinyChat:
         With ``tools``, arguments are put in the order of the tool's schema; without, they keep their own.
         The encoding of the first messages is a prefix of the encoding of all.
         """
-        schemas = {tool.name: tool.parameters.get("properties", {}) for tool in tools}
+        schemas = {tool.name: parameters_of(tool) for tool in tools}
         ids, mask = [BOS], [False]
         for message in messages:
             turn = self._turn(message, schemas)
             ids += turn
             mask += [message.role == _AGENT_ROLE] * len(turn)
         return ids, mask
+
+    def shows_as_written(self, _: Message) -> bool:
+        """No text spells a control token: words have no brackets."""
+        return True
 
     def _turn(self, message: Message, schemas: Mapping[str, JSON]) -> list[int]:
         if message.role == "system" and message.content in self.system_prompts:
@@ -210,8 +221,13 @@ class TinyChat:
         values = [str(call.arguments[key]) for key in order if call.arguments[key] is not None]
         return [CALL, *self._words(call.name), *(number for value in values for number in self._words(value)), END]
 
-    def _read_words(self, text: str) -> tuple[int, ...]:
-        return tuple(self.ids.get(word, UNK) for word in split_words(text))
+    def _words(self, text: str) -> tuple[int, ...]:
+        found = self._known.get(text)
+        if found is None:
+            found = tuple(self.ids.get(word, UNK) for word in split_words(text))
+            if len(self._known) < _MOST_KNOWN:
+                self._known[text] = found
+        return found
 
     def decode(self, ids: Iterable[int]) -> str:
         """The tokens as text, special tokens included."""
@@ -240,7 +256,7 @@ class TinyChat:
 def _read_call(name: str, values: Sequence[str], tools: Sequence[ToolSpec]) -> ToolCall:
     tool = next((tool for tool in tools if tool.name.lower() == name), None)
     if tool is not None:
-        properties: Mapping[str, Any] = tool.parameters.get("properties", {})
+        properties = parameters_of(tool)
         required = tool.parameters.get("required", properties)
         if len(required) <= len(values) <= len(properties):
             pairs = zip(properties.items(), values, strict=False)
