@@ -120,6 +120,34 @@ def make_base(directory: Path, **changes: Any) -> Path:
     return build_random(directory, SMALL.model_copy(update=changes), TEXTS, seed=0)
 
 
+# Of a model of two layers of any architecture.
+_SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,
+    "bos_token_id": None,
+}
+
+
+def make_other(place: Path, kind: str, **settings: Any) -> Path:
+    """The small base with random weights of another architecture."""
+    import torch
+    import transformers
+
+    base = transformers.AutoConfig.from_pretrained(make_base(place))
+    told = {name: getattr(base, name) for name in ("vocab_size", "eos_token_id", "pad_token_id")}
+    config = transformers.AutoConfig.for_model(kind, **_SIZES | told | settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(place)
+    return place
+
+
 TRL_ENDS: dict[str, str] = {
     "cohere": "<|END_OF_TURN_TOKEN|>",
     "deepseek": "<｜end▁of▁sentence｜>",

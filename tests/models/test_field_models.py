@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders.field_models import KINDS, NORM, SMALL_MOE, add, drop_tensor, gate, problem, study
+from builders.field_models import KINDS, NORM, add, drop_tensor, gate, problem, study
 from builders.peft_samples import logits_of, rename, rewrite, save_adapter
 from builders.places import case_input
 from builders.tree_samples import build_hub
@@ -202,7 +202,7 @@ def test_p_22_an_end_of_turn_beyond_the_vocabulary_is_told_and_none_at_all_refus
 
 @pytest.mark.parametrize(
     ("kind", "sizes"),
-    [("mamba", {"state_size": 4}), ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2}), ("gpt_oss", SMALL_MOE)],
+    [("mamba", {"state_size": 4}), ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2})],
 )
 def test_p_25_an_architecture_without_the_attention_of_sampling_is_told(
     kind: str, sizes: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]

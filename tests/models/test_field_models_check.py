@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from builders.field_models import NORM, add, drop_tensor, gate, problem, study
+from builders.chat_samples import make_other
+from builders.field_models import NORM, SMALL_MOE, add, drop_tensor, gate, problem, study
 from builders.peft_samples import rewrite, save_adapter
 from builders.places import case_input
+from builders.smoke_study import write_toml
 from safetensors.torch import load_file
 
 import holdfast as hf
@@ -231,3 +233,30 @@ def test_a_base_of_an_adapter_is_read_without_torch(base: Path, tmp_path: Path) 
     )
     assert len(done.stdout.splitlines()) == 1 and "pip install" in done.stdout, done.stderr
     assert read_peft(tmp_path / "adapter").base == base
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank", "told"),
+    [
+        ("doge", 4, "cannot train on trees (its layers add numbers of their own to the logits of attention)"),
+        ("gpt2", 4, "none of its modules is one that adapters change"),
+        ("gpt2", 0, ""),
+        ("gpt_oss", 4, ""),
+    ],
+)
+def test_what_a_stage_would_refuse_is_told_before_its_rollouts(
+    kind: str, rank: int, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = make_other(tmp_path / "base", kind, **(SMALL_MOE if kind == "gpt_oss" else {}))
+    settings = {
+        "study": {"name": "other", "lineages": [["S"]]},
+        "model": {"bases": ["m"]},
+        "models": {"m": {"kind": "local", "name": str(place), "calls": "text"}},
+        "stages": {"S": {"objective": "safety", "lora_r": rank}},
+        "judges": {"state": {"kind": "state"}},
+    }
+    path = str(write_toml(settings, tmp_path / "study.toml"))
+    if told:
+        assert told in problem(capsys, "check", path)
+    else:
+        assert main(["check", path]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -9,7 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from builders.chat_samples import CALL, EPISODE, OPENING, QWEN, SEARCH, STYLES, write_style, write_tokenizer
+from builders.chat_samples import (
+    CALL,
+    EPISODE,
+    OPENING,
+    QWEN,
+    SEARCH,
+    STYLES,
+    make_base,
+    write_style,
+    write_tokenizer,
+)
 
 from holdfast.models import Conversation
 from holdfast.models.calls.native import describe_tools
@@ -285,3 +296,19 @@ def test_templates_of_well_known_models(name: str, end: str, style: str | None, 
     assert chat.decode(ids).count("Be brief.") == chat.decode(ids).count("Tea is a drink.") == 1
     opening = chat.encode(OPENING, [SEARCH])[0]
     assert ids[: len(opening)] == opening
+
+
+def test_the_token_that_a_template_writes_behind_an_answer_ends_a_turn(tmp_path: Path) -> None:
+    """Settings that name the end of a text alone would have the agent write the user's next turn too."""
+    place = make_base(tmp_path / "base")
+    ids = HubChat(place).tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    for name, told in (("config", ids[0]), ("generation_config", ids[0]), ("tokenizer_config", "<|endoftext|>")):
+        path = place / f"{name}.json"
+        key = "eos_token" if name == "tokenizer_config" else "eos_token_id"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: told}))
+    chat = HubChat(place)
+    assert list(chat.ends) == ids
+    found, own = chat.encode([*OPENING, Message(role="assistant", content="A drink.")])
+    assert [number for number, mine in zip(found, own, strict=True) if mine][-1] == ids[1]
+    message, stopped = chat.read([*chat.tokenizer("A drink.", add_special_tokens=False)["input_ids"], ids[1]], [])
+    assert message is not None and (message.content, stopped) == ("A drink.", "stop")

@@ -19,8 +19,8 @@ from rounding import EXACT
 
 from holdfast.models import Ask, Conversation
 from holdfast.models.directories import opening, stacks
-from holdfast.models.local.decoding import PrefixCache
 from holdfast.models.local.local import LocalModel
+from holdfast.models.local.shared import Openings, Turns, count_states
 from holdfast.records import Message
 from holdfast.records.errors import StepError, StudyError
 
@@ -74,7 +74,7 @@ def wide(base: Path, in_64_bits: None) -> LocalModel:
 
 @pytest.fixture(autouse=True)
 def fresh(model: LocalModel) -> None:
-    model.decoder.prefixes.clear()
+    model.decoder.clear()
     model.rows = 16
 
 
@@ -114,10 +114,10 @@ def test_a_reply_does_not_depend_on_its_batch(wide: LocalModel) -> None:
     model = wide
     texts = ["tea", "tea", "what is it made of? leaves and hot water", "alpha", "beta gamma delta"]
     together = model.reply([ask(text, seed=seed) for seed, text in enumerate(texts)])
-    model.decoder.prefixes.clear()
+    model.decoder.clear()
     for seed, text in enumerate(texts):
         [alone] = model.reply([ask(text, seed=seed)])
-        model.decoder.prefixes.clear()
+        model.decoder.clear()
         assert alone.raw == together[seed].raw
         assert alone.logprob == pytest.approx(together[seed].logprob, rel=EXACT)
     assert together[0].raw != together[1].raw
@@ -187,24 +187,41 @@ def test_equal_prompts_are_read_once(model: LocalModel) -> None:
     assert len({reply.raw for reply in replies}) == 6
 
 
-def test_the_cache_is_bounded_and_forgets_the_oldest() -> None:
-    cache = PrefixCache(10)
+def some_states(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(torch.ones(1, count, 2), torch.ones(1, count, 2))]
 
-    def states(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return [(torch.ones(1, count, 2), torch.ones(1, count, 2))]
 
-    cache.add([1, 2, 3, 4], states(4))
-    cache.add([5, 6, 7, 8], states(4))
-    assert cache.find([1, 2, 3, 9])[0] == 3 and cache.find([5, 6])[0] == 1
-    assert cache.find([1, 2, 3, 4])[0] == 3, "the last token is always computed"
-    cache.add([1, 2, 3, 4, 5], states(5))  # in the place of what it goes on from
-    assert cache.find([5, 6, 7, 8, 9])[0] == 4
-    cache.add([9, 9, 9], states(3))
-    assert cache.find([1, 2, 3, 4, 5, 6])[0] == 0 and cache.find([5, 6, 7, 8, 9])[0] == 4
-    cache.add(list(range(11)), states(11))
-    assert cache.find([0, 1, 2, 3])[0] == 0
-    cache.clear()
-    assert cache.find([9, 9, 9, 9])[0] == 0
+def test_turns_are_bounded_and_the_oldest_is_forgotten() -> None:
+    turns = Turns(10)
+
+    def known(*ids: int, opening: int = 0) -> int:
+        return count_states(turns.find(ids, opening))
+
+    turns.add([1, 2, 3, 4], 0, some_states(4))
+    turns.add([5, 6, 7, 8], 0, some_states(4))
+    assert known(1, 2, 3, 9) == 3 and known(5, 6) == 1
+    assert known(1, 2, 3, 4) == 3, "the last token is always computed"
+    turns.add([1, 2, 3, 4, 5], 0, some_states(5))  # in the place of what it goes on from
+    assert known(5, 6, 7, 8, 9) == 4
+    turns.add([9, 9, 9], 0, some_states(3))
+    assert known(1, 2, 3, 4, 5, 6) == 0 and known(5, 6, 7, 8, 9) == 4
+    turns.add(list(range(11)), 0, some_states(11))
+    assert known(0, 1, 2, 3) == 0
+    turns.add([1, 2, 3, 4], 2, some_states(2))
+    assert known(1, 2, 3, 5, opening=2) == 1 and known(1, 2, 3, 5) == 0, "what lies behind another opening"
+    turns.clear()
+    assert known(9, 9, 9, 9) == 0
+
+
+def test_openings_are_bounded_and_the_oldest_is_forgotten() -> None:
+    openings = Openings(10)
+    openings.add((1, 2, 3, 4), some_states(4))
+    openings.add((5, 6, 7, 8), some_states(4))
+    assert openings.find((1, 2, 3, 4)) is not None and openings.find((1, 2, 3)) is None
+    openings.add((9, 9, 9), some_states(3))
+    assert openings.find((5, 6, 7, 8)) is None and openings.find((1, 2, 3, 4)) is not None
+    openings.clear()
+    assert openings.find((9, 9, 9)) is None
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
@@ -217,7 +234,7 @@ def test_random_weights_write_valid_json(model: LocalModel, schema: dict[str, An
     for reply in replies[:-1]:
         assert reply.stopped == "stop" and reply.message is not None and reply.tokens <= limit
         jsonschema.validate(json.loads(reply.message.content), schema)
-    model.decoder.prefixes.clear()
+    model.decoder.clear()
     assert model.reply([ask("tea", seed=9)])[0].raw == replies[-1].raw, "other replies of the batch are free"
     if schema is RATING and max_tokens == 200:
         assert len({reply.raw for reply in replies[:-1]}) == 5
@@ -234,11 +251,15 @@ class Scripted(torch.nn.Module):
     def __init__(self, model: Any, script: list[int], prompt: int) -> None:
         super().__init__()
         self.model, self.script, self.prompt = model, script, prompt
-        self.config, self.device = model.config, model.device
+        self.config, self.device, self.set_attn_implementation = (
+            model.config,
+            model.device,
+            model.set_attn_implementation,
+        )
 
     def forward(self, **inputs: Any) -> Any:
         out = self.model(**inputs)
-        place = int(inputs["attention_mask"][0].sum()) - self.prompt
+        place = max(int(inputs["position_ids"].max()) + 1 - self.prompt, 0)
         wanted = self.script[place] if place < len(self.script) else 5
         out.logits[:] = 0.0
         out.logits[..., wanted] = 50.0
@@ -250,6 +271,7 @@ def scripted_reply(base: Path, calls: Any, text: str, monkeypatch: pytest.Monkey
     one = ask("", messages=OPENING, tools=(SEARCH,), temperature=0.0, max_tokens=150)
     script = model.chat.tokenizer(text).input_ids
     prompt = len(model.chat.prompt_ids(one.conversation))
+    assert model.decoder.unshared is None
     monkeypatch.setattr(model.decoder, "_model", Scripted(model.model, script, prompt))
     return model.reply([one])[0], len(script)
 
@@ -296,17 +318,40 @@ def test_a_conversation_that_leaves_no_room(model: LocalModel, monkeypatch: pyte
     assert cut.stopped == "length" and 0 < room - cut.tokens < 4
 
 
-def test_a_stack_speaks_as_its_merged_weights_do(base: Path) -> None:
-    stacked, merged = base.parent / "stacked", base.parent / "merged"
+def write_stack(base: Path, place: Path, size: float) -> stacks.Factors:
     generator = torch.Generator().manual_seed(1)
     factors = {}
     for name, weight in opening.read_weights(base).items():
         if (module := name.removesuffix(".weight")).endswith("_proj"):
-            down = 0.2 * torch.randn(4, weight.shape[1], generator=generator)
-            factors[module] = (down, 0.2 * torch.randn(weight.shape[0], 4, generator=generator))
+            down = size * torch.randn(4, weight.shape[1], generator=generator)
+            factors[module] = (down, size * torch.randn(weight.shape[0], 4, generator=generator))
     lora = stacks.Lora(r=4, alpha=8)
-    stacks.write_stack(stacked, factors, lora, base=base, digest=stacks.digest_weights(base))
-    stacks.copy_text_files(base, stacked)
+    stacks.write_stack(place, factors, lora, base=base, digest=stacks.digest_weights(base))
+    stacks.copy_text_files(base, place)
+    return factors
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+def test_a_small_change_is_whole_beside_weights_of_16_bits(base: Path, tmp_path: Path) -> None:
+    """Merged into them, most of it would be rounded away: the checkpoint that speaks would be nearly its parent."""
+    factors = write_stack(base, tmp_path / "small", 2e-3)
+    model = LocalModel(tmp_path / "small", precision="bf16")
+    name = "model.layers.1.mlp.up_proj"
+    module, (down, up) = model.model.get_submodule(name), factors[name]
+    change = 2.0 * up @ down
+    own = opening.read_weights(base)[name + ".weight"].bfloat16()
+    assert ((own.float() + change).bfloat16() == own).float().mean() > 0.8, "what a merge would lose"
+    given = torch.randn(3, change.shape[1], generator=torch.Generator().manual_seed(0))
+    made = module.lora_B["earlier"](module.lora_A["earlier"](given)) * module.scaling["earlier"]
+    torch.testing.assert_close(made, given @ change.T)
+    assert torch.equal(module.base_layer.weight, own)
+    assert module.active_adapters == ["earlier"] and not module.merged
+    assert model.reply([ask("tea")])[0].tokens > 0
+
+
+def test_a_stack_speaks_as_its_merged_weights_do(base: Path) -> None:
+    stacked, merged = base.parent / "stacked", base.parent / "merged"
+    write_stack(base, stacked, 0.2)
     merged.mkdir()
     opening.write_whole(stacked, merged)
     found = [
@@ -354,7 +399,7 @@ def test_windows_are_sampled_without_gaps(tmp_path: Path) -> None:
     config["layer_types"] = ["sliding_attention"] * 2
     (place / "config.json").write_text(json.dumps(config))
     model = LocalModel(place, precision="fp32")
-    assert model.decoder.gapless
+    assert "DynamicSlidingWindowLayer" in (model.decoder.unshared or "")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(place)
     texts = ["tea", "what is it made of?", "tea", "alpha beta gamma"]
     for text, reply in zip(texts, model.reply([ask(text, temperature=0.0) for text in texts]), strict=True):

@@ -158,3 +158,18 @@ def test_a_loop_that_runs_already_is_left_alone() -> None:
         return hold([converse("a", 2)], {"agent": Provider()})
 
     assert asyncio.run(cell()) == ["re a0 re a1"]
+
+
+class Keeper(Batches):
+    """Notes when it is told to forget."""
+
+    def forget(self) -> None:
+        self.seen.append(["forget"])
+
+
+def test_models_forget_what_was_said_before_a_set_of_dialogues() -> None:
+    """So that a set of dialogues that is begun again, in a process of its own, meets the same model."""
+    keeper = Keeper()
+    for _ in range(2):
+        hold([converse("a", 2), converse("b", 1)], {"agent": keeper})
+    assert keeper.seen == [["forget"], ["a0", "b0"], ["a1"]] * 2

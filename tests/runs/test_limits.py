@@ -28,7 +28,7 @@ def a_study(models: dict[str, Any], bases: list[str], **rollouts: Any) -> dict[s
 
 @pytest.mark.parametrize(
     ("kind", "tokens", "batch"),
-    [("local", 256, 32), ("vllm", 256, 100), ("remote", 256, 100), ("random", 16, 100), ("tiny", 16, 100)],
+    [("local", 256, 64), ("vllm", 256, 100), ("remote", 256, 100), ("random", 16, 100), ("tiny", 16, 100)],
 )
 def test_what_is_not_said_fits_the_kind_of_base(kind: str, tokens: int, batch: int) -> None:
     entry = {"kind": kind, "name": "" if kind in ("random", "tiny") else "a/b"}

@@ -15,15 +15,15 @@ from builders import tiny_office as office
 from rounding import EXACT, additions, rounding, within
 
 import holdfast as hf
-from holdfast.models.directories.opening import read_weights
+from holdfast.models.directories.opening import read_weights, write_whole
 from holdfast.models.directories.stacks import is_stack, read_stack
 from holdfast.models.tiny.model import TinyModel
 from holdfast.store import weights
 from holdfast.training.dpo.stage import train_dpo
 from holdfast.training.encoding import ScoredSequence
 from holdfast.training.loop.passes import score
-from holdfast.training.policy.adapters import HubModel, Policy, WholeTiny, open_policy
-from holdfast.training.trees.packing import pack
+from holdfast.training.policy.adapters import HubModel, Policy, WholeTiny, longest_sequence, open_policy
+from holdfast.training.trees.packing import pack, pack_rows
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("peft")
@@ -279,51 +279,133 @@ def random_model(kind: str, place: Path, **settings: Any) -> Path:
     return place
 
 
+MIXED = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 5}
+EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 12}
+LATENT |= {"num_key_value_heads": 2}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16}
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 32}
+LLAMA3 |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LONG = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 16}
+FACTORS = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+full = pytest.mark.full
+
+
+@pytest.mark.parametrize("other", [False, pytest.param(True, marks=full)], ids=["", "other"])
 @pytest.mark.parametrize(
-    ("kind", "settings", "longest"),
+    ("kind", "lora_r", "settings", "longest"),
     [
-        ("Qwen3", {"head_dim": 16}, 64),
-        ("Mistral", {"sliding_window": 16}, 16),
-        ("Mistral", {"sliding_window": None}, 64),
-        ("Qwen2", {"use_sliding_window": False, "sliding_window": 16}, 64),
-        ("Gemma3Text", {"head_dim": 16, "sliding_window": 24, "final_logit_softcapping": 3.0}, 24),
-        ("Granite", {"logits_scaling": 0.25, "attention_multiplier": 0.3, "residual_multiplier": 0.5}, 64),
-        ("Cohere", {"logit_scale": 3.0}, 64),
-        ("Mixtral", {"num_local_experts": 2}, 64),
+        ("Qwen2", 2, {"use_sliding_window": True, "tie_word_embeddings": True, **MIXED}, 64),
+        ("Qwen3", 2, {"head_dim": 16, "rope_parameters": YARN}, 64),
+        ("Mistral", 2, {"sliding_window": 5, "head_dim": 8}, 64),
+        ("Phi3", 2, {"sliding_window": 7, "head_dim": 16, "partial_rotary_factor": 0.5}, 64),
+        ("Phi3", 2, {"rope_parameters": LONG | FACTORS, "original_max_position_embeddings": 16}, 16),
+        ("Gemma2", 0, {"head_dim": 16, "attn_logit_softcapping": 0.5, "final_logit_softcapping": 3.0, **MIXED}, 64),
+        ("Gemma3Text", 2, {"head_dim": 16, "final_logit_softcapping": 3.0, **MIXED}, 64),
+        ("GptOss", 0, {"head_dim": 16, **MIXED, **EXPERTS}, 64),
+        ("Granite", 2, {"logits_scaling": 0.25, "attention_multiplier": 0.3, "residual_multiplier": 0.5}, 64),
+        ("Mixtral", 0, EXPERTS, 64),
+        ("DeepseekV3", 2, {**LATENT, "n_routed_experts": 4, "n_group": 1, "topk_group": 1}, 64),
+        pytest.param("Llama", 2, {"rope_parameters": LLAMA3}, 64, marks=full),
+        pytest.param("Llama", 2, {"sliding_window": 5}, 64, marks=full),
+        pytest.param("Qwen2", 2, {"use_sliding_window": False, "sliding_window": 16}, 64, marks=full),
+        pytest.param("Mistral", 2, {"sliding_window": None}, 64, marks=full),
+        pytest.param("Qwen3Moe", 2, {"head_dim": 16, **EXPERTS}, 64, marks=full),
+        pytest.param("Cohere", 2, {"logit_scale": 3.0}, 64, marks=full),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_other_architectures_score_as_they_do_themselves(
-    kind: str, settings: dict[str, Any], longest: int, tmp_path: Path
+def test_other_architectures_score_as_they_do_themselves(  # noqa: PLR0917
+    kind: str, lora_r: int, settings: dict[str, Any], longest: int, other: bool, tmp_path: Path
 ) -> None:
+    """Within 1e-4 nats a token in 32 bits, over a tree and rows, beyond windows, with the gradients of all weights."""
     from transformers import AutoModelForCausalLM
 
-    place = random_model(kind, tmp_path / "model", **SIZES, **settings)
-    policy = open_policy(place, lora_r=2)
-    assert policy.max_positions == longest
-    rows = torch.from_numpy(np.stack([item.ids for item in sequences()]))
-    model = AutoModelForCausalLM.from_pretrained(place, attn_implementation="eager")
-    with torch.no_grad():
-        theirs = model(input_ids=rows).logits[:, :-1].log_softmax(-1).gather(2, rows[:, 1:, None]).flatten()
-        assert apart(logprobs(policy), theirs) < 1e-4
+    place = random_model(kind, tmp_path / "model", **SIZES | settings)
+    whole = (lora_r == 0) != other
+    policy = open_policy(place, lora_r=0 if whole else 2)
+    assert policy.max_positions == longest_sequence(place) == longest
+    given = sequences()
+    rows = torch.from_numpy(np.stack([item.ids for item in given]))
+    model = AutoModelForCausalLM.from_pretrained(place, attn_implementation="eager", dtype=torch.float32)
+    theirs = model(input_ids=rows).logits[:, :-1].log_softmax(-1).gather(2, rows[:, 1:, None]).flatten()
     assert theirs.std() > 0.1
+    (-theirs.mean()).backward()
+    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    tree, alone = pack(given, policy.device, masks=policy.masks), pack_rows(given, policy.device)
+    assert tree.plan is not None and alone.plan is None
+    for packed in (tree, alone):
+        logps = score(policy, packed)
+        assert apart(logps, theirs.detach()) < 1e-4
+        if whole:
+            (-logps.mean()).backward()
+            ours = {name: weight.grad for name, weight in policy.named_weights() if weight.grad is not None}
+            assert ours.keys() == gradients.keys()
+            for name, gradient in gradients.items():
+                assert (ours[name] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-7, name
+            for weight in policy.trainable():
+                weight.grad = None
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+@pytest.mark.parametrize("other", [False, pytest.param(True, marks=full)], ids=["", "other"])
+@pytest.mark.parametrize(
+    ("kind", "lora_r", "settings"),
+    [
+        ("Phi3", 2, {"sliding_window": 7}),  # fused projections
+        ("Gemma3Text", 0, {"head_dim": 16, **MIXED}),  # tied ends
+        ("GptOss", 0, {"head_dim": 16, **MIXED, **EXPERTS}),
+        ("Mixtral", 2, EXPERTS),
+        pytest.param("Mistral", 2, {"sliding_window": 7}, marks=full),
+        pytest.param("Qwen3Moe", 0, {"head_dim": 16, **EXPERTS}, marks=full),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_other_architectures_learn_is_read_back_by_all(
+    kind: str, lora_r: int, settings: dict[str, Any], other: bool, tmp_path: Path
+) -> None:
+    """By a later stage, by transformers or PEFT, and as whole weights that are written of it."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    place, saved, written = (
+        random_model(kind, tmp_path / "model", **SIZES | settings),
+        tmp_path / "saved",
+        tmp_path / "w",
+    )
+    whole = (lora_r == 0) != other
+    policy = open_policy(place, lora_r=0 if whole else 2)
+    before = logprobs(policy)
+    teach(policy)
+    policy.save(saved)
+    learnt = logprobs(policy)
+    assert apart(learnt, before) > 0.1
+    assert apart(learnt, logprobs(open_policy(saved))) < 1e-4
+    written.mkdir()
+    write_whole(saved, written)
+    theirs = [AutoModelForCausalLM.from_pretrained(one) for one in (written, saved if whole else place)]
+    theirs[1] = theirs[1] if whole else PeftModel.from_pretrained(theirs[1], saved)
+    rows = torch.from_numpy(np.stack([item.ids for item in sequences()]))
+    with torch.no_grad():
+        for model in theirs:
+            logps = model(input_ids=rows).logits[:, :-1].log_softmax(-1).gather(2, rows[:, 1:, None]).flatten()
+            assert apart(logps, learnt) < 1e-4
 
 
 @pytest.mark.parametrize(
     ("kind", "settings", "told"),
     [
-        ("Gemma2", {**SIZES, "head_dim": 16}, "its attention has capped logits or sinks"),
-        (
-            "GptOss",
-            {**SIZES, "head_dim": 16, "num_local_experts": 2, "num_experts_per_tok": 1},
-            "capped logits or sinks",
-        ),
         (
             "Bloom",
             {"vocab_size": 64, "hidden_size": 32, "n_layer": 2, "n_head": 2, "initializer_range": 0.3},
             "differ by",
         ),
-        ("Mamba", {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}, "differ by"),
+        ("Doge", SIZES, "its layers add numbers of their own to the logits"),
+        (
+            "Mamba",
+            {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+            "mamba keeps a state along a sequence, which does not branch",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) and value.isalnum() else "",
 )
@@ -332,6 +414,18 @@ def test_what_trees_do_not_compute_is_refused(kind: str, settings: dict[str, Any
     with pytest.raises(
         hf.StudyError, match=rf"model: this architecture cannot train on trees \(.*{told}.*\); use another"
     ):
+        open_policy(place)
+
+
+def test_windows_that_layers_do_not_name_are_refused_or_bound_a_sequence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = random_model("Phimoe", tmp_path / "model", **SIZES | EXPERTS | {"sliding_window": 16})
+    assert open_policy(place).max_positions == longest_sequence(place) == 16
+    place = random_model("Mistral", tmp_path / "other", **SIZES | {"sliding_window": 32})
+    assert open_policy(place).max_positions == 64
+    monkeypatch.setattr("holdfast.training.policy.adapters._windows", lambda *_: [32, None])
+    with pytest.raises(hf.StudyError, match=r"attend over windows of \[32, 32\], its configuration says \[32, None\]"):
         open_policy(place)
 
 

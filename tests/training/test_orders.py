@@ -52,14 +52,19 @@ ORDERS = {
     "above an epoch": StageSection(objective="safety", pairs_per_step=100),
     "pairwise": StageSection(objective="safety", pairs_per_step=7, pairwise=True),
     "epochs": StageSection(objective="safety", pairs_per_step=7, epochs=2),
+    "families": StageSection(objective="safety", pairs_per_step=7, grouping="family", epochs=2),
     "sub-trees": StageSection(objective="safety", pairs_per_step=9, trajectories_per_case=5),
     "narrow sub-trees": StageSection(objective="safety", pairs_per_step=9, trajectories_per_case=2),
     "tokens": StageSection(objective="safety", pairs_per_step=30, trajectories_per_case=8, tokens_per_step=150),
 }
 
 
+FAMILIES = {"a": "one", "b": "two", "c": "one", "d": "two"}
+
+
 def take(order, count, seed=0, pairs=PAIRS):
-    return list(islice(pair_steps(pairs, ENCODED if pairs is PAIRS else encode(pairs), order, seed=seed), count))
+    encoded = ENCODED if pairs is PAIRS else encode(pairs)
+    return list(islice(pair_steps(pairs, encoded, order, seed=seed, families=FAMILIES), count))
 
 
 def names(pairs):
@@ -189,3 +194,18 @@ def test_demonstration_epochs_hold_everything_once():
     assert len(set(again)) == 100 and again != seen
     few = next(demonstration_steps(lengths[:3], batch_size=8, rng=np.random.default_rng(0)))
     assert len(few) == 8 and set(few.tolist()) == {0, 1, 2}
+
+
+def test_families_fill_steps_and_what_is_left_is_mixed():
+    order = ORDERS["families"].model_copy(update={"epochs": None})
+    taken = take(order, 60)
+    families = [{FAMILIES[pair.case_id] for pair in step} for step in taken]
+    assert all(len(step) == 7 for step in taken), "what does not fill a step waits for the next epoch"
+    # 60 pairs of one family make 8 full steps an epoch, 6 of the other none, and 4 + 6 are left.
+    assert sum(found == {"one"} for found in families) >= 0.8 * len(taken)
+    assert any(len(found) == 2 for found in families)
+    counts = Counter(name for step in taken for name in names(step))
+    assert max(counts.values()) - min(counts.values()) <= 2
+    assert names(taken[3]) == names(take(order, 4)[3]) != names(take(order, 4, seed=1)[3])
+    few = take(order, 3, pairs=make_case("d", 1, 1))
+    assert [len(step) for step in few] == [7, 7, 7]

@@ -166,3 +166,17 @@ def test_demonstrations_weigh_by_token(tiny_dir):
     assert loss == pytest.approx(spent / weighed, rel=EXACT)
     # Equal ones are one path of a tree, so they need no room twice.
     assert isinstance(step.parts(10_000)[0], TokenPart) and len(step.parts(30)) == 2
+
+
+def test_cases_that_open_alike_fit_together() -> None:
+    """A budget counts what cases share once."""
+    opening = np.random.default_rng(0).integers(3, 61, 50)
+    pairs, encoded = [], {}
+    for number, case in enumerate("abcd"):
+        for side in "xy":
+            ids = np.concatenate([opening, np.full(10, 3 + 2 * number + (side == "y"))])
+            encoded[case + side] = Encoded(ids=ids, agent=np.arange(len(ids)) >= 50, prompt=50)
+        pairs.append(dataclasses.replace(PAIRS[0], case_id=case, chosen=case + "x", rejected=case + "y"))
+    stage, reference = OBJECTIVES[0], dict.fromkeys(encoded, 0.0)
+    sizes = [len(pair_step(pairs, encoded, reference, stage).parts(budget)) for budget in (130, 129, 70, 60)]
+    assert sizes == [1, 2, 4, 4]

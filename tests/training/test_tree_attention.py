@@ -114,6 +114,61 @@ def test_small_tries_agree_too(sequences, kernel, call_pairs):
         assert_equal_to_plain(grow(sequences, fold=False), True)
 
 
+def windowed_attention(query, key, value, tree, *, window=10**6, cap=None, sinks=None):
+    """By the definition: logits of what a token sees, capped, beside those of the sinks."""
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    near = tree.positions[:, None] - tree.positions[None] < window
+    logits = logits.masked_fill(~torch.from_numpy(visible(tree) & near), -torch.inf)
+    if sinks is not None:
+        logits = torch.cat([sinks[None, :, None, None].expand(*logits.shape[:-1], 1), logits], -1)
+    return logits.softmax(-1)[..., -key.shape[2] :] @ value
+
+
+def assert_equal_to_windowed(tree, window, cap, sunk, masks):
+    plan = BlockPlan.of(tree, masks=masks).within(window)
+    query, key, value = draw(tree)
+    value = value[..., :5].detach().requires_grad_()  # values of another size than keys
+    sinks = torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64, requires_grad=True)
+    inputs = [query, key, value, *([sinks] if sunk else [])]
+    both = [
+        results(lambda q, k, v, s=None: tree_attention(q, k, v, plan, cap=cap, sinks=s), inputs),
+        results(lambda q, k, v, s=None: windowed_attention(q, k, v, tree, window=window, cap=cap, sinks=s), inputs),
+    ]
+    for one, other in zip(*both, strict=True):
+        assert one.shape == other.shape and (one - other).abs().max() < 1e-12
+    return plan
+
+
+@pytest.mark.parametrize("masks", [True, False])
+@pytest.mark.parametrize(
+    ("window", "cap", "sunk"), [(1, None, False), (7, None, True), (20, 2.0, False), (30, 0.5, True)]
+)
+def test_windows_caps_and_sinks_are_those_of_their_definition(window, cap, sunk, masks, monkeypatch):
+    monkeypatch.setattr(rooms, "_MASK_TOKENS", 16)  # nodes and what lies below them are cut to several blocks
+    tree = grow(grown_trie(np.random.default_rng(1), sequences=8, segment=16, vocabulary=60), fold=False)
+    plan = assert_equal_to_windowed(tree, window, cap, sunk, masks)
+    assert all(len(block.mask) <= 16 for block in plan.blocks if block.mask is not None)
+    seen = sum(np.size(tree.ids[block.queries]) * np.size(tree.ids[block.keys]) for block in plan.blocks)
+    whole = sum(np.size(tree.ids[block.queries]) * np.size(tree.ids[block.keys]) for block in BlockPlan.of(tree).blocks)
+    assert seen < whole  # what is out of reach is not computed
+
+
+@settings(max_examples=40, deadline=None)
+@given(tries(most=6, longest=8), st.integers(1, 9), st.booleans(), st.sampled_from([0, 30, 10_000]))
+def test_windows_of_small_tries_agree_too(sequences, window, sunk, call_pairs):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rooms, "_CALL_PAIRS", call_pairs)
+        assert_equal_to_windowed(grow(sequences, fold=False), window, None, sunk, True)
+
+
+def test_a_window_beyond_every_sequence_changes_nothing():
+    tree = grow([np.array(row) for row in ([1, 2, 3, 4], [1, 2, 5])], fold=False)
+    plan = BlockPlan.of(tree)
+    assert plan.within(4) is plan and plan.within(3) is not plan and plan.within(3) is plan.within(3)
+
+
 def test_gradients_are_those_of_differences(kernel, monkeypatch):
     monkeypatch.setattr(rooms, "_CALL_PAIRS", 4)
     tree = grow([np.array(row) for row in ([1, 2, 3, 4], [1, 2, 5], [1, 2, 5, 6], [9, 9])], fold=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -87,6 +87,15 @@ class Model(Protocol):
 
     def reply(self, asks: Sequence[Ask]) -> list[Reply]:
         """One reply per request, in order."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A model that keeps what it computed of conversations."""
+
+    def forget(self) -> None:
+        """Give that up, so that no reply depends on conversations before: not even how it is rounded."""
         ...
 
 

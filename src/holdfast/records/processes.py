@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 _LOOK_SECONDS = 0.5
 
@@ -30,6 +31,16 @@ def without_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def began(process: int) -> float | None:
+    """When a process began, in seconds since the epoch by the clock as it is now; None where that cannot be told."""
+    try:
+        # After the name in brackets, which may hold anything; in ticks since the machine began (man 5 proc).
+        ticks = int(Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _watch(parent: int) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
-from holdfast.models import Ask, Model, RemoteModel, Reply, Speaker
+from holdfast.models import Ask, Model, Remembering, RemoteModel, Reply, Speaker
 from holdfast.records.errors import ProviderError
 
 T = TypeVar("T")
@@ -30,6 +30,9 @@ def hold(dialogues: Sequence[Dialogue[T]], speakers: Speakers) -> list[T | Provi
     waited for, no further one is made, and what is unfinished gets that error. Where all speakers are in this process,
     batches and results are the same however often this is repeated.
     """
+    for speaker in speakers.values():
+        if isinstance(speaker, Remembering):
+            speaker.forget()
     if not any(map(_is_remote, speakers.values())):
         return _in_lockstep(dialogues, speakers)
 

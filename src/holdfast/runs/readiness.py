@@ -10,7 +10,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +43,7 @@ BYTES_PER_EPISODE = {"tiny": 900, "other": 20_000}
 BYTES_PER_CHECKPOINT = {"tiny": 2_000_000, "random": 4_000_000, "other": 170_000_000}
 _USUAL_RANK = 16  # of another: of an adapter on 8B
 READ_BYTES = 4 << 30  # of one model's weights
+TRIED_BYTES = 1 << 30  # of one model's weights, whose passes are tried here; those of larger ones by the first stage
 PACKAGES = {
     "train": ("torch", "transformers", "safetensors"),
     "adapter": ("peft",),
@@ -198,6 +199,7 @@ def _model_problems(study: Study, name: str, entry: ModelEntry, doubts: list[str
             from holdfast.training.policy.adapters import check_source
 
             check_source(directory, download=False)
+            _try_passes(directory, [stage for stage in stages if isinstance(stage, TrainingSection)])
             # What a stage samples itself it learns from as tokens, which no chat format has to write.
             sampling = [stage for stage in stages if isinstance(stage, RewardSection) and stage.on_policy]
             if any(isinstance(stage, TrainingSection) and stage not in sampling for stage in stages):
@@ -219,7 +221,6 @@ def _external_problems(study: Study, doubts: list[str]) -> Iterator[str]:
 
 def _look_at_external(study: Study, name: str, stage: ExternalSection) -> list[str]:
     """What was found of a stage that was trained elsewhere. Errors: StudyError, StoreError, MissingExtra."""
-    from holdfast.models.directories.files import find
     from holdfast.models.hub import hub
     from holdfast.models.hub.kinship import require_kin
 
@@ -234,7 +235,7 @@ def _look_at_external(study: Study, name: str, stage: ExternalSection) -> list[s
     parent = Path(last.places[0]) if isinstance(last, ExternalSection) else None
     with contextlib.suppress(StudyError):  # what is wrong with the base is told of the base
         if last is None and entry.name:
-            parent = find(entry.name, entry.revision, download=False)
+            parent = hub.find_model(entry.name, entry.revision, download=False)
     found = []
     for place in map(Path, stage.places):
         hub.check_model(place, download=False)
@@ -263,9 +264,10 @@ def _inspect(directory: Path, entry: ModelEntry) -> Iterator[str]:
     if entry.kind == "vllm":
         tokens = hub.check_model(directory, engine="vllm", download=False)
     else:
-        from holdfast.models.local.local import ATTENTION, quantization_settings
+        from holdfast.models.local.decoding import OWN_ATTENTION
+        from holdfast.models.local.local import quantization_settings
 
-        tokens = hub.check_model(directory, attention=ATTENTION, download=False)
+        tokens = hub.check_model(directory, attention=OWN_ATTENTION, download=False)
         quantization_settings(entry.quantization, directory)
     from holdfast.models.directories.opening import check_values, size_of
     from holdfast.models.hub.chat import HubChat
@@ -280,6 +282,19 @@ def _inspect(directory: Path, entry: ModelEntry) -> Iterator[str]:
         yield f"{size / 1e9:,.0f} GB of weights, whose values are looked at when a run opens them, here only headers"
     else:
         check_values(directory)
+
+
+def _try_passes(directory: Path, stages: Sequence[TrainingSection]) -> None:
+    """Opens a small model as stages will: what trees do not compute is told before rollouts are paid for.
+
+    Errors: StudyError, StoreError.
+    """
+    from holdfast.models.directories.opening import size_of
+    from holdfast.training.policy.adapters import open_trained
+
+    if size_of(directory) <= TRIED_BYTES:
+        for stage in {(stage.lora_r > 0, stage.precision): stage for stage in stages}.values():
+            open_trained(directory, stage)
 
 
 def _check_chat(study: Study, directory: Path, entry: ModelEntry) -> None:

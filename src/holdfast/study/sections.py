@@ -106,7 +106,7 @@ class RolloutSection(Section):
     """``[rollouts]``: episodes per case and the limits that end an episode; another ``seed`` is another draw of them.
 
     ``max_tokens`` bounds one turn of the agent, ``max_episode_tokens`` and ``max_seconds`` all turns together. Where a
-    base is a real model ``max_tokens`` is 256 unless it is given, and ``batch_size`` 32 for those of kind ``local``.
+    base is a real model ``max_tokens`` is 256 unless it is given, and ``batch_size`` 64 for those of kind ``local``.
     """
 
     per_train_case: Repeats = 12

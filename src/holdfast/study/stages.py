@@ -142,13 +142,15 @@ class StageSection(DataSection):
     ``epochs`` passes over the pairs take the place of ``steps``, and ``warmup_ratio`` that of ``warmup_steps``; pairs
     with a side of more than ``max_length`` tokens are left out, and counted.
     ``mix``, ``term`` and ``balance``, at most one of them, keep a second objective in the stage.
+    ``grouping`` "family" fills steps with pairs of cases of one family, whose system message and tools are computed
+    once; "mixed", the default, takes any.
     ``pairwise``, ``trajectories_per_case`` and ``tokens_per_step`` say which pairs make a step; ``loss`` to
     ``sft_weight`` are the objective's; ``devices`` share one stage's weights and work.
     """
 
     # The pair step's fingerprint holds the flip; of a file's pairs, which have no such step, ``resolved`` does.
     apart = ("flip",)
-    optional = ("data", "digest", "epochs", "warmup_ratio", "max_length", "mix", "term", "balance")
+    optional = ("data", "digest", "epochs", "warmup_ratio", "max_length", "grouping", "mix", "term", "balance")
 
     method: str = "dpo"
     objective: str | tuple[str, ...]
@@ -161,6 +163,8 @@ class StageSection(DataSection):
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
     max_length: Positive | None = None
     loss_mask: Literal["agent", "completion"] = "agent"
+    # No part of a stage's identity where it is not given.
+    grouping: Literal["family", "mixed"] | None = Field(default=None, exclude_if=lambda grouping: grouping is None)
     pairwise: bool = False
     trajectories_per_case: Annotated[int, Field(ge=2, le=MOST)] | None = None
     loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"

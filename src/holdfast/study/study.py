@@ -34,7 +34,7 @@ from holdfast.study.tables import Tables
 MOST_BYTES = 256 << 20  # of a file that a study names
 # What a turn of a real model needs, and how many of its episodes may be lost where a run is killed, by kind of base.
 REAL_LIMITS: Mapping[str, Mapping[str, int]] = {
-    "local": {"max_tokens": 256, "batch_size": 32},
+    "local": {"max_tokens": 256, "batch_size": 64},
     "vllm": {"max_tokens": 256},
     "remote": {"max_tokens": 256},
 }

@@ -78,6 +78,34 @@ def first_names(names: Iterable[str]) -> str:
     return ", ".join(islice(names, _SHOWN))
 
 
+def network_class(config: Any) -> Any:
+    """The class of transformers that makes the causal language model of a configuration."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return found[0] if isinstance(found, tuple) else found
+
+
+def sampling_attention(config: Any) -> str:
+    """The attention that samples from a model of a configuration: torch's own, or products and a softmax ("eager")
+    where the architecture has none of it, because it caps logits or has sinks.
+    """
+    kind = network_class(config)
+    return "eager" if kind._supports_attention_backend and not kind._supports_sdpa else "sdpa"
+
+
+def short_rotations(config: Any) -> int | None:
+    """The most tokens that a model with two sets of rotations (longrope) reads with that for short texts.
+
+    ``config`` is transformers' own, of the part that writes; None for one set, which then serves every length.
+    """
+    told: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
+    # Layers of several kinds have rotations of their own.
+    kinds = [told, *(kind for kind in told.values() if isinstance(kind, Mapping))]
+    found = [kind.get("original_max_position_embeddings") for kind in kinds if kind.get("rope_type") == "longrope"]
+    return min((int(bound) for bound in found if bound), default=None)
+
+
 # --- transformers' loading report ---------------------------------------------------------------------------------
 
 _QUANTISED = r"qweight|qzeros|g_idx|quant_map|quant_state|absmax|\.SCB$|weight_scale|input_scale|scales$|weight_packed"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.models.directories import files
-from holdfast.models.directories.files import load_file, read_kinds, read_shapes, weight_files
+from holdfast.models.directories.files import load_file, read_header, read_kinds, read_shapes, weight_files
 from holdfast.models.directories.libraries import (
     check_report,
     first_line,
@@ -28,6 +28,7 @@ from holdfast.models.directories.libraries import (
     is_mask,
     no_progress_bars,
     quiet,
+    sampling_attention,
     tell_wrapper,
 )
 from holdfast.models.directories.peft import PeftAdapter, is_peft, read_peft
@@ -57,7 +58,8 @@ def open_network(
 ) -> Opened:
     """The network of a directory that ``hub.check_model`` has let pass.
 
-    ``dtype`` is that of the weights; ``settings`` are more of transformers' own, for quantised weights. Errors:
+    ``dtype`` is that of the weights; the attention "sdpa" means that which samples, whatever the architecture has of
+    it; ``settings`` are more of transformers' own, for quantised weights. Errors:
     StudyError for a directory that transformers cannot load and weights that do not all fit, StoreError for a stack
     whose base or adapter does not fit.
     """
@@ -101,6 +103,37 @@ def check_values(directory: Path, remedy: str = _RESTORE) -> None:
             )
 
 
+def same_weights(one: Path, other: Path) -> bool:
+    """Whether two directories of whole weights hold equal ones: by value, in whichever files and at which precision.
+
+    Of two precisions the lower counts. Reads up to the first weight that differs. Errors: StudyError.
+    """
+    from safetensors import safe_open
+
+    places = [{name: path for path in weight_files(home) for name in read_header(path)} for home in (one, other)]
+    if places[0].keys() != places[1].keys():
+        return False
+    with ExitStack() as opened:
+        stored: dict[Path, Any] = {
+            path: opened.enter_context(safe_open(path, framework="pt"))
+            for path in {*places[0].values(), *places[1].values()}
+        }
+        for name in places[0]:
+            if not _are_equal(*(stored[place[name]].get_tensor(name) for place in places)):
+                return False
+    return True
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    if one.dtype != other.dtype:
+        lower = min(one.dtype, other.dtype, key=lambda dtype: dtype.itemsize)
+        one, other = one.to(lower), other.to(lower)
+    # By their bytes: some kinds of eight bits cannot be compared otherwise.
+    return torch.equal(*(weight.reshape(-1).view(torch.uint8) for weight in (one, other)))
+
+
 def size_of(directory: Path) -> int:
     """The bytes of a model directory's weights, those of its base and adapter together."""
     return sum(path.stat().st_size for path in _stored(directory))
@@ -112,9 +145,11 @@ def _stored(directory: Path) -> list[Path]:
 
 
 def _load(home: Path, dtype: torch.dtype, attention: str, settings: Mapping[str, Any]) -> Any:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
+        if attention == "sdpa":
+            attention = sampling_attention(AutoConfig.from_pretrained(home, local_files_only=True))
         with no_progress_bars():
             network, info = AutoModelForCausalLM.from_pretrained(
                 home,
@@ -355,11 +390,11 @@ _EARLIER, _NEWEST = "earlier", "newest"
 _HOLDER = "network"
 
 
-def attach(model: Any, lora: Lora, stack: Stack | None, source: Path) -> None:
-    """Puts a new adapter into a model, beside a frozen one with all that a stack's stages changed.
+def attach(model: Any, lora: Lora | None, stack: Stack | None, source: Path) -> None:
+    """Puts a new adapter into a model, a frozen one with all that a stack's stages changed, or both.
 
-    It changes every linear layer of the decoder, as PEFT's "all-linear" does; the head is none of them. Adapters are
-    32-bit floats, and only the new one is trainable. Raises StudyError where nothing can be adapted.
+    The new one changes every linear layer of the decoder, as PEFT's "all-linear" does; the head is none of them.
+    Adapters are 32-bit floats, and only the new one is trainable. Raises StudyError where nothing can be adapted.
     """
     from peft import LoraConfig, LoraModel
 
@@ -373,16 +408,19 @@ def attach(model: Any, lora: Lora, stack: Stack | None, source: Path) -> None:
         # Modules are named as they are in what holds the model.
         return LoraConfig(r=rank, lora_alpha=alpha, target_modules=[f"{_HOLDER}.{name}" for name in names], **more)
 
-    configs = {_NEWEST: adapt(targets, lora.r, lora.alpha, lora_dropout=lora.dropout, use_rslora=lora.rslora)}
+    configs = {}
+    if lora:
+        configs[_NEWEST] = adapt(targets, lora.r, lora.alpha, lora_dropout=lora.dropout, use_rslora=lora.rslora)
     if stack:
         rank = sum(stack.ranks)  # The scale is in the factors, and dropout belongs to training.
         configs[_EARLIER] = adapt(stack.factors, rank, rank)
     # Shown the model itself, PEFT takes names that end as those of experts once did for experts, and adapts these too.
     holder = nn.ModuleDict({_HOLDER: model})
-    tuner = LoraModel(holder, configs, _NEWEST)
+    tuner = LoraModel(holder, configs, next(iter(configs)))
     if stack:
-        tuner.inject_adapter(holder, _EARLIER)
-        tuner.set_adapter([_EARLIER, _NEWEST])
+        if lora:
+            tuner.inject_adapter(holder, _EARLIER)
+            tuner.set_adapter([_EARLIER, _NEWEST])
         for name, factors in stack.factors.items():
             module = model.get_submodule(name)
             for part, factor in zip((module.lora_A, module.lora_B), factors, strict=True):

@@ -97,8 +97,7 @@ class HubChat:
             )
         unknown = self.tokenizer.unk_token_id  # some name one that ends turns, and need none
         self.unknown: int | None = None if unknown in self.ends else unknown
-        names = [self.tokenizer.convert_ids_to_tokens(number) for number in self.ends]
-        self._end = re.compile("|".join(re.escape(name) for name in names) or "(?!)")
+        self._end = self._spell_ends()
         added = self.tokenizer.added_tokens_decoder.values()
         special = {token.content for token in added if token.special}
         written = {token.content for token in added if token.content.strip() and token.content in source}
@@ -107,6 +106,21 @@ class HubChat:
         self.source = source
         self._template = ChatTemplate(source, tokens, str(self.directory))
         self._probe(calls)
+
+    def _spell_ends(self) -> re.Pattern[str]:
+        names = [self.tokenizer.convert_ids_to_tokens(number) for number in self.ends]
+        return re.compile("|".join(re.escape(name) for name in names))
+
+    def _take_written_end(self) -> None:
+        """A control token that the template writes behind an answer ends a turn, whether or not settings say so.
+
+        Many a model's name the end of a text alone: its agent would write the user's next turn too.
+        """
+        written = self._turn_end.lstrip()
+        found = self._special.match(written)
+        if found and not self.channels and not self._end.match(written):
+            self.ends += (int(self.tokenizer.convert_tokens_to_ids(found[0])),)
+            self._end = self._spell_ends()
 
     def _probe(self, calls: Calls) -> None:
         tools = chat_tools([PROBE_TOOL])
@@ -117,6 +131,10 @@ class HubChat:
         prompt, answered = show(prompt=True), show(Message(role="assistant", content="probe answer"))
         if "probe request" not in prompt or "probe answer" not in answered:
             raise StudyError(f"{self.directory}: the chat template drops messages; use a model with another template")
+        # What a template writes behind an answer.
+        self._turn_end = answered.rpartition("probe answer")[2]
+        self.channels = MESSAGE in answered
+        self._take_written_end()
         opening = _as_dicts((Message(role="system", content="probe system"), PROBE_REQUEST))
         self._has_system = "probe system" in (self._template.try_out(opening, prompt=True) or "")
         called = show(_CALLING, PROBE_RESULT, tools=tools, prompt=True)
@@ -134,13 +152,10 @@ class HubChat:
         whole = "probe thought" in call or (family is not None and family.alone)
         self._family = family if calls == "native" or (calls == "auto" and whole) else None
         self.native = self._family is not None
-        # What a template writes behind an answer.
-        self._turn_end = answered.rpartition("probe answer")[2]
         self.thought = next((pair for pair in PAIRS if prompt.rstrip().endswith(pair[0])), None)
         # What the prompt has said of a thought before the agent goes on with it.
         self._opened = prompt[prompt.rindex(self.thought[0]) :] if self.thought else ""
         self.thinks_on_demand = _SWITCH in self.source and prompt != show(prompt=True, **{_SWITCH: True})
-        self.channels = MESSAGE in answered
         self.speaks_beside_calls = not self.native or "probe thought" in call
 
     def _find_family(self, offered: str, call: str) -> Family | None:

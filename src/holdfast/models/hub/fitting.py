@@ -20,7 +20,7 @@ import torch
 
 from holdfast.models.directories import files
 from holdfast.models.directories.files import read_header, read_kinds, read_shapes, weight_files
-from holdfast.models.directories.libraries import check_report, first_line, is_mask, quiet
+from holdfast.models.directories.libraries import check_report, first_line, is_mask, quiet, sampling_attention
 from holdfast.models.directories.opening import merge_peft
 from holdfast.models.directories.peft import is_peft, read_peft
 from holdfast.models.directories.stacks import base_of
@@ -162,6 +162,7 @@ def build_hollow(
     from transformers import AutoModelForCausalLM
 
     hollow = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    attention = sampling_attention(config) if attention == "sdpa" else attention
     told = {} if attention is None else {"attn_implementation": attention}
     with quiet():
         try:

@@ -1,16 +1,17 @@
 """Sampling from a model of transformers: many replies in lockstep, each with luck of its own.
 
-A row is laid out as known prefix, gap, the rest of its prompt, gap, sampled tokens. Gaps are masked and positions count
-what is not a gap, so that a row means the same beside any others.
+A row is its opening, which others share; behind it, in columns of its own, what is known of its earlier turns, a gap,
+the rest of its prompt, a gap, sampled tokens. Gaps are masked and positions count what is not a gap, so that a row
+means the same beside any others.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from holdfast.models import SampledToken
+from holdfast.models.directories.libraries import sampling_attention
 from holdfast.models.hub.chat import HubChat
+from holdfast.models.local.shared import (
+    NOTHING,
+    ROWS_ATTENTION,
+    Openings,
+    SharedRows,
+    States,
+    Turns,
+    attention_of,
+    count_states,
+)
 from holdfast.records import JSON
 from holdfast.records.errors import StepError, StudyError, needs
 
 _ALTERNATIVES = 20
+OWN_ATTENTION = "sdpa"  # transformers' own, or its "eager" where the architecture has no other
+# How far log-probabilities over shared states may be from the network's own, by their size; in 16 bits so many times.
+_TOLERANCE, _HALF = 1e-4, 200
 # So many of the last tokens are looked at for a text to stop at.
 _TAIL = 32
 
 
 @dataclass(slots=True, kw_only=True)
 class Row:
-    """One reply in the making: at most ``limit`` tokens, ended by a token of ``ends`` or a text of ``stops``."""
+    """One reply in the making: at most ``limit`` tokens, ended by a token of ``ends`` or a text of ``stops``.
+
+    The first ``opening`` tokens of the prompt are those that other conversations open with too; others follow.
+    """
 
     prompt: list[int]
+    opening: int = 0
     rng: np.random.Generator
     limit: int
     temperature: float
@@ -47,107 +66,187 @@ class Row:
 
 @dataclass(slots=True, kw_only=True)
 class _Batch:
-    """Rows under way: ``seen`` [rows, width] are the columns of the cache that hold tokens."""
+    """Rows under way; ``positions`` [rows] are those of their next tokens.
+
+    ``states`` are shared ones, or a cache of transformers for rows of one length.
+    """
 
     rows: list[Row]
-    cache: Any
-    seen: Tensor
+    states: Any
     positions: Tensor
 
     def keep(self, numbers: Sequence[int]) -> None:
-        chosen = torch.tensor(numbers, device=self.seen.device)
+        if isinstance(self.states, SharedRows):
+            self.states.keep(numbers)
+        else:
+            self.states.batch_select_indices(torch.tensor(numbers, device=self.positions.device))
         self.rows = [self.rows[number] for number in numbers]
-        self.cache.batch_select_indices(chosen)
-        self.seen, self.positions = self.seen[chosen], self.positions[chosen]
+        self.positions = self.positions[torch.tensor(numbers, device=self.positions.device)]
 
 
 class Decoder:
     """Samples rows from a causal language model. ``prefilled`` counts the tokens of prompts that were computed."""
 
     def __init__(self, model: Any, chat: HubChat, *, cache_tokens: int) -> None:
-        from transformers import DynamicCache
-        from transformers.cache_utils import DynamicLayer
-
         self._model, self._chat, self._device = model, chat, model.device
         self._ends = frozenset(chat.ends)
-        layers = DynamicCache(config=model.config).layers
-        # Windows and recurrent states count columns, gaps too: such rows are sampled without gaps or known prefixes.
-        self.gapless = any(type(layer) is not DynamicLayer for layer in layers)
-        self.prefixes = PrefixCache(0 if self.gapless else cache_tokens)
+        self.openings, self.turns = Openings(cache_tokens // 2), Turns(cache_tokens - cache_tokens // 2)
         self.prefilled = 0
+
+    def clear(self) -> None:
+        """Forget all states."""
+        self.openings.clear()
+        self.turns.clear()
+
+    @cached_property
+    def unshared(self) -> str | None:
+        """Why rows share no states, or None where they do.
+
+        The rows of an architecture with another attention are sampled by its own cache, and all rows that are sampled
+        together then have prompts of one length. What an architecture computes is held against its own forward pass.
+        """
+        from transformers.cache_utils import DynamicLayer
+
+        kinds = {type(layer).__name__ for layer in _own_cache(self._model).layers}
+        if other := sorted(kinds - {DynamicLayer.__name__}):
+            return f"it keeps states of another kind ({', '.join(other)})"
+        prefilled = self.prefilled
+        try:
+            gap = self._measure_gap()
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, KeyError, AttributeError, RuntimeError) as error:  # another kind of decoder or of attention
+            return f"it does not take them ({error})"
+        finally:
+            self.clear()
+            self.prefilled = prefilled
+        half = self._model.dtype.itemsize < 4 or torch.is_autocast_enabled(self._device.type)
+        # Written so that a difference that is no number is refused too.
+        if not gap <= _TOLERANCE * (_HALF if half else 1):
+            return f"it computes otherwise over them (log-probabilities differ by {gap:.2g} of their size)"
+        return None
+
+    @torch.inference_mode()
+    def _measure_gap(self) -> float:
+        """How far the next token's log-probabilities after shared states are from the network's own, by their size."""
+        text = self._model.config.get_text_config(decoder=True)
+        rng = np.random.default_rng(0)
+        opening, *ends = (rng.integers(text.vocab_size, size=size).tolist() for size in (4, 1, 2, 1))
+        rows = [Row(prompt=[*opening, *end], opening=4, rng=rng, limit=1, temperature=0.0) for end in ends[:2]]
+        with attention_of(self._model, ROWS_ATTENTION):
+            lengths = torch.tensor([len(row.prompt) for row in rows], device=self._device)
+            batch = _Batch(rows=rows, states=self._read(rows)[0], positions=lengths)
+            ours = torch.log_softmax(self._step(batch, ends[2] * 2).float(), -1)
+        with attention_of(self._model, self._own_attention()):
+            whole = [torch.tensor([[*row.prompt, *ends[2]]], device=self._device) for row in rows]
+            theirs = torch.cat([self._model(input_ids=ids, use_cache=False).logits[:, -1].float() for ids in whole])
+        own = torch.log_softmax(theirs, -1)
+        return float((ours - own).abs().mean() / own.abs().mean())
 
     @torch.inference_mode()
     def sample(self, rows: list[Row]) -> None:
-        """Sample every row to its end. Errors: StepError where the model's logits are no numbers."""
-        batch, logits = self._prefill(rows)
-        while True:
-            tokens = self._draw(batch.rows, logits)
-            alive = []
-            for number, (row, token) in enumerate(zip(batch.rows, tokens, strict=True)):
-                if self._goes_on(row, token):
-                    alive.append(number)
-                else:
-                    self._remember(batch, number)
-            if not alive:
-                return
-            if len(alive) < len(batch.rows):
-                batch.keep(alive)
-            logits = self._step(batch, [row.ids[-1] for row in batch.rows])
+        """Sample every row to its end, rows of one opening being neighbours.
+
+        Errors: StepError where the model's logits are no numbers.
+        """
+        with attention_of(self._model, self._own_attention() if self.unshared else ROWS_ATTENTION):
+            batch, logits = self._prefill(rows)
+            while True:
+                tokens = self._draw(batch.rows, logits)
+                alive = []
+                for number, (row, token) in enumerate(zip(batch.rows, tokens, strict=True)):
+                    if self._goes_on(row, token):
+                        alive.append(number)
+                    else:
+                        self._remember(batch, number)
+                if not alive:
+                    return
+                if len(alive) < len(batch.rows):
+                    batch.keep(alive)
+                logits = self._step(batch, [row.ids[-1] for row in batch.rows])
+
+    def _own_attention(self) -> str:
+        return sampling_attention(self._model.config)
 
     def _prefill(self, rows: Sequence[Row]) -> tuple[_Batch, Tensor]:
         """The rows with their prompts read, each different prompt once, and the logits [rows, vocabulary] behind."""
-        from transformers import DynamicCache
-
         numbers: dict[tuple[int, ...], int] = {}
         owner = [numbers.setdefault(tuple(row.prompt), len(numbers)) for row in rows]
-        prompts = list(numbers)
-        known_states = [self.prefixes.find(prompt) for prompt in prompts]
-        known = max(count for count, _ in known_states)
-        cache = DynamicCache(config=self._model.config)
-        if known:
-            for number, (keys, values) in enumerate(lay_side_by_side(known_states, known)):
-                cache.update(keys, values, number)
-        rest = [prompt[count:] for prompt, (count, _) in zip(prompts, known_states, strict=True)]
-        self.prefilled += sum(map(len, rest))
-        width = max(map(len, rest))
-        tokens = torch.zeros(len(prompts), width, dtype=torch.long)
-        seen = torch.zeros(len(prompts), known + width, dtype=torch.bool)
-        positions = torch.zeros(len(prompts), width, dtype=torch.long)
-        for number, (part, (count, _)) in enumerate(zip(rest, known_states, strict=True)):
-            tokens[number, : len(part)] = torch.tensor(part)
-            seen[number, :count] = seen[number, known : known + len(part)] = True
-            positions[number] = torch.arange(count, count + width)
-        lasts = torch.tensor([len(part) - 1 for part in rest])
-        kept, column = torch.unique(lasts, return_inverse=True)
-        seen = seen.to(self._device)
-        out = self._model(
-            input_ids=tokens.to(self._device),
-            attention_mask=seen.long(),
-            position_ids=positions.to(self._device),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=kept.to(self._device),
-        )
-        logits = out.logits[torch.arange(len(prompts)), column]
+        first = {number: row for row, number in zip(reversed(rows), reversed(owner), strict=True)}
+        firsts = [first[number] for number in range(len(numbers))]
+        prompts = [row.prompt for row in firsts]
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
-        batch = _Batch(rows=list(rows), cache=cache, seen=seen, positions=lengths)
+        if self.unshared:
+            self.prefilled += sum(map(len, prompts))
+            states = _own_cache(self._model)
+            logits = self._compute(states, torch.tensor(prompts), None)
+        else:
+            states, logits = self._read(firsts)
+        batch = _Batch(rows=list(firsts), states=states, positions=lengths)
         if owner != list(range(len(prompts))):
-            chosen = torch.tensor(owner, device=self._device)
-            cache.batch_select_indices(chosen)
-            batch.seen, batch.positions, logits = seen[chosen], lengths[chosen], logits[chosen]
+            batch.keep(owner)
+            logits = logits[torch.tensor(owner, device=logits.device)]
+        batch.rows = list(rows)
         return batch, logits
 
-    def _step(self, batch: _Batch, tokens: Sequence[int]) -> Tensor:
-        batch.seen = torch.cat([batch.seen, batch.seen.new_ones(len(tokens), 1)], 1)
+    def _read(self, rows: Sequence[Row]) -> tuple[SharedRows, Tensor]:
+        """The states of rows with different prompts, and the logits behind; only what is not known is computed."""
+        openings = [self._open(row) for row in rows]
+        known = [self.turns.find(row.prompt, row.opening) for row in rows]
+        counts = [row.opening + count_states(states) for row, states in zip(rows, known, strict=True)]
+        states = SharedRows(openings, known, self._device)
+        rest = [row.prompt[count:] for row, count in zip(rows, counts, strict=True)]
+        self.prefilled += sum(map(len, rest))
+        width = max(map(len, rest))
+        tokens = torch.zeros(len(rows), width, dtype=torch.long)
+        held = torch.zeros(len(rows), width, dtype=torch.bool)
+        positions = torch.zeros(len(rows), width, dtype=torch.long)
+        for number, (part, count) in enumerate(zip(rest, counts, strict=True)):
+            tokens[number, : len(part)] = torch.tensor(part)
+            held[number, : len(part)] = True
+            # Positions behind the last token are never looked at, but must be some of the model's.
+            positions[number] = torch.arange(count, count + width).clamp_(max=count + len(part) - 1)
+        states.extend(held.to(self._device))
+        lasts = torch.tensor([len(part) - 1 for part in rest])
+        return states, self._compute(states, tokens, positions, lasts)
+
+    def _open(self, row: Row) -> States:
+        """The states of a row's opening, computed alone where they are not kept."""
+        if not row.opening:
+            return NOTHING
+        ids = tuple(row.prompt[: row.opening])
+        found = self.openings.find(ids)
+        if found is None:
+            alone = SharedRows([NOTHING], [NOTHING], self._device)
+            alone.extend(torch.ones(1, len(ids), dtype=torch.bool, device=self._device))
+            self._compute(alone, torch.tensor([ids]), torch.arange(len(ids))[None])
+            found = alone.own_states(0)
+            self.openings.add(ids, found)
+            self.prefilled += len(ids)
+        return found
+
+    def _compute(self, states: Any, tokens: Tensor, positions: Tensor | None, lasts: Tensor | None = None) -> Tensor:
+        """The logits [rows, vocabulary] behind tokens [rows, length], or behind each row's token in ``lasts``."""
+        shared = isinstance(states, SharedRows)
+        rows = {"shared_rows": states, "use_cache": False} if shared else {"past_key_values": states, "use_cache": True}
+        kept, column = None, None
+        if lasts is not None:
+            kept, column = torch.unique(lasts, return_inverse=True)
+            kept = kept.to(self._device)
         out = self._model(
-            input_ids=torch.tensor(tokens, device=self._device)[:, None],
-            attention_mask=batch.seen.long(),
-            position_ids=batch.positions[:, None],
-            past_key_values=batch.cache,
-            use_cache=True,
+            input_ids=tokens.to(self._device),
+            position_ids=None if positions is None else positions.to(self._device),
+            logits_to_keep=1 if kept is None else kept,
+            **rows,
         )
+        logits: Tensor = out.logits[:, -1] if column is None else out.logits[torch.arange(len(tokens)), column]
+        return logits
+
+    def _step(self, batch: _Batch, tokens: Sequence[int]) -> Tensor:
+        if isinstance(batch.states, SharedRows):
+            batch.states.extend(torch.ones(len(tokens), 1, dtype=torch.bool, device=self._device))
+        logits = self._compute(batch.states, torch.tensor(tokens)[:, None], batch.positions[:, None])
         batch.positions = batch.positions + 1
-        logits: Tensor = out.logits[:, -1]
         return logits
 
     def _draw(self, rows: Sequence[Row], logits: Tensor) -> list[int]:
@@ -201,79 +300,14 @@ class Decoder:
         """Keep the states of a finished row; those of its last token were never computed."""
         row = batch.rows[number]
         ids = [*row.prompt, *row.ids[:-1]]
-        if self.prefixes.tokens < len(ids):
-            return
-        columns = batch.seen[number].nonzero()[:, 0]
-        states = [
-            (layer.keys[number].index_select(1, columns), layer.values[number].index_select(1, columns))
-            for layer in batch.cache.layers
-        ]
-        self.prefixes.add(ids, states)
+        if isinstance(batch.states, SharedRows) and len(ids) - row.opening <= self.turns.tokens:
+            self.turns.add(ids, row.opening, batch.states.own_states(number))
 
 
-# Of every layer: keys and values [heads, tokens, dimensions].
-States = Sequence[tuple[Tensor, Tensor]]
+def _own_cache(model: Any) -> Any:
+    from transformers import DynamicCache
 
-
-class PrefixCache:
-    """The states of recent token sequences, the least recently used left out first. ``tokens`` bounds them together."""
-
-    def __init__(self, tokens: int) -> None:
-        self.tokens = tokens
-        self._entries: OrderedDict[int, tuple[NDArray[np.int64], States]] = OrderedDict()
-        self._held = self._made = 0
-
-    def find(self, ids: Sequence[int]) -> tuple[int, States]:
-        """How many of the first tokens are known, the last one never, and the states of a sequence that has them."""
-        wanted = np.array(ids[:-1], np.int64)
-        best, key = 0, None
-        for number, (known, _) in self._entries.items():
-            length = min(len(wanted), len(known))
-            differs = np.flatnonzero(wanted[:length] != known[:length])
-            shared = int(differs[0]) if len(differs) else length
-            if shared > best:
-                best, key = shared, number
-        if key is None:
-            return 0, ()
-        self._entries.move_to_end(key)
-        return best, self._entries[key][1]
-
-    def add(self, ids: Sequence[int], states: States) -> None:
-        """Keep the states of a sequence, in the place of those that it goes on from."""
-        if not 0 < len(ids) <= self.tokens:
-            return
-        kept = np.array(ids, np.int64)
-        for number, (known, _) in list(self._entries.items()):
-            if len(known) <= len(kept) and np.array_equal(kept[: len(known)], known):
-                self._drop(number)
-        self._entries[self._made] = kept, states
-        self._made += 1
-        self._held += len(kept)
-        while self._held > self.tokens:
-            self._drop(next(iter(self._entries)))
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._entries.clear()
-        self._held = 0
-
-    def _drop(self, number: int) -> None:
-        self._held -= len(self._entries.pop(number)[0])
-
-
-def lay_side_by_side(found: Sequence[tuple[int, States]], width: int) -> list[tuple[Tensor, Tensor]]:
-    """Of every layer, keys and values [rows, heads, width, dimensions] of known prefixes, with zeros behind them."""
-    filled = next(states for known, states in found if known)
-
-    def lay(layer: int, part: int) -> Tensor:
-        example = filled[layer][part]
-        rows = example.new_zeros(len(found), example.shape[0], width, example.shape[2])
-        for row, (known, states) in zip(rows, found, strict=True):
-            if known:
-                row[:, :known] = states[layer][part][:, :known]
-        return rows
-
-    return [(lay(layer, 0), lay(layer, 1)) for layer in range(len(filled))]
+    return DynamicCache(config=model.config)
 
 
 # --- replies that follow a JSON schema ----------------------------------------------------------------------------

@@ -85,7 +85,13 @@ def other_seed(seed: int) -> int:
 
 
 def mixed_steps(
-    own: Sequence[PreferencePair], second: Second, encoded: Mapping[str, Encoded], stage: StageSection, *, seed: int
+    own: Sequence[PreferencePair],
+    second: Second,
+    encoded: Mapping[str, Encoded],
+    stage: StageSection,
+    *,
+    seed: int,
+    families: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[list[PreferencePair], list[PreferencePair]]]:
     """A step's own pairs and those of the second objective, endlessly.
 
@@ -98,7 +104,7 @@ def mixed_steps(
         raise StudyError(f"{second.way}: there are no pairs of one of the two objectives to learn from")
     size = stage.pairs_per_step
     streams = [
-        chain.from_iterable(pair_steps(pairs, encoded, stage, seed=own_seed))
+        chain.from_iterable(pair_steps(pairs, encoded, stage, seed=own_seed, families=families))
         for pairs, own_seed in ((own, seed), (second.pairs, other_seed(seed)))
     ]
     taken = 0

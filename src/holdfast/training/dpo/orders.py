@@ -1,6 +1,7 @@
 """Which examples each optimiser step takes, and in which order: the sampling that a stage declares.
 
     tree order      each case's pairs in sub-trees of few chosen and few rejected trajectories; these in random order
+    family order    the same, with the sub-trees of one family in the same steps
     pairwise order  all pairs in random order, as a pair-by-pair trainer takes them
 
 Streams are endless and do not depend on how much of them is used, so a stage goes on at any step.
@@ -25,7 +26,12 @@ _SUBTREE_PAIRS = 8
 
 
 def pair_steps(
-    pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], stage: StageSection, *, seed: int
+    pairs: Sequence[PreferencePair],
+    encoded: Mapping[str, Encoded],
+    stage: StageSection,
+    *,
+    seed: int,
+    families: Mapping[str, str] | None = None,
 ) -> Iterator[list[PreferencePair]]:
     """The pairs of each step, endlessly; every epoch takes every pair once.
 
@@ -35,14 +41,17 @@ def pair_steps(
     exactly ``pairs_per_step``, across sub-trees and epochs; where a stage counts ``epochs``, an epoch's last step has
     what is left. With it, a sub-tree has at most that many trajectories and is never cut: a step takes as many as fit
     into ``pairs_per_step`` pairs and ``tokens_per_step`` tokens of their tree, and at least one. Smaller sub-trees mix
-    more cases into a step, larger ones share more. Errors: StudyError for one pair that alone is above
-    ``tokens_per_step``.
+    more cases into a step, larger ones share more. The grouping "family" fills steps with pairs of one family of cases
+    (``families`` by case id); what is left of every family makes mixed steps. Errors: StudyError for one pair that
+    alone is above ``tokens_per_step``.
     """
     if stage.pairwise:
         return _pairwise(pairs, stage.pairs_per_step, seed)
     if stage.tokens_per_step is not None:
         for pair in pairs:
             list(_within([pair], encoded, stage.tokens_per_step))
+    if stage.grouping == "family":
+        return _by_family(pairs, families or {}, stage, np.random.default_rng(seed))
     if stage.trajectories_per_case is None:
         return _cut_exactly(pairs, stage, np.random.default_rng(seed))
     return _take_subtrees(pairs, encoded, stage, np.random.default_rng(seed))
@@ -62,11 +71,40 @@ def _cut_exactly(
 ) -> Iterator[list[PreferencePair]]:
     per_step, queue = stage.pairs_per_step, list[PreferencePair]()
     while True:
-        for subtree in shuffled_subtrees(pairs, lambda case: _side_for(case, min(per_step, _SUBTREE_PAIRS)), rng):
+        for subtree in _small_subtrees(pairs, stage, rng):
             queue += subtree
         while len(queue) >= per_step or (queue and stage.epochs is not None):
             taken, queue = queue[:per_step], queue[per_step:]
             yield taken
+
+
+def _small_subtrees(
+    pairs: Sequence[PreferencePair], stage: StageSection, rng: np.random.Generator
+) -> list[list[PreferencePair]]:
+    """One epoch in sub-trees of about as many pairs as teach most."""
+    count = min(stage.pairs_per_step, _SUBTREE_PAIRS)
+    return shuffled_subtrees(pairs, lambda case: _side_for(case, count), rng)
+
+
+def _by_family(
+    pairs: Sequence[PreferencePair], families: Mapping[str, str], stage: StageSection, rng: np.random.Generator
+) -> Iterator[list[PreferencePair]]:
+    per_step, rest = stage.pairs_per_step, list[PreferencePair]()
+    while True:
+        queues: dict[str, list[PreferencePair]] = {}
+        for subtree in _small_subtrees(pairs, stage, rng):
+            queues.setdefault(families.get(subtree[0].case_id, ""), []).extend(subtree)
+        steps: list[list[PreferencePair]] = []
+        for queue in queues.values():
+            full = len(queue) - len(queue) % per_step
+            steps += [queue[start : start + per_step] for start in range(0, full, per_step)]
+            rest += queue[full:]
+        # What does not fill a step waits for the next epoch, unless epochs are counted.
+        while len(rest) >= per_step or (rest and stage.epochs is not None):
+            steps.append(rest[:per_step])
+            rest = rest[per_step:]
+        for number in rng.permutation(len(steps)).tolist():
+            yield steps[number]
 
 
 def _side_for(case: Sequence[PreferencePair], count: int) -> int:

@@ -75,6 +75,7 @@ def train_dpo(
     progress: Progress | None = None,
     second: Second | None = None,
     balance: tuple[Balance, Measure] | None = None,
+    families: Mapping[str, str] | None = None,
 ) -> list[TrainResult]:
     """Trains on preference pairs and saves ``out_dir/step-N`` after each number of steps in ``save_at``.
 
@@ -84,8 +85,8 @@ def train_dpo(
     ``tracker`` names one of accelerate's, which then gets the same numbers. ``progress`` is not called where several
     processes train. Pairs and steps are those that ``fit_stage`` finds. ``second`` are the pairs of an objective that
     the stage keeps beside its own; where its way is "balance", ``balance`` measures the policy as it is trained and
-    sets their weight, on one device. Raises StudyError for data that cannot be learnt from and StepError for a loss
-    that is not finite; doses saved before stay.
+    sets their weight, on one device. ``families`` are those of cases, for the grouping "family". Raises StudyError for
+    data that cannot be learnt from and StepError for a loss that is not finite; doses saved before stay.
     """
     pairs, settings = fit_stage(pairs, encoded, settings)
     if second is not None:
@@ -97,7 +98,8 @@ def train_dpo(
     )
     for side in (pairs, *(() if second is None else (second.pairs,))):
         check_pairs(side, encoded, settings.loss_mask)
-    options: dict[str, Any] = {"seed": seed, "out_dir": out_dir, "folder": folder, "tracker": tracker, "second": second}
+    options: dict[str, Any] = {"seed": seed, "out_dir": out_dir, "folder": folder, "tracker": tracker}
+    options |= {"second": second, "families": families}
     if settings.devices > 1 and find_ranks() is None:
         if torch.cuda.is_available() and settings.devices > torch.cuda.device_count():
             raise StudyError(f"devices is {settings.devices}, but this machine has {torch.cuda.device_count()}")
@@ -147,12 +149,13 @@ class PreferenceStage(Stage[StageSection]):
         reference: Mapping[str, float],
         *,
         second: Second | None,
+        families: Mapping[str, str] | None,
         balance: tuple[Balance, Measure] | None,
         **places: Any,
     ) -> None:
         super().__init__(model_dir, settings, **places)
         self._pairs, self._encoded = pairs, encoded
-        self._second, self._balance = second, balance
+        self._second, self._balance, self._families = second, balance, families
         every = [*pairs, *(second.pairs if second is not None else ())]
         cases = {name: pair.case_id for pair in every for name in (pair.chosen, pair.rejected)}
         named = [(f"case {case}, trajectory {name}", encoded[name]) for name, case in cases.items()]
@@ -188,15 +191,18 @@ class PreferenceStage(Stage[StageSection]):
         if self._second is not None:
             rule = None if self._balance is None else self._balance[0].model_dump()
             kept = [[self._second.way, self._second.amount, rule, _list_pairs(self._second.pairs)]]
+        if settings.get("grouping") == "family":
+            kept.append(dict(self._families or {}))
         return content_id(settings, _list_pairs(self._pairs), self._reference, *kept)
 
     def _steps(self) -> Iterator[TrainStep]:
         settings, encoded, reference = self._settings, self._encoded, self._reference
+        order: dict[str, Any] = {"seed": self._loop.seed, "families": self._families}
         if self._second is None:
-            for pairs in pair_steps(self._pairs, encoded, settings, seed=self._loop.seed):
+            for pairs in pair_steps(self._pairs, encoded, settings, **order):
                 yield pair_step(pairs, encoded, reference, settings)
             return
-        both = mixed_steps(self._pairs, self._second, encoded, settings, seed=self._loop.seed)
+        both = mixed_steps(self._pairs, self._second, encoded, settings, **order)
         weight = None if self._second.way == "mix" else self._second.amount
         for number, (own, others) in enumerate(both):
             if self._balance is not None:

@@ -6,9 +6,10 @@ them and to sample from them.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,7 +21,12 @@ from torch import Tensor, nn
 
 from holdfast.models import Ask, Model, Reply
 from holdfast.models.directories.files import digest_weights
-from holdfast.models.directories.libraries import no_progress_bars
+from holdfast.models.directories.libraries import (
+    first_line,
+    network_class,
+    no_progress_bars,
+    short_rotations,
+)
 from holdfast.models.directories.opening import (
     attach,
     check_finite,
@@ -169,7 +175,7 @@ class HubModel:
         check_finite(self._base.named_parameters(), f"{self._home}: {_REFUSED}")
         # A model that also sees keeps the settings of its texts in a part of its own.
         config = self._base.config.get_text_config(decoder=True)
-        self.max_positions, self.vocabulary = _longest(config), int(config.vocab_size)
+        self.max_positions, self.vocabulary = _longest(type(self._base), config), int(config.vocab_size)
         # Flash attention on accelerators takes no mask; many small blocks are cheap there.
         self.masks = self.device.type == "cpu"
         self._precision: Precision = precision
@@ -274,22 +280,26 @@ class HubModel:
         rows = np.stack([np.concatenate([start, end]) for end in ends])
         weights = np.array([0.0] + [1.0] * (2 * half - 1), np.float32)
         sequences = [ScoredSequence(name="probe", ids=row, weights=weights) for row in rows]
+        ids = torch.from_numpy(rows).to(self.device)
         try:
             packed = pack(sequences, self.device, masks=self.masks)
-            ours = self.logprobs(packed)[packed.gather]
+            with _seen_windows(self._base) as seen:
+                ours = self.logprobs(packed)[packed.gather]
+            self._base.set_attn_implementation("eager")
+            with self._autocast():
+                logits = self._base(input_ids=ids, use_cache=False).logits[:, :-1]
+            self._base.set_attn_implementation(_ATTENTION)
         except torch.OutOfMemoryError:
             raise
-        except (TypeError, AttributeError, RuntimeError) as error:  # another kind of decoder or of attention
-            raise _refused(self._home, str(error)) from error
-        ids = torch.from_numpy(rows).to(self.device)
-        self._base.set_attn_implementation("eager")
-        with self._autocast():
-            logits = self._base(input_ids=ids, use_cache=False).logits[:, :-1]
-        self._base.set_attn_implementation(_ATTENTION)
+        except Exception as error:  # Other kinds of decoders and of attention raise what they like.
+            raise _refused(self._home, first_line(error)) from error
         own = torch.log_softmax(logits.float(), -1).gather(2, ids[:, 1:, None]).flatten()
         # Written so that a difference that is no number is refused too.
         if not (gap := (ours - own).abs().mean()) <= _TOLERANCE[self._precision] * (1 + own.abs().mean()):
             raise _refused(self._home, f"log-probabilities differ by {gap:.2g} nats a token from the model's own")
+        told = _windows(type(self._base), self._base.config.get_text_config(decoder=True))
+        if told and seen != told:
+            raise _refused(self._home, f"its layers attend over windows of {seen}, its configuration says {told}")
 
 
 class _TreePass(nn.Module):
@@ -320,17 +330,33 @@ def _checkpoint_activations(model: Any) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
 
-def _longest(config: Any) -> int:
-    """The longest sequence of which every token sees all before it, with rotations that do not depend on its length."""
-    kinds = set(getattr(config, "layer_types", None) or ())
-    bounds = [getattr(config, "max_position_embeddings", sys.maxsize)]
-    if not kinds or "sliding_attention" in kinds:
-        bounds.append(getattr(config, "sliding_window", None))
-    if "chunked_attention" in kinds:
+def _windows(kind: type, config: Any) -> list[int | None] | None:
+    """Of every layer, how many of the last tokens a token sees by the configuration, None for all.
+
+    Empty where there are no windows, and None where the layers of such a network do not name theirs.
+    """
+    window = getattr(config, "sliding_window", None)
+    source = inspect.getsource(sys.modules[kind.__module__]) if window else ""
+    if "sliding_window" not in source:
+        return []  # no code of this architecture reads the setting
+    if "sliding_window=" not in source:
+        return None
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    return [window if kind == "sliding_attention" else None for kind in kinds]
+
+
+def _longest(kind: type, config: Any) -> int:
+    """The longest sequence that a network of this ``kind`` computes over a tree as by itself.
+
+    In it every token sees what its layer's window holds or all before it, and rotations do not depend on its length.
+    """
+    bounds = [getattr(config, "max_position_embeddings", sys.maxsize), short_rotations(config)]
+    if _windows(kind, config) is None:
+        bounds.append(config.sliding_window)
+    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
         bounds.append(getattr(config, "attention_chunk_size", None))
-    rotations = getattr(config, "rope_parameters", None) or {}
-    if rotations.get("rope_type") == "longrope":
-        bounds.append(rotations.get("original_max_position_embeddings"))
+    # Attention that picks keys sees all where there are no more than it picks.
+    bounds += [getattr(config, name, None) for name in ("window_size", "keep_window_size", "index_topk")]
     return min(int(bound) for bound in bounds if bound)
 
 
@@ -338,34 +364,73 @@ def longest_sequence(source: Path) -> int:
     """The most tokens that the model of a directory reads, whole or stacked, without opening it."""
     if (shape := LlamaShape.read(source)) is not None:
         return shape.max_positions
-    from transformers import AutoConfig
+    from holdfast.models.hub.fitting import read_config
 
-    config = AutoConfig.from_pretrained(base_of(source), trust_remote_code=False, local_files_only=True)
-    return _longest(config.get_text_config(decoder=True))
+    config = read_config(base_of(source))
+    return _longest(network_class(config), config.get_text_config(decoder=True))
 
 
 def check_source(source: Path, *, download: bool = True) -> None:
     """Refuses a model that cannot be trained, as far as its headers tell. Errors: StudyError, StoreError."""
     _register_attention()
     check_model(source, engine="training", attention=_ATTENTION, download=download)
+    if not is_tiny(source):
+        from holdfast.models.hub.fitting import read_config
+
+        config = read_config(base_of(source))
+        if network_class(config)._is_stateful:
+            raise _refused(source, f"{config.model_type} keeps a state along a sequence, which does not branch")
+
+
+def _attend(
+    *inputs: Any,
+    tree: BlockPlan | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **settings: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls one: over a ``tree`` where one is passed, else over rows without gaps."""
+    _, query, key, value, *masks = inputs
+    length = query.shape[2]
+    if any(one is not None for one in (*masks, settings.get("attention_mask"), settings.get("position_bias"))):
+        raise TypeError("its layers add numbers of their own to the logits of attention")
+    if tree is None and softcap is None and s_aux is None and length <= (sliding_window or length):
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        # As over a tree, attention itself drops nothing.
+        mixed: Tensor = sdpa_attention_forward(*inputs, **{**settings, "dropout": 0.0})[0]
+        return mixed, None
+    plan = BlockPlan.row(length) if tree is None else tree
+    plan = plan if sliding_window is None else plan.within(sliding_window)
+    mixed = tree_attention(query, key, value, plan, settings.get("scaling"), cap=softcap, sinks=s_aux)
+    return mixed.transpose(1, 2).contiguous(), None
 
 
 def _register_attention() -> None:
-    """Teaches transformers an attention that takes a ``tree`` where one is passed, and is its own "sdpa" elsewhere."""
+    """Teaches transformers an attention over trees."""
     from transformers import AttentionInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    def attend(*inputs: Any, tree: BlockPlan | None = None, **settings: Any) -> tuple[Tensor, None]:
-        if tree is None:
-            # As over a tree, attention itself drops nothing.
-            mixed: Tensor = sdpa_attention_forward(*inputs, **{**settings, "dropout": 0.0})[0]
-            return mixed, None
-        _, query, key, value, *_ = inputs
-        if any(settings.get(name) is not None for name in ("softcap", "s_aux")):
-            raise TypeError("its attention has capped logits or sinks")
-        return tree_attention(query, key, value, tree, settings.get("scaling")).transpose(1, 2).contiguous(), None
+    AttentionInterface.register(_ATTENTION, _attend)
 
-    AttentionInterface.register(_ATTENTION, attend)
+
+@contextmanager
+def _seen_windows(network: Any) -> Iterator[list[int | None]]:
+    """The windows that a network's layers name as they attend, inside, in their order."""
+    from transformers import AttentionInterface
+
+    seen: list[int | None] = []
+
+    def attend(*inputs: Any, sliding_window: int | None = None, **settings: Any) -> tuple[Tensor, None]:
+        seen.append(sliding_window)
+        return _attend(*inputs, sliding_window=sliding_window, **settings)
+
+    AttentionInterface.register(f"{_ATTENTION}_seen", attend)
+    network.set_attn_implementation(f"{_ATTENTION}_seen")
+    try:
+        yield seen
+    finally:
+        network.set_attn_implementation(_ATTENTION)
 
 
 def open_policy(source: Path, *, lora_r: int = 0, precision: Precision = "fp32", **options: Any) -> Policy:
@@ -391,32 +456,26 @@ def open_trained(source: Path, stage: TrainingSection) -> Policy:
 
 # --- sampling from a network of transformers while it trains, without writing it -----------------------------------
 
-# Rollouts of a step are sampled together; memory that does not suffice halves it.
-_ROWS = 64
-
 
 class LiveModel:
     """A ``Model`` around a network under training, for as long as its weights stay.
 
-    It samples in eval mode with the network's own attention, which takes masks and a cache of states, and puts back
-    what it found: the mode, and the attention over trees. ``autocast`` is what the passes of training run in.
+    It samples in eval mode and puts back what it found. ``autocast`` is what the passes of training run in.
     """
 
     def __init__(self, network: Any, chat: HubChat, autocast: Callable[[], torch.autocast]) -> None:
         self._network, self._autocast = network, autocast
         # Made anew for each state of the weights, so that no state of other weights is in its cache.
-        self._model = LocalModel.around(network, chat, rows=_ROWS)
+        self._model = LocalModel.around(network, chat)
 
     def reply(self, asks: Sequence[Ask]) -> list[Reply]:
         """One reply per request, in order; see ``holdfast.models.Model``."""
         training = self._network.training
         self._network.eval()
-        self._network.set_attn_implementation("sdpa")
         try:
             with self._autocast():
                 return self._model.reply(asks)
         finally:
-            self._network.set_attn_implementation(_ATTENTION)
             self._network.train(training)
 
 
@@ -456,7 +515,7 @@ class Head:
     @classmethod
     def of(cls, model: Any) -> Head:
         """The head of a Hugging Face model, with what its configuration does to logits."""
-        linear, config = model.get_output_embeddings(), model.config
+        linear, config = model.get_output_embeddings(), model.config.get_text_config(decoder=True)
         factor = getattr(config, "logit_scale", None) or 1.0
         return cls(
             weight=linear.weight,

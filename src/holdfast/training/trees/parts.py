@@ -192,30 +192,20 @@ def fill_parts(
 ) -> Iterator[tuple[list[int], list[str], list[ScoredSequence]]]:
     """Places of pairs in groups of whole cases, each with its trajectories by name and as sequences.
 
-    Trees of different cases hardly share a token, so sizes add up.
+    A group holds neighbours, at least one, whose common tree is within the budget.
     """
     cases: dict[str, list[int]] = {}
     for place, pair in enumerate(pairs):
         cases.setdefault(pair.case_id, []).append(place)
-    members = list(cases.values())
-    sizes = (tree_tokens((pairs[place] for place in case), encoded) for case in members)
-    for group in _fill(sizes, budget):
-        places = [place for case in group for place in members[case]]
+    groups: list[list[int]] = []
+    for case in cases.values():
+        if groups and tree_tokens((pairs[place] for place in [*groups[-1], *case]), encoded) <= budget:
+            groups[-1] += case
+        else:
+            groups.append(list(case))
+    for places in groups:
         names = names_of(pairs[place] for place in places)
         yield places, names, name_sequences(names, encoded, loss_mask)
-
-
-def _fill(sizes: Iterable[int], budget: int) -> list[list[int]]:
-    """Places in their order, in groups with room for the sizes of all, and for at least one."""
-    groups: list[list[int]] = []
-    room = -1
-    for place, size in enumerate(sizes):
-        if size > room:
-            groups.append([])
-            room = budget
-        groups[-1].append(place)
-        room -= size
-    return groups
 
 
 def demonstration_step(demonstrations: Sequence[Encoded], other_weight: float) -> TrainStep:

@@ -3,20 +3,25 @@
 A token tree lies depth first in one row, so all that sees a node is one contiguous range of queries. Attention is the
 merge of few dense calls: each node on itself (causal), and all that lies below a node on that node (no mask needed).
 Small subtrees, and forests of them, take one call with a mask instead, which costs fewer calls and more arithmetic.
+Where a token sees only the last places of its path (a sliding window), calls are cut to what is within reach.
 
 Two results over disjoint keys merge by their log-sum-exps (as in flash attention, Dao et al. 2022, arXiv 2205.14135).
 Backward needs no gradient of a log-sum-exp: with the *merged* output and log-sum-exp in place of its own, the ordinary
-backward of a block gives exactly that block's share, since P = exp(QK − lse) and D = Σ dO·O are those of the whole.
+backward of a block gives exactly that block's share, since P = exp(QK − lse) and D = Σ dO·O are those of the whole. An
+attention sink (as in gpt-oss, arXiv 2508.10925) is one more key with a value of zero, so it enters the merged
+log-sum-exp alone, and its gradient is −P·D.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,7 +35,10 @@ _MASK_TOKENS = 512  # the longest masked block: its mask is a square
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Block:
-    """One dense call on ranges of packed places; ``mask`` [queries, keys] is true where a query sees a key."""
+    """One dense call on ranges of packed places; ``mask`` [queries, keys] is true where a query sees a key.
+
+    In blocks of the kinds "causal" and "mask" every query sees itself; blocks of the kind "all" are merged into these.
+    """
 
     queries: slice
     keys: slice
@@ -121,36 +129,93 @@ def _masked(tree: TokenTree, span: slice) -> Block:
     return Block(queries=span, keys=span, kind="mask", mask=mask)
 
 
+def _narrowed(block: Block, positions: NDArray[np.int64], window: int) -> Iterator[Block]:
+    """The parts of a block in which a query sees the keys that are fewer than ``window`` places before it.
+
+    Keys of a block without a mask are of one node, and stand one after the other.
+    """
+    if block.mask is not None:
+        near = positions[block.queries, None] - positions[None, block.keys] < window
+        yield Block(queries=block.queries, keys=block.keys, kind=block.kind, mask=block.mask & near)
+        return
+    size = min(window, _MASK_TOKENS)
+    for start in range(block.queries.start, block.queries.stop, size):
+        queries = slice(start, min(start + size, block.queries.stop))
+        last = block.keys.stop
+        if block.kind == "causal":
+            yield Block(queries=queries, keys=queries, kind="causal")
+            last = start
+        reach = int(positions[queries].min()) - window + 1 - int(positions[block.keys.start])
+        keys = slice(block.keys.start + max(reach, 0), last)
+        near = positions[queries, None] - positions[None, keys] < window
+        if near.any():
+            yield Block(queries=queries, keys=keys, kind="all", mask=None if near.all() else near)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockPlan:
-    """The blocks of a tree as attention takes them; masks are additive and made once per device and dtype."""
+    """The blocks of a tree as attention takes them; masks are additive and made once per device and dtype.
+
+    ``positions`` [T] are the places of packed tokens in their sequences, from 0.
+    """
 
     blocks: tuple[Block, ...]
-    masks: dict[tuple[int, str, torch.dtype], Tensor]
+    positions: NDArray[np.int64]
+    masks: dict[tuple[int, str, torch.dtype], Tensor] = field(default_factory=dict)
+    windows: dict[int, BlockPlan] = field(default_factory=dict)
 
     @classmethod
     def of(cls, tree: TokenTree, *, masks: bool = True) -> BlockPlan:
         """The plan of a tree."""
-        return cls(plan_blocks(tree, masks=masks), {})
+        return cls(plan_blocks(tree, masks=masks), tree.positions)
+
+    @classmethod
+    @lru_cache(maxsize=4)
+    def row(cls, length: int) -> BlockPlan:
+        """The plan of rows that are one sequence each, ``length`` tokens long."""
+        whole = slice(0, length)
+        return cls((Block(queries=whole, keys=whole, kind="causal"),), np.arange(length))
+
+    def within(self, window: int) -> BlockPlan:
+        """The plan in which a token sees the last ``window`` tokens of its path, of which it is one."""
+        if self.positions.max() < window:
+            return self
+        if window not in self.windows:
+            parts = [part for block in self.blocks for part in _narrowed(block, self.positions, window)]
+            ordered = sorted(parts, key=lambda block: block.kind == "all")
+            self.windows[window] = BlockPlan(tuple(ordered), self.positions)
+        return self.windows[window]
 
     def mask(self, number: int, like: Tensor) -> Tensor | None:
         """The additive mask of a block, or None where it has none."""
-        seen = self.blocks[number].mask
+        seen, kind = self.blocks[number].mask, self.blocks[number].kind
         if seen is None:
             return None
         key = (number, str(like.device), like.dtype)
         if key not in self.masks:
             hidden = torch.from_numpy(~seen).to(like.device)
-            self.masks[key] = torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill_(
-                hidden, float("-inf")
-            )
+            # Queries of a block that is merged may see none of its keys: with a number their log-sum-exp is one too.
+            low = torch.finfo(like.dtype).min if kind == "all" else float("-inf")
+            self.masks[key] = torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, low)
         return self.masks[key]
 
 
-def tree_attention(query: Tensor, key: Tensor, value: Tensor, plan: BlockPlan, scale: float | None = None) -> Tensor:
-    """Attention [1, heads, T, size] of a packed tree; ``key`` and ``value`` may have fewer heads (grouped queries).
+def tree_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    plan: BlockPlan,
+    scale: float | None = None,
+    *,
+    cap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """Attention [rows, heads, T, size] of a packed tree; ``key`` and ``value`` may have fewer heads (grouped queries),
+    and values another size.
 
-    ``scale`` defaults to size to the power of −1/2. Exact up to rounding; merges are in 32-bit floats or wider.
+    ``scale`` defaults to size to the power of −1/2; logits are ``cap`` · tanh(logit / ``cap``) where there is a cap.
+    ``sinks`` [heads] are the logits of one more key of every query, whose value is zero. Exact up to rounding; merges
+    are in 32-bit floats or wider.
     """
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
@@ -160,31 +225,35 @@ def tree_attention(query: Tensor, key: Tensor, value: Tensor, plan: BlockPlan, s
     if torch.is_autocast_enabled(device):
         # As autocast does for torch's own attention; inside, merges keep the width that they ask for.
         query, key, value = (x.to(torch.get_autocast_dtype(device)) for x in (query, key, value))
+    wide, size = max(query.shape[-1], value.shape[-1]), value.shape[-1]
+    # Kernels take one size; zeros add nothing.
+    query, key, value = (x if x.shape[-1] == wide else F.pad(x, (0, wide - x.shape[-1])) for x in (query, key, value))
     with torch.autocast(device, enabled=False):
-        merged: Tensor = _TreeAttention.apply(query, key, value, plan, scale)  # type: ignore[no-untyped-call]
-    return merged
+        merged: Tensor = _TreeAttention.apply(query, key, value, sinks, plan, scale, cap)  # type: ignore[no-untyped-call]
+    return merged[..., :size]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Call:
-    """A block as a kernel takes it: an additive ``mask`` or none, and the ``scale`` of the logits."""
+    """A block as a kernel takes it: an additive ``mask`` or none, the ``scale`` of the logits and their ``cap``."""
 
     causal: bool
     mask: Tensor | None
     scale: float
+    cap: float | None
 
 
 class _TreeAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *given: Any) -> Tensor:
-        query, key, value, plan, scale = given
+        query, key, value, sinks, plan, scale, cap = given
         wide = torch.promote_types(query.dtype, torch.float32)
         out = torch.empty(query.shape, dtype=wide, device=query.device)
         lse = torch.empty(query.shape[:-1], dtype=wide, device=query.device)
         ctx.calls = []
         for number, block in enumerate(plan.blocks):
             rows, columns = block.queries, block.keys
-            call = _Call(causal=block.kind == "causal", mask=plan.mask(number, query), scale=scale)
+            call = _Call(causal=block.kind == "causal", mask=plan.mask(number, query), scale=scale, cap=cap)
             part, part_lse, seeds = _attend((query[:, :, rows], key[:, :, columns], value[:, :, columns]), call)
             ctx.calls.append((block, call, seeds))
             if block.kind == "all":
@@ -194,13 +263,16 @@ class _TreeAttention(torch.autograd.Function):
                 lse[:, :, rows] = both
             else:
                 out[:, :, rows], lse[:, :, rows] = part, part_lse
+        if sinks is not None:
+            whole = torch.logaddexp(lse, sinks[:, None].to(wide))
+            out, lse = out * torch.exp(lse - whole)[..., None], whole
         merged = out.to(query.dtype)
-        ctx.save_for_backward(query, key, value, merged, lse)
+        ctx.save_for_backward(query, key, value, sinks, merged, lse)
         return merged
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, merged, lse = ctx.saved_tensors
+        query, key, value, sinks, merged, lse = ctx.saved_tensors
         (grad,) = grads
         found = [torch.zeros(x.shape, dtype=lse.dtype, device=x.device) for x in (query, key, value)]
         for block, call, seeds in ctx.calls:
@@ -210,13 +282,19 @@ class _TreeAttention(torch.autograd.Function):
             shares = _attend_backward(grad[:, :, rows], inputs, outputs, call, seeds)
             for total, place, share in zip(found, (rows, columns, columns), shares, strict=True):
                 total[:, :, place] += share
-        return (*(total.to(query.dtype) for total in found), None, None)
+        drained = None
+        if sinks is not None and ctx.needs_input_grad[3]:
+            shares = torch.exp(sinks[:, None].to(lse.dtype) - lse) * (grad * merged).to(lse.dtype).sum(-1)
+            drained = -shares.sum((0, 2)).to(sinks.dtype)
+        return (*(total.to(query.dtype) for total in found), drained, None, None, None)
 
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 
 
 def _kernel(query: Tensor, call: _Call) -> Literal["cpu", "cuda", "math"]:
+    if call.cap is not None:
+        return "math"
     if query.device.type == "cpu":
         return "cpu"
     half = query.dtype in (torch.float16, torch.bfloat16)
@@ -238,18 +316,23 @@ def _attend(inputs: Inputs, call: _Call) -> tuple[Tensor, Tensor, tuple[Any, ...
             *inputs, 0.0, call.causal, False, scale=call.scale
         )
         return out, lse, tuple(rest[:6])
-    logits = _logits(query, key, call)
+    logits, _ = _logits(query, key, call)
     lse = torch.logsumexp(logits, -1)
     return torch.exp(logits - lse[..., None]) @ value.to(logits.dtype), lse, ()
 
 
-def _logits(query: Tensor, key: Tensor, call: _Call) -> Tensor:
+def _logits(query: Tensor, key: Tensor, call: _Call) -> tuple[Tensor, Tensor | None]:
+    """The logits of a block, and how far each follows its product where they are capped (0 to 1)."""
     wide = torch.promote_types(query.dtype, torch.float32)
     logits = (query.to(wide) @ key.to(wide).transpose(-1, -2)) * call.scale
+    slope = None
+    if call.cap is not None:
+        share = torch.tanh(logits / call.cap)
+        logits, slope = share * call.cap, 1 - share**2
     if call.causal:
         hidden = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu_(1)
         logits = logits.masked_fill(hidden, float("-inf"))
-    return logits if call.mask is None else logits + call.mask
+    return logits if call.mask is None else logits + call.mask, slope
 
 
 def _attend_backward(
@@ -269,8 +352,10 @@ def _attend_backward(
             grad, *inputs, out, lse.contiguous(), *lengths, 0.0, call.causal, *random, scale=call.scale
         )
     else:
-        probabilities = torch.exp(_logits(inputs[0], inputs[1], call) - lse[..., None])
+        logits, slope = _logits(inputs[0], inputs[1], call)
+        probabilities = torch.exp(logits - lse[..., None])
         grad, query, key, value, out = (x.to(probabilities.dtype) for x in (grad, *inputs, out))
         inner = (grad @ value.transpose(-1, -2) - (grad * out).sum(-1, keepdim=True)) * probabilities * call.scale
+        inner = inner if slope is None else inner * slope
         shares = inner @ key, inner.transpose(-1, -2) @ query, probabilities.transpose(-1, -2) @ grad
     return shares

@@ -80,6 +80,7 @@ def train_stage(step: Step, settings: PairStageSettings, store: Store, scratch: 
         # The warm-up is that of dose 1.
         whole = stage.model_copy(update={"steps": doses[-1], "epochs": epochs, "warmup_ratio": None})
         train = partial(train_dpo, start, kept, encoded, whole, save_at=doses, reference=reference)
+        train = partial(train, families=learnt.families)
         results = resume(step, scratch, emit, partial(train, second=second, balance=balance))
     made = zip(step.checkpoints, (result.path for result in results), strict=True)
     summary = {
@@ -108,6 +109,7 @@ def train_stage(step: Step, settings: PairStageSettings, store: Store, scratch: 
 class _Learnt:
     """What a stage learns from: its pairs, a second objective's, and every trajectory of theirs as tokens.
 
+    ``families`` are those of the pairs' cases, by case.
     ``left_out`` counts by reason what of a file it does not learn from, ``contradictory`` pairs of a file that stand in
     it the other way round too.
     """
@@ -115,6 +117,7 @@ class _Learnt:
     pairs: Sequence[PreferencePair]
     encoded: Mapping[str, Encoded]
     second: Second | None = None
+    families: Mapping[str, str]
     left_out: Mapping[str, int] | None = None
     contradictory: int = 0
 
@@ -125,7 +128,9 @@ def _read_own(step: Step, settings: PairStageSettings, store: Store, chat: Chat)
     pairs = _read_pairs(store, paired)
     second = _read_second(settings.section, store, others[0]) if others else None
     both = [*pairs, *(second.pairs if second is not None else ())]
-    return _Learnt(pairs=pairs, encoded=_encode_pairs(store, chat, both), second=second)
+    cases = cases_of(store)
+    families = {pair.case_id: cases[pair.case_id].family for pair in both}
+    return _Learnt(pairs=pairs, encoded=_encode_pairs(store, chat, both), second=second, families=families)
 
 
 def _read_file(step: Step, settings: PairStageSettings, store: Store, chat: Chat, reads: float) -> _Learnt:
@@ -155,6 +160,7 @@ def _read_file(step: Step, settings: PairStageSettings, store: Store, chat: Chat
     return _Learnt(
         pairs=flip_pairs(pairs, section.flip, rng),
         encoded=encoded,
+        families={pair.case_id: found.cases[pair.case_id].family for pair in pairs},
         left_out=left_out,
         contradictory=found.contradictory,
     )
