@@ -14,6 +14,7 @@ from typing import Any
 from holdfast.records import Analysis, Verdict
 from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.records.outputs import new_directory
+from holdfast.records.processes import without_collection
 from holdfast.records.version import VERSION
 from holdfast.report.draw.figures import order_lineages
 from holdfast.report.draw.svg import convert_figure
@@ -47,6 +48,7 @@ QUESTIONS = {  # what a reader asks after the answer, by the section that tells
 ELSEWHERE = "write the report elsewhere, with `holdfast report RUN -o DIR`"
 
 
+@without_collection()
 def write_report(
     store: Store, analysis: Analysis, output: Path | None = None, *, title: str, verdicts: Sequence[Verdict] = ()
 ) -> Path:
