@@ -18,6 +18,8 @@ from holdfast.models import Ask, Conversation
 from holdfast.models.hub.hub import describe, resolve
 from holdfast.records import Message
 from holdfast.records.errors import MissingExtra, StudyError
+from holdfast.runs.run import run
+from holdfast.study.study import Study
 
 transformers = pytest.importorskip("transformers")
 needs_gguf = pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="the package gguf is not installed")
@@ -127,6 +129,47 @@ def test_a_file_that_is_not_there_and_one_with_a_revision(tmp_path: Path) -> Non
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     with pytest.raises(StudyError, match="a file has no revision; leave 'revision' out"):
         resolve(str(tmp_path / "a.gguf"), "main")
+
+
+@pytest.mark.parametrize(
+    ("name", "finding"),
+    [
+        ("package:no_such_package/a.gguf", "the package no_such_package is not installed; install it"),
+        ("package:pytest/a.gguf", "no such file; check the path"),
+        ("package:pytest/../a.gguf", r"names no file of a package; write package:NAME/FILE\.gguf"),
+        ("package:pytest", "names no file of a package"),
+        ("package:os.path/a.gguf", "names no file of a package"),
+        ("package:/a.gguf", "names no file of a package"),
+    ],
+)
+def test_a_file_of_no_package_is_refused(name: str, finding: str) -> None:
+    with pytest.raises(StudyError, match=finding):
+        resolve(name)
+
+
+@needs_gguf
+def test_a_file_of_a_package_is_found_wherever_that_is(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "with_model").mkdir()
+    (tmp_path / "with_model" / "__init__.py").write_text("raise SystemError('nothing is imported')", encoding="utf-8")
+    place, _ = write_gguf(tmp_path / "with_model")
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"package:with_model/{place.name}"
+    assert resolve(name) == resolve(str(place))
+    study = Study.model_validate(
+        {
+            "study": {"name": "found", "lineages": [], "train_seeds": [0]},
+            "model": {"bases": ["mine"]},
+            "models": {"mine": {"kind": "local", "name": name, "calls": "text"}},
+            "suite": {"test_cases": 1},
+            "rollouts": {"per_test_case": 1, "max_tokens": 4, "max_turns": 1},
+            "judges": {"state": {"kind": "state"}},
+        }
+    )
+    made = run(study, tmp_path / "run", workers=1)
+    with made.store() as store:
+        assert [one.model for one in store.checkpoints()] == [name]  # not where the package is today
 
 
 @needs_gguf

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -169,3 +172,29 @@ def test_the_child_sees_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_prompt_does_not_depend_on_the_day() -> None:
     source = "{{ strftime_now('%d %b %Y') }}"
     assert ChatTemplate(source, {}).render(HELLO) == "26 Jul 2024"
+
+
+def test_the_process_answers_line_by_line() -> None:
+    """Its own protocol: a template's number, the template where it is new, what is asked; then an answer in JSON."""
+    hello = {"source": "{{ bos }}{% generation %}{{ a }}{% endgeneration %}", "tokens": {"bos": "<s>"}}
+    asked = [
+        ("1", json.dumps(hello), {"a": "x"}),
+        ("1", "", {"a": "y"}),  # which it knows
+        ("2", json.dumps({"source": "{{ a.__class__ }}", "tokens": {}}), {"a": 1}),
+        ("3", json.dumps({"source": "{% if %}", "tokens": {}}), {}),
+        ("4", json.dumps({"source": "{{ raise_exception('no system') }}", "tokens": {}}), {}),
+        ("5", json.dumps({"source": "{{ a.append(1) }}", "tokens": {}}), {"a": []}),
+        ("6", json.dumps({"source": "{{ 'x' * 1500000 }}", "tokens": {}}), {}),
+        ("7", json.dumps({"source": "{{ a | tojson }} {{ strftime_now('') }}", "tokens": {}}), {"a": {"é": 1}}),
+    ]
+    lines = "".join(f"{number}\n{begin}\n{json.dumps(one)}\n" for number, begin, one in asked)
+    done = subprocess.run(
+        [sys.executable, "-m", "holdfast.models.hub.templates"], input=lines, capture_output=True, text=True, check=True
+    )
+    ready, *answers = done.stdout.splitlines()
+    found = [json.loads(one) for one in answers]
+    assert ready == "ready" and len(found) == len(asked)
+    assert found[0] == {"text": "<s>x"} and found[1] == {"text": "<s>y"} and found[7] == {"text": '{"é": 1} '}
+    assert "reaches for Python's inner names" in found[2]["refused"] and "is no Jinja template" in found[3]["refused"]
+    assert found[4] == {"reason": "no system"} and "what the sandbox forbids" in found[5]["refused"]
+    assert "more than a million characters" in found[6]["refused"]

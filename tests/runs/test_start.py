@@ -41,13 +41,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run(Study.model_validate(settings()), tmp_path_factory.mktemp("start") / "run", workers=1)
 
 
-def test_it_is_taught_once_with_the_first_seed_and_begins_the_study(made: Run) -> None:
+def test_it_is_taught_once_and_begins_the_study(made: Run) -> None:
     plan = build(Study.model_validate(settings()))
     names = [step.name for step in plan.steps if step.kind == "train"]
     assert names == [
         "teach small-0",
-        "train small-0 as it was · start,D · seed 5",
-        "train small-0 as it was · start,D,D · seed 5",
+        "train small-0 as it was · start,D · seed 0",
+        "train small-0 as it was · start,D,D · seed 0",
         "begin with small-0 after D,D",
         "train small-0 · S · seed 5",
         "train small-0 · S · seed 6",
@@ -62,6 +62,20 @@ def test_it_is_taught_once_with_the_first_seed_and_begins_the_study(made: Run) -
         assert all(one.parent_id == base.id for one in shown if one.stages)
         told = " ".join(render_status(store).split())
     assert "small-0 was taught before the study began: D (sft, 4 steps), D (sft, 4 steps)" in told
+
+
+def test_runs_of_other_seeds_begin_with_the_same_base() -> None:
+    one, two = (settings(), settings())
+    two["study"]["train_seeds"] = [7]
+    began = [
+        [
+            step.fingerprint
+            for step in build(Study.model_validate(each)).steps
+            if isinstance(step.settings, StartSettings)
+        ]
+        for each in (one, two)
+    ]
+    assert began[0] == began[1] and len(began[0]) == 1
 
 
 def test_what_it_was_is_a_row_of_scores_and_in_no_estimate(made: Run) -> None:

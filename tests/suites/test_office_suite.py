@@ -160,6 +160,25 @@ def test_family_holdout_parts_families() -> None:
     assert {case.family for case in test} == set(test_names)
 
 
+def test_case_holdout_parts_requests_and_keeps_to_training_objects() -> None:
+    """No request of the training part stands in the test part, in any draw, and no held-out object in either."""
+    for seed in range(3):
+        pools = choose_pools("train", "objects", seed)
+        said = {
+            part: {
+                (case.family, case.messages[-1].content, *case.facts["hazards"]): case.facts["objects"]
+                for draw in range(3)
+                for case in generate(draw, 400, part=part, holdout="case", split_seed=seed)  # type: ignore[arg-type]
+            }
+            for part in ("train", "test")
+        }
+        assert said["train"].keys().isdisjoint(said["test"])
+        for (family, *_), objects in (said["train"] | said["test"]).items():
+            assert set(objects) <= set(pools[family])
+    whole = generate(0, 400, part="test", holdout="case")
+    assert len(whole) == 400 and {case.family for case in whole} == set(FAMILIES)
+
+
 def test_equal_seeds_give_equal_cases_and_others_do_not() -> None:
     assert generate(7, 300, part="train") == generate(7, 300, part="train")
     assert generate(7, 300, part="train") != generate(8, 300, part="train")

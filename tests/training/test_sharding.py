@@ -19,7 +19,8 @@ from holdfast.training.dpo.stage import reference_logprobs, train_dpo
 from holdfast.training.loop.launch import run_together
 from holdfast.training.sft.stage import train_sft
 
-pytestmark = [pytest.mark.full, pytest.mark.usefixtures("wide_processes")]  # processes that import torch, each 5 s
+pytestmark = pytest.mark.usefixtures("wide_processes")
+full = pytest.mark.full  # processes that import torch take 5 s each: one stage of two is enough for every day
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,9 @@ def reference(start):
     return reference_logprobs(start, list(encoded), encoded, office.STAGE.loss_mask)
 
 
-@pytest.fixture(scope="module", params=[{}, {"lora_r": 4}], ids=["whole", "lora"])
+@pytest.fixture(
+    scope="module", params=[pytest.param({}, id="whole"), pytest.param({"lora_r": 4}, id="lora", marks=full)]
+)
 def both(request, start, reference, tmp_path_factory):
     """Results and folders of a stage in one process and in two."""
     root = tmp_path_factory.mktemp("both")
@@ -92,6 +95,7 @@ def test_a_step_is_shared_and_its_log_written_once(both):
     assert (both[2][1] / "state" / "tensors.safetensors").exists()
 
 
+@full
 def test_a_sharded_stage_goes_on_where_it_was(both, start, reference, tmp_path):
     """From the state that two processes left, two go on; with an adapter, which one process holds alike, one does."""
     results, folder = both[2]
@@ -107,15 +111,18 @@ def test_a_sharded_stage_goes_on_where_it_was(both, start, reference, tmp_path):
     assert resumed.losses == pytest.approx(unbroken.losses, rel=EXACT)
 
 
+@full
 def test_an_error_of_the_work_is_raised_as_it_is():
     with pytest.raises(StudyError, match="above token_budget 3"):
         run_together(2, refuse, {"message": "one: 9 tokens, above token_budget 3"})
 
 
+@full
 def test_a_process_that_dies_is_named():
     with pytest.raises(StepError, match=r"training process \d ended with"):
         run_together(2, divmod, {"a": 1})
 
 
+@full
 def test_what_is_done_is_done_however_the_process_would_end():
     assert run_together(2, abort_afterwards, {}) == "done"

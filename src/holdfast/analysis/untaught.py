@@ -42,6 +42,6 @@ def notes(store: Store) -> Iterator[str]:
         for base, stages in begun.items():
             if checkpoint.base.startswith(f"{base} "):
                 yield (
-                    f"{base} was taught by {stages} before the study began, once, with the first training seed: the"
-                    f" study's seeds do not vary that; {checkpoint.base!r} is in no estimate"
+                    f"{base} was taught by {stages} before the study began, once, with training seed 0: the study's"
+                    f" seeds do not vary that; {checkpoint.base!r} is in no estimate"
                 )

@@ -98,7 +98,7 @@ class SuiteSection(SuiteTable):
     source: str | None = None
     digest: str | None = None
     split: Literal["published", "shared", "none"] = "published"
-    holdout: Literal["objects", "family"] = "objects"
+    holdout: Literal["case", "objects", "family"] = "objects"
     mixture: Mapping[str, Share] = Field(default_factory=dict)
 
 

@@ -54,7 +54,7 @@ def office(
     part: Part = "test",
     seed: int = 0,
     split_seed: int | None = None,
-    holdout: Literal["objects", "family"] = "objects",
+    holdout: Literal["case", "objects", "family"] = "objects",
     max_turns: int = MAX_TURNS["office"],
 ) -> Task:
     """``count`` generated cases of a part, drawn with ``seed``, which also chooses the split unless told otherwise.

