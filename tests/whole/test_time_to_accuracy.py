@@ -94,6 +94,15 @@ def test_both_sides_are_measured_once_and_taken_up_again(task, tmp_path):
     assert ends[0].accuracy == ends[1].accuracy and ends[0].pairs == ends[1].pairs == 8
 
 
+@pytest.mark.full
+def test_the_shares_of_a_profile_make_the_whole(task):
+    shares = time_to_accuracy.profile(task, 2)
+    assert shares.pop("steps") == 2
+    assert 0 <= shares.pop("references") < 1  # of all operations
+    assert sum(shares.values()) == pytest.approx(1)
+    assert all(0 < share < 1 for share in shares.values()) and set(shares) > {"attention", "products", "outside"}
+
+
 def rows(*accuracies, seconds=10.0):
     return [
         Row(step=n, pairs=8 * n, reference_s=n, train_s=seconds * n, tokens=n, accuracy=value)
