@@ -13,7 +13,15 @@ from pydantic import Field, field_validator
 from holdfast.records.errors import require, require_known
 from holdfast.records.section import CaseCount, Positive, Share
 from holdfast.study.sections import OBJECTIVES
-from holdfast.study.stages import DEMONSTRATIONS, FILE, PAIRS, TRAJECTORIES, StageTable
+from holdfast.study.stages import (
+    DEMONSTRATIONS,
+    FILE,
+    NAMED_DATA,
+    PAIRS,
+    TRAJECTORIES,
+    StageTable,
+    check_named_data,
+)
 
 MODEL, DATA, OUTPUT, SEED, STEPS, PYTHON = "model", "data", "output", "seed", "steps", "python"
 PLACES = (MODEL, DATA, OUTPUT, SEED, STEPS, PYTHON)
@@ -50,7 +58,7 @@ class CommandSection(StageTable):
     means: ClassVar[tuple[str, ...]] = ("timeout", "env")
 
     method: str = "command"
-    command: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)]
+    command: Annotated[tuple[str, ...], Field(max_length=1000)]
     data: str = PAIRS
     digest: str | None = None
     objective: str | tuple[str, ...] = ()
@@ -68,7 +76,7 @@ class CommandSection(StageTable):
     @field_validator("command", mode="before")
     @classmethod
     def _refuse_line(cls, value: Any) -> Any:
-        if isinstance(value, str):
+        if isinstance(value, str) or value in ([], ()):
             raise ValueError('give a list of words, such as ["python", "train.py"]: no shell reads a line')
         return value
 
@@ -118,11 +126,8 @@ def check_command(
     _check_data(place, stage, teaches=teaches, has_cases=has_cases)
     for name in stage.env:
         require(_VARIABLE.fullmatch(name) is not None, f"{place}.env has {name!r}, no name of a variable; give names")
-    stepped = STEPS in stage.places() or stage.keep is not None
-    require(
-        stage.steps is not None or not stepped,
-        f"{place}.steps is missing, which {'keep' if stage.keep else '{steps}'} stands for; give the number of steps",
-    )
+    stepped = STEPS in {*stage.places(), *_PLACE.findall(stage.keep or "")}
+    require(stage.steps is not None or not stepped, f"{place}.steps is missing, which {{steps}} stands for; give it")
     require(
         "steps" not in axes or STEPS in stage.places(),
         f"{place}.command does not take {{steps}}, so that the axis steps changes nothing there; give it {{steps}}, or"
@@ -147,6 +152,7 @@ def _check_words(place: str, stage: CommandSection) -> None:
 
 def _check_data(place: str, stage: CommandSection, *, teaches: bool, has_cases: bool) -> None:
     """The data are there, and no key is set that makes nothing of them."""
+    check_named_data(place, stage, NAMED_DATA, "")
     for objective in stage.objectives:
         require_known(objective, OBJECTIVES, f"{place}.objective is", "the objectives that judges score")
     given = "data" in stage.model_fields_set and stage.data != PAIRS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from holdfast.records import StageRecord
 from holdfast.runs.plan.planner import Planner
@@ -33,6 +33,23 @@ class ImitationSettings(StageSettings):
     judge: str | None = None
 
 
+class Imitation(Protocol):
+    """What says which episodes a stage is given, of whichever method: as ``ImitationSettings`` has it."""
+
+    @property
+    def stage(self) -> str: ...
+    @property
+    def section(self) -> DemonstrationSection | CommandSection: ...
+    @property
+    def train_seed(self) -> int: ...
+    @property
+    def split_seed(self) -> int | None: ...
+    @property
+    def suite(self) -> SuiteTable | None: ...
+    @property
+    def judge(self) -> str | None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """Where a stage's episodes come from, as ``ImitationSettings`` has it; ``inputs`` are the steps that make them."""
@@ -41,6 +58,11 @@ class Source:
     suite: SuiteTable | None = None
     version: int | str | None = None
     judge: str | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keys of ``ImitationSettings`` that say so."""
+        return {"suite": self.suite, "version_of_demonstrations": self.version, "judge": self.judge}
 
 
 def plan_source(planner: Planner, replicate: Replicate, parent: Made, section: Imitating) -> tuple[Imitating, Source]:
@@ -68,17 +90,10 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
     inputs = [parent.step, *source.inputs]
     doses = study.doses_of(lineage)
     settings = ImitationSettings(
-        method=section.method,
-        section=section,
-        stage=name,
-        parent=known.id,
-        train_seed=replicate.seed,
+        **planner.of_stage(replicate, parent, name, section),
         doses=doses,
-        calls=planner.calls_of(replicate.base),
         split_seed=replicate.split_seed,
-        suite=source.suite,
-        version_of_demonstrations=source.version,
-        judge=source.judge,
+        **source.settings,
     )
     kept = {
         dose: (
