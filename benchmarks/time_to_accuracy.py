@@ -460,13 +460,14 @@ def choose(book: Book, plan: Plan, order: str, figures: dict[str, Any]) -> tuple
     return best, won
 
 
-def measure(book: Book, plan: Plan, chosen: tuple[Cell, Cell], seed: int) -> dict[str, float]:
-    """Both sides on a seed."""
+def measure(book: Book, plan: Plan, chosen: tuple[Cell, Cell], seed: int, figures: dict[str, Any]) -> dict[str, float]:
+    """Both sides on a seed; TRL's own is among the figures as soon as it is known."""
     cell = Cell(side="trl", order="mixed", rate=chosen[0].rate, batch=chosen[0].batch, seed=seed, pairs=plan.pairs)
     theirs = book.curve(cell)
     target = theirs[-1].accuracy
     first = reach(theirs, target)
     assert first is not None
+    figures[f"trl_seed_{seed}"] = {**_row(first), "end_seconds": theirs[-1].seconds, "end_pairs": theirs[-1].pairs}
     ours = Cell(
         side="ours",
         order=chosen[1].order,
@@ -507,7 +508,7 @@ def report(book: Book, plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
             for side, cell in zip(("trl", order), chosen, strict=True):
                 figures[f"chosen_{side}"] = {"rate": cell.rate, "pairs_per_step": cell.batch}
             for seed in range(plan.seeds):
-                found.append(measure(book, plan, chosen, seed))
+                found.append(measure(book, plan, chosen, seed, figures))
         except OutOfTime:
             pass
         for seed, row in enumerate(found):

@@ -123,7 +123,9 @@ def test_a_ratio_is_of_the_seconds_to_the_accuracy_that_trl_ends_with(tmp_path, 
     our = Cell(side="ours", order="subtrees", rate=3e-3, batch=32, seed=0, target=0.7, limit_s=33.0)
     book = Book(file=tmp_path / "cells.jsonl", task=None, until=FAR)
     book.known = {base: theirs, our: rows(*ours, seconds=1.0)}
-    found = measure(book, plan, (base, replace(our, seed=1000)), 0)
+    figures = {}
+    found = measure(book, plan, (base, replace(our, seed=1000)), 0, figures)
+    assert (figures["trl_seed_0"]["seconds"], figures["trl_seed_0"]["end_pairs"]) == (33.0, 32)
     assert found["ratio"] == ratio
     assert (found["trl_s"], found["trl_end_s"]) == (33.0, 44.0)
 
