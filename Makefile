@@ -62,8 +62,11 @@ lock:  ## resolve requirements.lock and requirements-dev.lock anew, for all plat
 	$(LOCK) --extra dev --output-file requirements-dev.lock
 	rm -rf .venv-lock
 
-study: .venv/.study  ## run studies/quick.toml (about 5 minutes), print its results and the path of its report
+study: .venv/.study  ## run studies/quick.toml (two to three minutes), print its results and the path of its report
 	$(BIN)/holdfast run studies/quick.toml --output $(RUN)
+
+study-full: .venv/.study  ## the same with all lineages, controls and questions (studies/office-full.toml)
+	$(BIN)/holdfast run studies/office-full.toml
 
 # Each seed is a run of its own, the second and third begun from what the first shares with them; then they are joined.
 study-real: .venv/.real  ## run studies/smol.toml, a real language model, seed by seed, and join the seeds (some hours)
@@ -132,4 +135,4 @@ format: .venv/.dev  ## format the code
 clean:  ## remove .venv and caches (runs are kept)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
 
-.PHONY: help install lock study study-real checks test test-full coverage test-kernels faults faults-full bench docs duplicates graph format clean
+.PHONY: help install lock study study-full study-real checks test test-full coverage test-kernels faults faults-full bench docs duplicates graph format clean
