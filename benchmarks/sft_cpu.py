@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from machine import document, show
+from trl_settings import AS_OURS
 
 from holdfast.models.entries import ModelEntry
 from holdfast.models.hub.chat import HubChat
@@ -165,19 +166,7 @@ def run_theirs(
             gradient_accumulation_steps=BATCH // MICRO[kind],
             max_steps=len(steps),
             learning_rate=RATES[kind],
-            lr_scheduler_type="constant",
-            warmup_steps=0,
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            bf16=False,
-            use_cpu=True,
-            activation_checkpointing=False,
-            max_length=None,
-            report_to="none",
-            dataloader_pin_memory=False,
-            disable_tqdm=True,
-            save_strategy="no",
-            logging_steps=1,
+            **AS_OURS,
         )
         trainer = InOrder(
             model=AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="sdpa"),

@@ -25,6 +25,7 @@ import numpy as np
 import published_pairs
 import torch
 from machine import document, show
+from trl_settings import ON_A_PROCESSOR
 
 from holdfast.records import PreferencePair
 from holdfast.records.errors import StepError
@@ -261,14 +262,8 @@ def _settings(
         learning_rate=learning_rate,
         lr_scheduler_type="constant",
         max_length=None,
-        bf16=False,
-        use_cpu=True,
-        activation_checkpointing=False,
-        dataloader_pin_memory=False,
         logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+        **ON_A_PROCESSOR,
     )
 
 

@@ -111,7 +111,6 @@ def test_what_is_no_lineage_is_refused_and_nothing_made(
 
 
 @pytest.mark.full
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 def test_three_directories_that_trl_wrote_are_a_lineage(
     base_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:

@@ -20,9 +20,7 @@ from holdfast.store import Store
 from holdfast.store.origins import LOGS, UNDECLARED, LogState, Undeclared, add_declarations, write_notes
 
 pytestmark = [
-    # What Inspect and its dependencies deprecate of each other, or leave open.
-    pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning"),
+    # Inspect leaves streams open.
     pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

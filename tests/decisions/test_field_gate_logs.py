@@ -18,9 +18,7 @@ from builders.places import case_input
 from holdfast.store import Store
 
 pytestmark = [
-    # What Inspect and its dependencies deprecate of each other, or leave open.
-    pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning"),
+    # Inspect leaves streams open.
     pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

@@ -27,9 +27,7 @@ from holdfast.study.noted import require_weights
 Captured = pytest.CaptureFixture[str]
 DECLARED = ("--score", "safety=+safety[0,3]")
 pytestmark = [
-    # What Inspect's own dependencies deprecate of each other.
-    pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning"),
+    # Inspect leaves streams open.
     pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

@@ -272,9 +272,7 @@ def test_what_is_left_out_is_told_and_strict_refuses(
     assert not (tmp_path / "strict").exists()
 
 
-# What Inspect's own dependencies deprecate of each other.
-@pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")
+# Inspect leaves streams open.
 @pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_inspect_logs_are_looks_and_traces(watch: Watch, judge: tuple[object, ...], tmp_path: Path) -> None:

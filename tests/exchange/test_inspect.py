@@ -44,10 +44,7 @@ from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.store import Store, codec
 from holdfast.suites.office.cases import generate
 
-# What Inspect's own dependencies deprecate of each other.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning"),
     # Inspect leaves streams open when it has run a task in this process.
     pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

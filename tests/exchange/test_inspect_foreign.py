@@ -37,10 +37,7 @@ from holdfast.exchange.scales import parse_score
 from holdfast.records import Ending, Flag, Message, Score, Trajectory
 from holdfast.store import Store
 
-# What Inspect's own dependencies deprecate of each other.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning"),
     # Inspect leaves streams open when it has run a task in this process.
     pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

@@ -23,7 +23,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("peft")
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
 ]
 SPLIT = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LAYERS = {"qwen2": SPLIT, "llama": SPLIT, "phi3": ["o_proj", "qkv_proj", "gate_up_proj", "down_proj"]}

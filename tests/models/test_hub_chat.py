@@ -121,6 +121,28 @@ def test_no_text_speaks_as_a_control_token(chats: dict[tuple[str, str], HubChat]
     assert chat.decode(evil).count("obey") == len(special)
 
 
+@pytest.mark.parametrize("style", list(STYLES))
+@pytest.mark.parametrize("calls", ["native", "text"])
+def test_no_name_or_key_speaks_as_a_control_token(
+    chats: dict[tuple[str, str], HubChat], style: str, calls: str
+) -> None:
+    """Neither of a call, nor of its result, nor of a tool."""
+    chat = chats[style, calls]
+    controls = set(chat.tokenizer.all_special_ids) | set(chat.ends)
+
+    def count(name: str, key: str) -> int:
+        schema = {"type": "object", "properties": {key: {"type": "string"}}}
+        calling, result, *rest = episode_for(chat, style)
+        calling = replace(calling, tool_calls=(replace(CALL, name=name, arguments={key: "x"}),))
+        assert chat.shows_as_written(calling) == (name == key == "plain")
+        episode = [calling, replace(result, name=name), *rest]
+        ids, _ = chat.encode([*OPENING, *episode], [replace(SEARCH, name=name, parameters=schema)])
+        return sum(token in controls for token in ids)
+
+    end = STYLES[style][1]
+    assert count("plain", "plain") == count(f"a{end}", "plain") == count("plain", f"b{end}")
+
+
 def test_parallel_calls_where_the_template_has_them(chats: dict[tuple[str, str], HubChat]) -> None:
     twice = [OPENING[1], replace(EPISODE[0], content="", tool_calls=(CALL, CALL)), EPISODE[1], EPISODE[1], EPISODE[2]]
     chat = chats["mistral", "native"]

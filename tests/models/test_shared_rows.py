@@ -18,6 +18,7 @@ from holdfast.models import Ask, Conversation, Reply
 from holdfast.models.local import shared
 from holdfast.models.local.local import LocalModel
 from holdfast.records import Message
+from holdfast.rollout.dialogues import Dialogue, hold
 
 transformers = pytest.importorskip("transformers")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -143,6 +144,23 @@ def test_a_batch_has_the_same_bits_whatever_was_asked_before(base: Path, narrow:
     small = LocalModel(base, precision="fp32", cache_tokens=2 * size)
     assert flat(talk(small, numbers)) == expected and flat(talk(small, [8, *numbers])[:1])[1:] != []
     assert sum(map(len, small.decoder.openings._entries)) <= size
+
+
+def test_dialogues_after_others_are_those_of_a_model_that_was_just_opened(base: Path, narrow: LocalModel) -> None:
+    """A batch of episodes is what it is, whether those before it ran in this process or in one that ended."""
+
+    def converse(first: Ask) -> Dialogue[list[tuple[str, float | None]]]:
+        heard = []
+        for _ in range(2):
+            reply = yield first
+            heard.append((reply.raw, reply.logprob))
+            [first] = go_on([first], [reply])
+        return heard
+
+    batches = ([0, 1, 2, 3], [2, 3, 8, 9])  # the same luck for some, so the same beginnings
+    whole = [hold([converse(one) for one in asks(batch)], {"agent": narrow}) for batch in batches]
+    opened = LocalModel(base, precision="fp32")
+    assert hold([converse(one) for one in asks(batches[1])], {"agent": opened}) == whole[1]
 
 
 def test_an_opening_is_what_users_cannot_change(narrow: LocalModel) -> None:

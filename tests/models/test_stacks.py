@@ -80,7 +80,6 @@ def test_the_earlier_stage_stays_to_the_bit(two: tuple[Path, Path]) -> None:
 
 
 # The warning is of peft's own call of transformers.
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 @pytest.mark.parametrize("stage", [0, 1])
 def test_peft_loads_and_merges_the_same(stage: int, base: Path, two: tuple[Path, Path]) -> None:
     from peft import PeftConfig, PeftModel

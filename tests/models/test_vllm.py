@@ -43,7 +43,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("peft")
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
 ]
 RSLORA = {"lora_r": 3, "lora_alpha": 6.0, "lora_dropout": 0.1, "use_rslora": True}
 

@@ -140,7 +140,6 @@ def every_pair(store: Store) -> list[hf.PreferencePair]:
     return [pair for name, status in store.log.steps().items() if status.kind == "pair" for pair in store.pairs(name)]
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's call of transformers
 @pytest.mark.parametrize(
     ("changes", "holds"),
     [pytest.param(*one, marks=[pytest.mark.full] * (name == "two bases"), id=name) for name, one in SETTINGS.items()],

@@ -80,7 +80,6 @@ def stage(base: Path) -> Path:
 
 
 @pytest.mark.usefixtures("in_64_bits")
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's call of transformers
 @pytest.mark.parametrize("rslora", [False, True])
 def test_peft_loads_what_an_adapter_saves(rslora: bool, base: Path, tmp_path: Path) -> None:
     from peft import PeftModel

@@ -45,7 +45,6 @@ from holdfast.training.dpo.stage import reference_logprobs
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("peft")
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 SIZES = {"hidden": 32, "layers": 2, "heads": 2, "key_value_heads": 1, "ffn": 48, "vocabulary": 300}
 RANDOM = ModelEntry(kind="random", max_positions=2048, **SIZES)
 CASES = [

@@ -21,7 +21,6 @@ from holdfast.training.trees.parts import demonstration_step
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # peft asks transformers by a name that transformers is about to drop.
-third_party = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 
 # --- what a step does
@@ -166,7 +165,6 @@ def test_a_step_that_does_not_fit_is_cut(loop_base, loop_steps):
     assert [log.metrics["loss"] for log in logs] == pytest.approx([log.metrics["loss"] for log in whole], rel=EXACT)
 
 
-@third_party
 def test_a_step_done_again_drops_the_same(loop_base, loop_steps):
     """The numbers after running out of memory are those of the smaller budget from the start."""
     found = []

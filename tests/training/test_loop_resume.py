@@ -16,10 +16,8 @@ from holdfast.training.policy.adapters import open_policy
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # peft asks transformers by a name that transformers is about to drop.
-third_party = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 
-@third_party
 @pytest.mark.parametrize("opened", [open_whole, open_adapted])
 def test_a_broken_loop_goes_on_bit_by_bit(loop_base, loop_steps, tmp_path, opened, monkeypatch):
     with isolated(1):
@@ -41,7 +39,6 @@ def test_a_broken_loop_goes_on_bit_by_bit(loop_base, loop_steps, tmp_path, opene
     assert timeless(logs_of(tmp_path / "broken")) == timeless(logs_of(tmp_path / "whole"))
 
 
-@third_party
 def test_dropout_matters_to_the_comparison(loop_base, loop_steps, tmp_path):
     """The unbroken runs of two generators differ, so the equal ones above show that the state is taken up."""
     found = []

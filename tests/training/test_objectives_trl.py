@@ -11,6 +11,7 @@ import os
 import pytest
 import torch
 from rounding import EXACT, apart
+from trl_settings import ON_A_PROCESSOR
 
 from holdfast.training.objectives import dpo, group_advantages, policy_gradient
 
@@ -19,21 +20,12 @@ trl = pytest.importorskip("trl")
 # TRL asks transformers by a name that transformers is about to drop.
 pytestmark = [
     pytest.mark.usefixtures("one_thread", "module_in_64_bits"),
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
 ]
 
 BETA = 0.2
 PROMPT, WIDTH = 4, 16
 WORDS = ("<pad>", "<eos>", "<unk>", "please", "delete", "file", "memo", *(f"word{number}" for number in range(50)))
-COMMON = {
-    "per_device_train_batch_size": 6,
-    "bf16": False,
-    "use_cpu": True,
-    "activation_checkpointing": False,
-    "report_to": "none",
-    "dataloader_pin_memory": False,
-    "disable_tqdm": True,
-}
+COMMON = {**ON_A_PROCESSOR, "per_device_train_batch_size": 6}
 CLOSE = {"rel": EXACT, "abs": EXACT}
 
 

@@ -24,7 +24,6 @@ from holdfast.training.trees.trees import partition
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytestmark = pytest.mark.usefixtures("one_thread", "in_64_bits")
 # peft asks transformers by a name that transformers is about to drop.
-third_party = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 
 def make_pairs(seed=0):
@@ -116,7 +115,6 @@ def test_a_case_is_one_part_however_small_the_budget():
     assert len(STEPS["sigmoid"].parts(10_000)) == 1 and len(STEPS["sigmoid"].parts(150)) == 2
 
 
-@third_party
 def test_cut_passes_have_one_dropout(llama_dir):
     """Both passes over a group see the same weights dropped: the gradient is that of the loss that is reported."""
     (part,) = STEPS["sigmoid"].parts(10_000)

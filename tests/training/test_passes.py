@@ -29,7 +29,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 pytestmark = pytest.mark.usefixtures("one_thread")
 wide = pytest.mark.usefixtures("in_64_bits")
 # peft asks transformers by a name that transformers is about to drop.
-third_party = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 KINDS = {
     "llama": {},
@@ -95,7 +94,6 @@ def test_sliding_windows_bound_what_is_read(kind, tmp_path):
 
 
 @wide
-@third_party
 def test_lora_equals_peft(llama_dir):
     from peft import LoraConfig, get_peft_model
 
@@ -114,7 +112,6 @@ def test_lora_equals_peft(llama_dir):
     assert apart(gradients(ours, policy.trainable()), gradients(theirs, adapter)) < EXACT
 
 
-@third_party
 @pytest.mark.parametrize("lora_r", [0, 3])
 def test_half_precision_is_as_exact_as_the_plain_way(llama_dir, lora_r):
     """Both against the same weights in 32 bits."""
@@ -148,7 +145,6 @@ def test_half_precision_equals_autocast(llama_dir):
     assert (ours - right).norm() <= 1.5 * (theirs - right).norm()
 
 
-@third_party
 @pytest.mark.parametrize("lora_r", [0, 3])
 def test_recomputing_changes_nothing(llama_dir, lora_r):
     found = []

@@ -32,7 +32,6 @@ from holdfast.training.sft.stage import train_sft
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytestmark = pytest.mark.usefixtures("one_thread")
 # peft asks transformers by a name that transformers is about to drop.
-third_party = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 LOSSES = ("dapo", "grpo", "dr_grpo")
 BROKEN = [
     (3, {}),
@@ -323,7 +322,6 @@ def test_tokens_are_drawn_until_there_are_enough(taught, tmp_path):
 # --- kill and resume ---------------------------------------------------------------------------------------------
 
 
-@third_party
 @pytest.mark.parametrize("cut", BROKEN, ids=str)
 @pytest.mark.parametrize("every", [True, False], ids=["saved each step", "saved when kept"])
 def test_a_broken_stage_goes_on_alike(taught, tmp_path, monkeypatch, cut, every):
@@ -522,7 +520,6 @@ def assert_samples_itself(policy: Any, talks: list[Conversation], chat: Any) -> 
 
 
 @pytest.mark.usefixtures("in_64_bits")
-@third_party
 @pytest.mark.parametrize("opened", [open_policy, HubModel, lambda base: HubModel(base, lora_r=2, lora_dropout=0.5)])
 def test_a_tiny_policy_samples_itself(taught, opened):
     talks = [Conversation(messages=office.opening(thing), tools=office.TOOLS) for thing in office.THINGS]
@@ -530,7 +527,6 @@ def test_a_tiny_policy_samples_itself(taught, opened):
 
 
 @pytest.mark.usefixtures("in_64_bits")
-@third_party
 @pytest.mark.parametrize(
     ("architecture", "lora_r"),
     [

@@ -22,7 +22,6 @@ from holdfast.training.dpo.mixing import Balance, Measured
 from holdfast.training.policy.adapters import open_policy
 
 pytest.importorskip("peft")
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 SIZES = {"hidden": 32, "layers": 2, "heads": 2, "key_value_heads": 1, "ffn": 48, "vocabulary": 300}
 ENTRY = ModelEntry(kind="random", max_positions=2048, precision="fp32", **SIZES)
 

@@ -28,7 +28,6 @@ from holdfast.training.policy.adapters import open_policy
 from holdfast.training.policy.merging import merge_checkpoints
 from holdfast.training.trees.parts import pair_step
 
-third_party = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 ORDER = StageSection(objective="safety", pairs_per_step=8)
 RULES = {"stage": StageSection(objective="safety", beta=0.1)}
 
@@ -292,7 +291,6 @@ def test_a_model_merged_with_itself_is_itself(trained, tmp_path):
     assert all(torch.equal(ours[name], known[name]) for name in known)
 
 
-@third_party
 def test_adapters_are_merged_as_the_weights_that_they_make(base, data, tmp_path):
     """Of other ranks and scales: W + 0.3 ΔA + 0.7 ΔB, as one adapter of both ranks."""
     own, others, encoded = data
@@ -317,7 +315,6 @@ def test_adapters_are_merged_as_the_weights_that_they_make(base, data, tmp_path)
         assert within(apart([weight], [0.5 * whole[name] + 0.5 * known[name]]), rounding(3))
 
 
-@third_party
 def test_checkpoints_that_do_not_belong_together_are_refused(trained, data, tmp_path):
     other = office.make_model(tmp_path / "wide", hidden=48)
     with pytest.raises(StudyError, match=r"different in .*hidden_size.*; take two of one base"):

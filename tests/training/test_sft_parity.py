@@ -10,6 +10,7 @@ import torch
 from builders import tiny_office as office
 from rounding import EXACT, apart
 from safetensors.torch import load_file
+from trl_settings import AS_OURS
 
 from holdfast.models import chat_messages
 from holdfast.models.entries import ModelEntry
@@ -28,7 +29,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 trl = pytest.importorskip("trl")
 pytestmark = [
     pytest.mark.usefixtures("one_thread", "module_in_64_bits"),
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
 ]
 POLICIES = (office.careful, office.careless, office.refusing)
 STEPS = 20
@@ -96,21 +96,8 @@ def their_trainer(directory, encoded, out):
         per_device_train_batch_size=len(office.THINGS) * len(POLICIES),
         max_steps=STEPS,
         learning_rate=1e-3,
-        lr_scheduler_type="constant",
-        warmup_steps=0,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        bf16=False,
-        use_cpu=True,
-        activation_checkpointing=False,
         completion_only_loss=True,
-        max_length=None,
-        report_to="none",
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
-        save_strategy="no",
-        logging_strategy="steps",
-        logging_steps=1,
+        **AS_OURS,
     )
     return SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(directory, dtype=torch.get_default_dtype()),

@@ -23,7 +23,6 @@ from holdfast.training.sft.stage import train_sft
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # peft asks transformers by a name that transformers is about to drop.
-third_party = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 STAGE = office.STAGE
 ADAPTED = office.change(STAGE, lora_r=4, lora_dropout=0.1, learning_rate=1e-2)
@@ -183,7 +182,6 @@ def test_reference_equals_each_trajectory_by_itself(base, data):
 
 
 @pytest.mark.usefixtures("in_64_bits")
-@third_party
 def test_lora_trains_and_loads(base, data, tmp_path):
     pairs, encoded = data
     runs = [
@@ -251,7 +249,6 @@ def kill_at(step):
     return progress
 
 
-@third_party
 @pytest.mark.parametrize("settings", [STAGE, ADAPTED], ids=["whole", "adapter"])
 def test_a_killed_stage_ends_as_an_unbroken_one(base, data, tmp_path, settings):
     pairs, encoded = data
@@ -315,7 +312,6 @@ def test_a_loss_that_is_not_finite_stops(base, data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@third_party
 @pytest.mark.parametrize("settings", [STAGE, ADAPTED], ids=["whole", "adapter"])
 def test_damaged_weights_are_named(base, data, tmp_path, settings):
     pairs, encoded = data

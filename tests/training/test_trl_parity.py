@@ -11,6 +11,7 @@ import torch
 from builders import tiny_office as office
 from rounding import EXACT, apart
 from safetensors.torch import load_file
+from trl_settings import ON_A_PROCESSOR
 
 from holdfast.models import chat_messages, chat_tools
 from holdfast.models.tiny.chat import TinyChat
@@ -30,7 +31,6 @@ trl = pytest.importorskip("trl")
 # TRL asks transformers by a name that transformers is about to drop.
 pytestmark = [
     pytest.mark.usefixtures("one_thread", "module_in_64_bits"),
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
 ]
 
 BETA = 0.3
@@ -88,14 +88,8 @@ def their_trainer(base, model, pairs, out, *, collator=None, adapter=None, **cha
     common = {
         "beta": BETA,
         "per_device_train_batch_size": len(pairs),
-        "bf16": False,
-        "use_cpu": True,
-        "activation_checkpointing": False,
-        "report_to": "none",
-        "dataloader_pin_memory": False,
         "max_length": None,
-        "disable_tqdm": True,
-        "save_strategy": "no",
+        **ON_A_PROCESSOR,
         "logging_strategy": "no",
     }
     return DPOTrainer(

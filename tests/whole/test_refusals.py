@@ -348,6 +348,16 @@ REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
         "the best of demonstrations": ({"stages/D/best": 3}, "stages.D.best chooses among trajectories"),
         "an unknown agent": ({"stages/D/mixture": {"lazy": 1.0}}, "stages.D.mixture: policy 'lazy' is unknown"),
         "no file": ({"stages/D/data": "none.jsonl"}, "stages.D.data: none.jsonl cannot be read"),
+        "data of another method": (
+            {"stages/D/data": "pairs"},
+            "stages.D.data is 'pairs', and method 'sft' has no such",
+        ),
+        "pairs by name": (
+            {"stages/S/data": "pairs"},
+            "stages.S.data is 'pairs'…; leave it out for pairs of the study's",
+        ),
+        "a digest of nothing": ({"stages/S/digest": "0"}, "stages.S.digest is of a file of data, and there is none"),
+        "a digest of no file": ({"stages/D/digest": "0"}, "stages.D.digest is of a file of data, and there is none"),
         "no file of pairs": ({"stages/S/data": "none.jsonl"}, "stages.S.data: none.jsonl cannot be read"),
         "epochs and steps": ({"stages/D/epochs": 1, "axes": {"steps": [1, 2]}}, "stages.D.epochs counts passes"),
         "doses of a rate that falls": (

@@ -38,13 +38,13 @@ _TOKEN = re.compile(
 
 
 def read_bytes(path: Path | str, most: int, *, subject: str | None = None, remedy: str) -> bytes:
-    """The bytes of a regular file of at most ``most``; a pipe or a device is never waited for.
+    """The bytes of a regular file of at most ``most``; a pipe or a device is never waited for, ``~`` is a home.
 
     Errors: StudyError, which begins with ``subject`` (by default the path) and ends with ``remedy``.
     """
     subject = subject or f"{path}:"
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(os.path.expanduser(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # noqa: PTH111 (no error for a user that is not known)
         with os.fdopen(handle, "rb") as file:
             require(stat.S_ISREG(os.fstat(handle).st_mode), f"{subject} is a device or a pipe; {remedy}")
             data = file.read(most + 1)

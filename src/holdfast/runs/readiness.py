@@ -13,24 +13,31 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from holdfast.judges import open_judge
 from holdfast.models.entries import ModelEntry
-from holdfast.records.errors import MissingExtra, StoreError, StudyError, pip_install
+from holdfast.records.errors import MissingExtra, StepError, StoreError, StudyError, pip_install
 from holdfast.records.words import count_noun
 from holdfast.runs.build import build
 from holdfast.runs.methods.command.look import describe_command, find_problems
-from holdfast.runs.methods.files import describe_data
-from holdfast.runs.plan.settings import RolloutSettings
+from holdfast.runs.methods.files import Learning, Opening, describe_data, open_data, openings_of, try_out
+from holdfast.runs.plan.settings import RolloutSettings, TeachSettings
 from holdfast.runs.plan.step import Plan
+from holdfast.runs.steps.bases import language_of
+from holdfast.runs.steps.reading import load_chat
 from holdfast.store import DATABASE
 from holdfast.study.kinds import suite_of
 from holdfast.study.parts import ProbeSection
 from holdfast.study.sections import SuiteSection
-from holdfast.study.stages import EXTERNAL, ExternalSection, RewardSection, StageTable, TrainingSection
+from holdfast.study.stages import EXTERNAL, ExternalSection, RewardSection, TrainingSection
 from holdfast.study.study import Study
 from holdfast.suites import check_suite
+from holdfast.suites.parts import collect_cases
 from holdfast.suites.probes import describe_terms
+
+if TYPE_CHECKING:
+    from holdfast.training.encoding import Chat
 
 BYTES_PER_EPISODE = {"tiny": 900, "other": 20_000}
 BYTES_PER_CHECKPOINT = {"tiny": 2_000_000, "random": 4_000_000, "other": 170_000_000}
@@ -51,7 +58,7 @@ def look_around(study: Study) -> tuple[list[str], list[str]]:
     checkpoints = sum(len(step.checkpoints) for step in plan.steps)
     needed, free = _bytes_needed(plan), shutil.disk_usage(Path.cwd()).free
     doubts: list[str] = []
-    problems = list(_find_problems(study, doubts))
+    problems = list(_find_problems(study, plan, doubts))
     if needed > free:
         problems.append(f"disk: about {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free here")
     # Public sets of questions have terms, which a user is shown.
@@ -81,7 +88,7 @@ def _told(check: Callable[[], object]) -> Iterator[str]:
         yield str(error)
 
 
-def _find_problems(study: Study, doubts: list[str]) -> Iterator[str]:
+def _find_problems(study: Study, plan: Plan, doubts: list[str]) -> Iterator[str]:
     """What stands in the way; what a user should know of models that can be used is added to ``doubts``."""
     yield from _told(partial(check_suite, study.suite))
     for name, section in study.judges.items():
@@ -97,8 +104,9 @@ def _find_problems(study: Study, doubts: list[str]) -> Iterator[str]:
             remedy = pip_install("remote" if need == "remote" else "train") if need != "vllm" else "pip install vllm"
             yield f"packages {', '.join(missing)} are missing: {remedy}"
     for name, stage in study.stages.items():
-        yield from _told(partial(_look_at_data, name, stage, doubts))
+        doubts += filter(None, [describe_command(name, stage)])
         yield from find_problems(name, stage)
+    yield from _data_problems(study, plan, doubts)
     source = study.pairs.source
     if study.study.lineages and source not in ("base", "parent") and not (Path(source) / DATABASE).is_file():
         yield f"pairs.source is {source!r}, and no run is there; make it with `holdfast import` or `holdfast run`"
@@ -117,8 +125,47 @@ def _find_problems(study: Study, doubts: list[str]) -> Iterator[str]:
     yield from _external_problems(study, doubts)
 
 
-def _look_at_data(name: str, stage: StageTable, notes: list[str]) -> None:
-    notes += filter(None, [describe_data(name, stage), describe_command(name, stage)])
+def _data_problems(study: Study, plan: Plan, doubts: list[str]) -> Iterator[str]:
+    """Why stages could not learn from their files; what is in those that they can is added to ``doubts``."""
+    named = {name: one for name, one in study.stages.items() if isinstance(one, Learning) and one.digest is not None}
+    split_seeds = {made.settings.split_seed for made in plan.steps if isinstance(made.settings, RolloutSettings)}
+    held_out: set[Opening] = set()
+    with contextlib.suppress(StudyError):  # what is wrong with the suite is told of the suite
+        for seed in sorted(split_seeds) if named else ():
+            parts = collect_cases(study, seed)
+            held_out |= set(openings_of(case for part, cases in parts.items() if part != "train" for case in cases))
+    languages = dict(_languages(study, plan)) if named else {}
+    for name, stage in named.items():
+        try:
+            data = open_data(name, stage)
+            doubts.append(describe_data(name, data, held_out))
+            for base in study.model.bases:
+                taken = (*study.lineages_of(base), study.entry(base).start or ())
+                if base in languages and any(name in lineage for lineage in taken):
+                    chat, reads = languages[base]
+                    told = try_out(name, data, base, chat, stage, reads=reads)
+                    doubts += filter(None, [told])
+        except (StudyError, StepError) as error:
+            yield str(error)
+
+
+def _languages(study: Study, plan: Plan) -> Iterator[tuple[str, tuple[Chat, float]]]:
+    """How each base of a study writes conversations, and the most tokens that it reads, where that can be told now."""
+    if _missing("train"):
+        return
+    from holdfast.models.hub.hub import find_model
+    from holdfast.models.tiny.chat import MOST_POSITIONS
+    from holdfast.training.policy.adapters import longest_sequence
+
+    taught = {one.settings.base: one.settings for one in plan.steps if isinstance(one.settings, TeachSettings)}
+    for base in study.model.bases:
+        entry = study.entry(base)
+        if base in taught:
+            yield base, (language_of(taught[base]), MOST_POSITIONS)
+        elif entry.name and entry.kind in ("local", "vllm", "tiny"):
+            with contextlib.suppress(StudyError, StoreError, MissingExtra):  # told of the model
+                directory = find_model(entry.name, entry.revision, download=False)
+                yield base, (load_chat(directory, entry.calls or "auto"), longest_sequence(directory))
 
 
 def _missing(need: str) -> list[str]:

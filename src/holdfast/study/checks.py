@@ -26,6 +26,7 @@ from holdfast.study.stages import (
     ExternalSection,
     RewardSection,
     StageSection,
+    check_named_data,
 )
 from holdfast.study.starts import check_starts
 from holdfast.study.tables import Tables
@@ -248,6 +249,10 @@ def _check_search(study: Tables) -> None:
         f"search.lineage ends in {name}, which takes pairs {'one by one' if stage.pairwise else 'by sub-trees'}; mixing"
         " fills steps of pairs_per_step: leave out pairwise and trajectories_per_case",
     )
+    require(
+        stage.data is None,
+        f"search.lineage ends in {name}, whose pairs are a file's; a search mixes the study's own, name another",
+    )
     require(search.parent != search.lineage, "search.parent is search.lineage itself; name what it must hold against")
     (low, high), (least, most) = search.share, search.steps
     # Trials differ in whole steps and in hundredths of the share; 1e-9 takes off what floats add to those.
@@ -265,6 +270,7 @@ def _check_stage(study: Tables, name: str, stage: StageSection) -> None:
     _require_distinct(stage.objectives, f"{place}.objective")
     for objective in stage.objectives:
         require_known(objective, OBJECTIVES, f"{place}.objective is", "the objectives that judges score")
+    check_named_data(place, stage, (), "leave it out for pairs of the study's own")
     require(
         stage.grouping != "family" or not (stage.pairwise or stage.trajectories_per_case),
         f"{place}.grouping is 'family', which fills steps of pairs_per_step; leave out pairwise and"
@@ -316,6 +322,7 @@ def _check_demonstrations(study: Tables, name: str, stage: DemonstrationSection)
     for objective in stage.objectives:
         require_known(objective, OBJECTIVES, f"{place}.objective is", "the objectives that judges score")
     check_inert(place, stage)
+    check_named_data(place, stage, (DEMONSTRATIONS, TRAJECTORIES), "give 'demonstrations' or 'trajectories'")
     for data, keys in _CHOOSING.items():
         for key in keys if data != stage.data else ():
             unset = getattr(stage, key) == type(stage).model_fields[key].get_default(call_default_factory=True)

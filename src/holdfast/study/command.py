@@ -13,7 +13,15 @@ from pydantic import Field, field_validator
 from holdfast.records.errors import require, require_known
 from holdfast.records.section import CaseCount, Positive, Share
 from holdfast.study.sections import OBJECTIVES
-from holdfast.study.stages import DEMONSTRATIONS, FILE, PAIRS, TRAJECTORIES, StageTable
+from holdfast.study.stages import (
+    DEMONSTRATIONS,
+    FILE,
+    NAMED_DATA,
+    PAIRS,
+    TRAJECTORIES,
+    StageTable,
+    check_named_data,
+)
 
 MODEL, DATA, OUTPUT, SEED, STEPS, PYTHON = "model", "data", "output", "seed", "steps", "python"
 PLACES = (MODEL, DATA, OUTPUT, SEED, STEPS, PYTHON)
@@ -147,6 +155,7 @@ def _check_words(place: str, stage: CommandSection) -> None:
 
 def _check_data(place: str, stage: CommandSection, *, teaches: bool, has_cases: bool) -> None:
     """The data are there, and no key is set that makes nothing of them."""
+    check_named_data(place, stage, NAMED_DATA, "")
     for objective in stage.objectives:
         require_known(objective, OBJECTIVES, f"{place}.objective is", "the objectives that judges score")
     given = "data" in stage.model_fields_set and stage.data != PAIRS

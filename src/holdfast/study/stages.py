@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
 from holdfast.records import Checkpoint, StageRecord
+from holdfast.records.errors import require
 from holdfast.records.section import MOST, CaseCount, Natural, Positive, Rate, Section, Share, Weight
 
 # What ``data`` of a stage names beside a file, and what stands in records for that.
 DEMONSTRATIONS, TRAJECTORIES, PAIRS = "demonstrations", "trajectories", "pairs"
 NAMED_DATA, FILE = (DEMONSTRATIONS, TRAJECTORIES, PAIRS), "file"
+DATA_BYTES = 1 << 30  # of a file that a stage learns from
 AXIS_SETTINGS = ("beta", "learning_rate", "steps", "pairs_per_step", "warmup_steps", "lora_r", "loss")
 
 
@@ -77,6 +79,23 @@ class StageTable(Section):
         )
 
 
+def check_named_data(place: str, stage: StageTable, known: Sequence[str], without: str) -> None:
+    """Raises StudyError for data that a method does not know by name, and for a digest of no file.
+
+    ``without`` says what there is instead.
+    """
+    data, digest = getattr(stage, "data", None), getattr(stage, "digest", None)
+    named = data in NAMED_DATA
+    require(
+        not named or data in known,
+        f"{place}.data is {data!r}, and method {stage.method!r} has no such data; {without}, or ./{data} for a file",
+    )
+    require(
+        digest is None or (data is not None and not named),
+        f"{place}.digest is of a file of data, and there is none; it is filled in, remove it",
+    )
+
+
 class TrainingSection(StageTable):
     """What every stage that trains has: how it optimises, and which weights.
 
@@ -129,7 +148,7 @@ class StageSection(DataSection):
     ``sft_weight`` are the objective's; ``devices`` share one stage's weights and work.
     """
 
-    # The pair step's fingerprint holds the flip.
+    # The pair step's fingerprint holds the flip; of a file's pairs, which have no such step, ``resolved`` does.
     apart = ("flip",)
     optional = ("data", "digest", "epochs", "warmup_ratio", "max_length", "grouping", "mix", "term", "balance")
 
@@ -156,6 +175,10 @@ class StageSection(DataSection):
     mix: MixSection | None = None
     term: TermSection | None = None
     balance: BalanceSection | None = None
+
+    def resolved(self) -> dict[str, Any]:
+        """As of any stage that may learn from a file, with the share of a file's pairs that is flipped."""
+        return super().resolved() | ({"flip": self.flip} if self.digest and self.flip else {})
 
 
 class DemonstrationSection(DataSection):

@@ -28,7 +28,7 @@ from holdfast.study.elsewhere import read_external
 from holdfast.study.kinds import METHODS, SUITES, named_in
 from holdfast.study.problems import first_problem
 from holdfast.study.rules import refuse_old_bound
-from holdfast.study.stages import EXTERNAL, NAMED_DATA
+from holdfast.study.stages import DATA_BYTES, EXTERNAL, NAMED_DATA
 from holdfast.study.tables import Tables
 
 MOST_BYTES = 256 << 20  # of a file that a study names
@@ -211,7 +211,7 @@ def _read_stage(name: str, stage: Any) -> Any:
     data = stage.get("data")
     if not isinstance(data, str) or data in NAMED_DATA:
         return stage
-    return {**stage, "digest": hashlib.sha256(_read(data, f"stages.{name}.data")).hexdigest()}
+    return {**stage, "digest": hashlib.sha256(_read(data, f"stages.{name}.data", most=DATA_BYTES)).hexdigest()}
 
 
 def _read_judge(name: str, judge: Any) -> Any:
@@ -230,5 +230,5 @@ def _read_judge(name: str, judge: Any) -> Any:
     return read
 
 
-def _read(path: str, place: str, remedy: str = _A_FILE) -> bytes:
-    return read_bytes(path, MOST_BYTES, subject=f"{place}: {path}", remedy=remedy)
+def _read(path: str, place: str, remedy: str = _A_FILE, most: int = MOST_BYTES) -> bytes:
+    return read_bytes(path, most, subject=f"{place}: {path}", remedy=remedy)

@@ -50,9 +50,17 @@ class ScoredSequence:
 
 
 class Chat(Protocol):
-    """A chat format: messages to token ids and a mask of the agent's own tokens."""
+    """A chat format: messages to token ids and a mask of the agent's own tokens.
+
+    ``unknown`` is the id of the token that stands for words without one, None where all texts can be written.
+    """
+
+    unknown: int | None
 
     def encode(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> tuple[list[int], list[bool]]: ...
+
+    def shows_as_written(self, message: Message) -> bool:
+        """Whether a message spells no control token, which would be shown otherwise."""
 
 
 class Limits(Protocol):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from holdfast.exchange.traces.records import BadRecord, parse_text, refuse_record
-from holdfast.models.calls.structured import clean, read_arguments
+from holdfast.exchange.datasets.rows import parse_value
+from holdfast.exchange.traces.records import refuse_record
+from holdfast.models.calls.structured import read_arguments
 from holdfast.models.calls.values import keep_arguments
 from holdfast.records import Case, Message, Role, ToolCall, ToolSpec, content_id
 
+SHAREGPT = "write it as messages: from as role (human as user, gpt as assistant), value as content"
 SUITE = "file"  # of the cases that are made of rows
 UNCOUNTED = "uncounted"  # in a message's detail: its tokens are read, and not learnt from
 _ROLES: Mapping[str, Role] = {
@@ -17,15 +21,20 @@ _ROLES: Mapping[str, Role] = {
     **{"tool": "tool", "function": "tool"},
 }
 _CALLS = ("tool_calls", "function_call")
+# What an agent said beside its content, which would be left out of what is learnt.
+_UNREAD = ("reasoning_content", "reasoning", "thinking", "refusal", "audio")
+# A list of messages that was written as a text, as JSON or as Python shows it; an agent's answer may be another list.
+_LISTED = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content|from|value)["']\s*:""")
+_ROLE = re.compile(rf"""["'](?:role|from)["']\s*:\s*["'](?:{"|".join(_ROLES)}|human|gpt)["']""")
 
 
 def read_turns(place: str, value: Any, *, whole: bool = True) -> list[Message]:
-    """The messages of a list. Errors: BadRecord.
+    """The messages of a list, or the one that stands alone. Errors: BadRecord.
 
     A tool's result answers a call of the turn before it, and arguments are JSON objects. Of what is not ``whole``, such
     as a side that was rejected, a turn may be empty, and arguments may be a text, which is what an agent wrote.
     """
-    value = parse_text(place, value) if isinstance(value, str) and value.lstrip()[:1] == "[" else value
+    value = parse_value(place, value) if is_listed(value) else [value] if isinstance(value, dict) else value
     if not isinstance(value, list) or not value:
         refuse_record(place, "no list of messages")
     turns: list[Message] = []
@@ -47,13 +56,25 @@ def read_turns(place: str, value: Any, *, whole: bool = True) -> list[Message]:
             refuse_record(where, f"the call of {waiting[0].name} before it has no result")
         asked, waiting, ranks = list(message.tool_calls), list(message.tool_calls), []
         turns.append(message)
-    return turns
+    # Ids are drawn anew whenever something is recorded: what differs by them alone is the same.
+    return [_without_ids(one) if one.tool_calls else one for one in turns]
+
+
+def _without_ids(message: Message) -> Message:
+    return replace(message, tool_calls=tuple(replace(call, id="") for call in message.tool_calls))
+
+
+def is_listed(value: Any) -> bool:
+    """Whether a value is a text that lists messages."""
+    return isinstance(value, str) and _LISTED.match(value) is not None and _ROLE.search(value) is not None
 
 
 def _read_turn(place: str, one: Any, waiting: list[ToolCall], *, whole: bool) -> Message:
     if not isinstance(one, dict):
         refuse_record(place, f"expected a message, found {type(one).__name__}")
     role = _ROLES.get(one["role"]) if isinstance(one.get("role"), str) else None
+    if role is None and "from" in one and "value" in one:
+        refuse_record(place, "a message in ShareGPT's form", SHAREGPT)
     if role is None:
         refuse_record(place, f"role is {one.get('role')!r:.40}; known are {', '.join(_ROLES)}", "write one of them")
     text = _text(place, one.get("content"))
@@ -62,6 +83,11 @@ def _read_turn(place: str, one: Any, waiting: list[ToolCall], *, whole: bool) ->
     calls = _calls(place, one, whole=whole) if role == "assistant" else ()
     if role != "assistant" and any(one.get(key) for key in _CALLS):
         refuse_record(place, f"a call in a turn of the {role}", "calls are the agent's")
+    unread = next((key for key in _UNREAD if one.get(key)), None)
+    if unread is not None:
+        refuse_record(
+            place, f"{unread} is not read", "write what the agent is to say into content, or take the key out"
+        )
     if not text.strip() and not calls and role != "system" and (whole or role == "user"):
         refuse_record(place, f"an empty turn of the {'agent' if role == 'assistant' else role}")
     weight = one.get("weight")
@@ -72,7 +98,7 @@ def _read_turn(place: str, one: Any, waiting: list[ToolCall], *, whole: bool) ->
 
 def _text(place: str, content: Any) -> str:
     if content is None or isinstance(content, str):
-        return clean(content or "")
+        return content or ""
     if not isinstance(content, list):
         refuse_record(place, f"content is {type(content).__name__}", "give a text, or a list of parts that are texts")
     texts = []
@@ -80,13 +106,15 @@ def _text(place: str, content: Any) -> str:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text" or not isinstance(part.get("text"), str):
             refuse_record(place, f"content has a part of type {kind!r:.40}, which is no text", "leave the row out")
-        texts.append(clean(part["text"]))
+        texts.append(part["text"])
     return "".join(texts)
 
 
 def _calls(place: str, one: Mapping[str, Any], *, whole: bool) -> tuple[ToolCall, ...]:
     listed = one.get("tool_calls") or []
     if one.get("function_call"):
+        if listed:
+            refuse_record(place, "holds tool_calls and a function_call", "write all calls as tool_calls")
         listed = [{"function": one["function_call"]}]
     if not isinstance(listed, list):
         refuse_record(place, "tool_calls is no list")
@@ -103,9 +131,17 @@ def _call(place: str, value: Any, *, whole: bool) -> ToolCall:
     if not whole and isinstance(given, str) and not given.strip():
         arguments = {"_raw": given}  # what an agent wrote, and no call without arguments
     if whole and "_raw" in arguments:
-        refuse_record(place, f"arguments of {name!r:.60} are no JSON object")
-    identity = value.get("id")
-    return ToolCall(name=clean(name), arguments=arguments, id=clean(identity) if isinstance(identity, str) else "")
+        refuse_record(
+            place, f"arguments of {name!r:.60} are no JSON object with numbers of 64 bits and keys that differ"
+        )
+    return ToolCall(name=name, arguments=arguments, id=_identity(place, value.get("id")))
+
+
+def _identity(place: str, value: Any) -> str:
+    """The id of a call, empty where it has none."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
+        refuse_record(place, f"an id of a call is {type(value).__name__}", "write ids as texts")
+    return "" if value is None else str(value)
 
 
 def _named(value: Any) -> tuple[Mapping[str, Any], str]:
@@ -117,9 +153,9 @@ def _named(value: Any) -> tuple[Mapping[str, Any], str]:
 
 def _answered(place: str, one: Mapping[str, Any], waiting: list[ToolCall]) -> ToolCall:
     """The call that a result answers, taken from those that wait: by its id, else by its tool's name, else the next."""
-    identity, name = one.get("tool_call_id"), one.get("name")
+    identity, name = _identity(place, one.get("tool_call_id")), one.get("name")
     known = [call.id for call in waiting]
-    if isinstance(identity, str) and identity and any(known):
+    if identity and any(known):
         at = known.index(identity) if identity in known else None
     else:
         named = [number for number, call in enumerate(waiting) if not name or call.name == name]
@@ -132,23 +168,27 @@ def _answered(place: str, one: Mapping[str, Any], waiting: list[ToolCall]) -> To
 
 def read_tools(place: str, row: Mapping[str, Any]) -> tuple[ToolSpec, ...]:
     """The tools of a row: a list as OpenAI's API takes it, JSON text of one, or nothing. Errors: BadRecord."""
+    if row.get("tools") and row.get("functions"):
+        refuse_record(place, "holds tools and functions", "write all of them as tools")
     value = row.get("tools") or row.get("functions") or []
-    value = parse_text(f"{place}: tools", value) if isinstance(value, str) else value
+    value = (parse_value(f"{place}: tools", value) or []) if isinstance(value, str) else value
     if not isinstance(value, list):
         refuse_record(f"{place}: tools", f"expected a list, found {type(value).__name__}")
     found: dict[str, ToolSpec] = {}
     for number, one in enumerate(value):
         where = f"{place}: tools[{number}]"
-        inner, name = _named(one)
+        inner, name = _named(parse_value(where, one) if isinstance(one, str) else one)
         if not name:
             refuse_record(where, "a tool without a name")
         if name in found:
             refuse_record(where, f"the tool {name!r:.60} stands twice")
         schema = inner.get("parameters") or {}
-        if not isinstance(schema, dict):
+        if not isinstance(schema, dict) or not isinstance(schema.get("properties") or {}, dict):
             refuse_record(where, "parameters are no JSON schema")
-        told = inner.get("description")
-        found[name] = ToolSpec(name=name, description=told if isinstance(told, str) else "", parameters=schema)
+        told = inner.get("description") or ""
+        if not isinstance(told, str):
+            refuse_record(where, f"its description is {type(told).__name__}", "give a text")
+        found[name] = ToolSpec(name=name, description=told, parameters=schema)
     return tuple(found.values())
 
 
@@ -157,6 +197,3 @@ def make_case(name: str, number: int, opening: Sequence[Message], tools: tuple[T
     systems = [message.content for message in opening if message.role == "system"]
     family = content_id(systems, [[tool.name, tool.description, tool.parameters] for tool in tools])
     return Case(id=name, suite=SUITE, number=number, family=family, messages=tuple(opening), tools=tools)
-
-
-__all__ = ["SUITE", "UNCOUNTED", "BadRecord", "make_case", "read_tools", "read_turns"]

@@ -73,9 +73,9 @@ class HubChat:
     ``channels`` says that replies carry headers, ``thought`` are the marks around a thought that a prompt opens, if it
     does, and ``thinks_on_demand`` says that the agent thinks only where the template is told so, which it is not.
     ``ends`` are the ids of the tokens that end a turn, ``unknown_ends`` those that are said to and that the tokenizer
-    does not have, ``source`` is the template. ``encode`` of a conversation begins with the ``prompt_ids`` of each of
-    its turns of the agent. Errors: StudyError for a directory without a tokenizer, template or token that ends a turn,
-    a template that is refused, or ``calls`` that it cannot write.
+    does not have, ``unknown`` the token of words without one, ``source`` is the template. ``encode`` of a conversation
+    begins with the ``prompt_ids`` of each of its turns of the agent. Errors: StudyError for a directory without a
+    tokenizer, template or token that ends a turn, a template that is refused, or ``calls`` that it cannot write.
     """
 
     def __init__(self, directory: Path | str, *, calls: Calls = "auto") -> None:
@@ -95,6 +95,8 @@ class HubChat:
                 f"{self.directory}: no token ends a turn{beyond}: the agent would talk to its limit; name one as"
                 " eos_token_id in generation_config.json"
             )
+        unknown = self.tokenizer.unk_token_id  # some name one that ends turns, and need none
+        self.unknown: int | None = None if unknown in self.ends else unknown
         self._end = self._spell_ends()
         added = self.tokenizer.added_tokens_decoder.values()
         special = {token.content for token in added if token.special}
@@ -228,13 +230,22 @@ class HubChat:
         before, closed, _ = message.content.partition(end)
         return replace(message, content=self._opened + message.content) if closed and begin not in before else message
 
+    def shows_as_written(self, message: Message) -> bool:
+        """Whether a message spells no control token, which would be shown with a space in it."""
+        return self._neutral(message) == message
+
     def _neutral(self, message: Message) -> Message:
         control = self._special if message.role == "assistant" else self._control
         calls = tuple(
-            replace(call, arguments=_map_texts(dict(call.arguments), lambda text: _break(control, text)))
+            replace(
+                call,
+                name=_break(self._control, call.name),
+                arguments=_map_texts(dict(call.arguments), lambda text: _break(control, text)),
+            )
             for call in message.tool_calls
         )
-        return replace(message, content=_break(control, message.content), tool_calls=calls)
+        name = None if message.name is None else _break(self._control, message.name)
+        return replace(message, content=_break(control, message.content), tool_calls=calls, name=name)
 
     def _render(self, shown: Sequence[Message], tools: Sequence[ToolSpec], *, prompt: bool) -> str:
         specs = chat_tools(tools) if self.native else []
@@ -470,11 +481,11 @@ def _break(control: re.Pattern[str], text: str) -> str:
 
 
 def _map_texts(value: Any, change: Any) -> Any:
-    """A JSON value with every text changed, keys aside."""
+    """A JSON value with every text changed."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return {key: _map_texts(one, change) for key, one in value.items()}
+        return {change(key): _map_texts(one, change) for key, one in value.items()}
     return [_map_texts(one, change) for one in value] if isinstance(value, list | tuple) else value
 
 
@@ -551,7 +562,7 @@ def _compare(chat: HubChat, conversation: Conversation) -> None:
     for place, message in enumerate(messages):
         if message.role != "assistant":
             continue
-        if chat._neutral(message) != message:
+        if not chat.shows_as_written(message):
             raise Unfaithful("it thinks between control tokens, which no text can spell")
         prompt = chat.prompt_ids(replace(conversation, messages=messages[:place]))
         begins = len(prompt)

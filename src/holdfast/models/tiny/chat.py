@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.models import Stopped
+from holdfast.models.calls.values import parameters_of
 from holdfast.models.directories.peft import text_home
 from holdfast.records import JSON, Message, ToolCall, ToolSpec
 from holdfast.records.errors import StudyError
@@ -25,6 +26,7 @@ from holdfast.records.errors import StudyError
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<sys>", "<user>", "<call>", "<obs>", "<say>", "<end>", "<unk>")
 PAD, BOS, EOS, SYS, USER, CALL, OBS, SAY, END, UNK = range(len(SPECIALS))
 OPENERS = (CALL, SAY)
+MOST_POSITIONS = 128  # of a sequence, where nobody says otherwise
 _WORD = r"[a-z0-9_@.'-]*[a-z0-9_]"
 _OPENING = {"system": SYS, "user": USER, "tool": OBS, "assistant": SAY}
 _AGENT_ROLE = "assistant"
@@ -161,6 +163,8 @@ def is_tiny(directory: Path) -> bool:
 class TinyChat:
     """Encodes messages to token ids and reads replies back; the same ids as the directory's chat template."""
 
+    unknown: int | None = UNK
+
     def __init__(self, tokens: Sequence[str], system_prompts: Mapping[str, str]) -> None:
         self.tokens = tuple(tokens)
         self.ids = {token: number for number, token in enumerate(self.tokens)}
@@ -186,13 +190,17 @@ class TinyChat:
         With ``tools``, arguments are put in the order of the tool's schema; without, they keep their own.
         The encoding of the first messages is a prefix of the encoding of all.
         """
-        schemas = {tool.name: tool.parameters.get("properties", {}) for tool in tools}
+        schemas = {tool.name: parameters_of(tool) for tool in tools}
         ids, mask = [BOS], [False]
         for message in messages:
             turn = self._turn(message, schemas)
             ids += turn
             mask += [message.role == _AGENT_ROLE] * len(turn)
         return ids, mask
+
+    def shows_as_written(self, _: Message) -> bool:
+        """No text spells a control token: words have no brackets."""
+        return True
 
     def _turn(self, message: Message, schemas: Mapping[str, JSON]) -> list[int]:
         if message.role == "system" and message.content in self.system_prompts:
@@ -238,7 +246,7 @@ class TinyChat:
 def _read_call(name: str, values: Sequence[str], tools: Sequence[ToolSpec]) -> ToolCall:
     tool = next((tool for tool in tools if tool.name.lower() == name), None)
     if tool is not None:
-        properties: Mapping[str, Any] = tool.parameters.get("properties", {})
+        properties = parameters_of(tool)
         required = tool.parameters.get("required", properties)
         if len(required) <= len(values) <= len(properties):
             pairs = zip(properties.items(), values, strict=False)

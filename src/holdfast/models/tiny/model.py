@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from holdfast.models import Ask, Reply
-from holdfast.models.tiny.chat import RAW, TinyChat, write_tokenizer
+from holdfast.models.tiny.chat import MOST_POSITIONS, RAW, TinyChat, write_tokenizer
 from holdfast.models.tiny.llama import NORM_EPSILON, LlamaShape, TinyLlama, one_thread, pad_rows, picked_logprobs
 from holdfast.records.errors import StudyError
 
@@ -37,7 +37,7 @@ def build(
     layers: int = 3,
     heads: int = 3,
     ffn: int = 256,
-    max_positions: int = 128,
+    max_positions: int = MOST_POSITIONS,
 ) -> Path:
     """Writes an untrained model directory and returns its path.
 

@@ -32,7 +32,7 @@ from holdfast.runs.plan.step import Made, Means, Replicate, Step
 from holdfast.study.kinds import METHODS, kind_of, method_of, read_suite, suite_of
 from holdfast.study.parts import PartSection
 from holdfast.study.sections import SuiteSection, SuiteTable
-from holdfast.study.stages import SourceSection, StageSection
+from holdfast.study.stages import SourceSection, StageSection, StageTable
 from holdfast.study.study import Study
 from holdfast.study.users import APPROVAL, ApprovalSection
 from holdfast.suites import probes
@@ -210,20 +210,23 @@ class Planner:
             )
         return planned
 
+    def of_stage(self, replicate: Replicate, parent: Made, name: str, section: StageTable) -> dict[str, Any]:
+        """What the settings of every stage say: its table, where it starts, its seed, how its base writes calls."""
+        return {
+            "method": section.method,
+            "section": section,
+            "stage": name,
+            "parent": parent.checkpoint.id,
+            "train_seed": replicate.seed,
+            "calls": self.calls_of(replicate.base),
+        }
+
     def train_alone(self, replicate: Replicate, parent: Made, lineage: tuple[str, ...]) -> Made:
         """A stage that needs nothing but the checkpoint that it starts from, of which it makes one."""
         name, known = lineage[-1], parent.checkpoint
         stage = self.study.stages[name].at_point(replicate.point)
         steps = getattr(stage, "steps", 1)
-        settings = StageSettings(
-            method=stage.method,
-            stage=name,
-            parent=known.id,
-            train_seed=replicate.seed,
-            section=stage,
-            calls=self.calls_of(replicate.base),
-            agent=self.agent(replicate.base),
-        )
+        settings = StageSettings(**self.of_stage(replicate, parent, name, stage), agent=self.agent(replicate.base))
         record = StageRecord(
             name=name,
             method=stage.method,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +15,10 @@ from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Emit, Finished, beat
 from holdfast.runs.steps.reading import cases_of, weights_of
 from holdfast.store import Store, weights
+from holdfast.study.kinds import Taught, suite_of
+
+if TYPE_CHECKING:
+    from holdfast.models.tiny.chat import TinyChat
 
 
 def open_base(step: Step, entry: ModelEntry, store: Store) -> Finished:
@@ -72,10 +78,6 @@ def make_base(step: Step, settings: RandomSettings, store: Store, scratch: Path)
 def teach_base(step: Step, settings: TeachSettings, scratch: Path, emit: Emit) -> Finished:
     """A tiny base: its tokenizer and weights, taught from demonstrations of scripted agents."""
     from holdfast.models.tiny import model as tiny
-    from holdfast.study.kinds import Taught, suite_of
-    from holdfast.study.sections import SuiteSection
-    from holdfast.suites import probes
-    from holdfast.suites.approval import demonstrations
     from holdfast.training.encoding import encode_episode
     from holdfast.training.sft.stage import train_sft
 
@@ -85,15 +87,8 @@ def teach_base(step: Step, settings: TeachSettings, scratch: Path, emit: Emit) -
     if weights.fetch_cached(step.fingerprint, directory):
         return Finished(result={"cached": True}, checkpoints=((checkpoint, directory),))
     seed, model, sft = settings.base_seed, settings.model, settings.model.sft
-    table = settings.table or SuiteSection(name=settings.suite, mixture=settings.mixture)
-    teach, count = suite_of(table).teach, sft.demonstrations
-    lessons = [
-        Taught(system_prompts={}) if teach is None else teach(table, seed, count),
-        probes.teach_beside(settings.probes, seed, 0 if teach is None else count),
-        demonstrations.teach_beside(settings.approval, seed),
-    ]
-    words = tuple(word for lesson in lessons for word in lesson.words)
-    prompts = {text: token for lesson in lessons for text, token in lesson.system_prompts.items()}
+    lessons = _lessons(settings, sft.demonstrations)
+    words, prompts = _language(lessons)
     tiny.build(
         words,
         fresh,
@@ -119,6 +114,37 @@ def teach_base(step: Step, settings: TeachSettings, scratch: Path, emit: Emit) -
         "mean_episode_tokens": float(np.mean([len(item.ids) for item in encoded])),
     }
     return Finished(result=summary, checkpoints=((checkpoint, directory),))
+
+
+def _lessons(settings: TeachSettings, count: int) -> list[Taught]:
+    """What a tiny base learns, with so many demonstrations of its suite."""
+    from holdfast.study.sections import SuiteSection
+    from holdfast.suites import probes
+    from holdfast.suites.approval import demonstrations
+
+    table, seed = settings.table or SuiteSection(name=settings.suite, mixture=settings.mixture), settings.base_seed
+    teach = suite_of(table).teach
+    return [
+        Taught(system_prompts={}) if teach is None else teach(table, seed, count),
+        probes.teach_beside(settings.probes, seed, 0 if teach is None else count),
+        demonstrations.teach_beside(settings.approval, seed),
+    ]
+
+
+def _language(lessons: Sequence[Taught]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The words of some lessons, and the system prompts that have a token of their own."""
+    words = tuple(word for lesson in lessons for word in lesson.words)
+    return words, {text: token for lesson in lessons for text, token in lesson.system_prompts.items()}
+
+
+def language_of(settings: TeachSettings) -> TinyChat:
+    """The language of a tiny base that is yet to be made."""
+    from holdfast.models.tiny.chat import SPECIALS, TinyChat
+
+    # The words are the same however many demonstrations there are.
+    few = replace(settings, approval=settings.approval and {**settings.approval, "count": 1})
+    words, prompts = _language(_lessons(few, 1))
+    return TinyChat((*SPECIALS, *dict.fromkeys(prompts.values()), *sorted(set(words))), prompts)
 
 
 def merge(step: Step, settings: MergeSettings, store: Store, scratch: Path) -> Finished:

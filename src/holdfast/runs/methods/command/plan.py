@@ -46,18 +46,11 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
     inputs = [parent.step, *([pairs] if pairs else source.inputs)]
     doses = study.doses_of(lineage)
     settings = CommandSettings(
-        method=section.method,
-        section=section,
-        stage=name,
-        parent=known.id,
-        train_seed=replicate.seed,
+        **planner.of_stage(replicate, parent, name, section),
         doses=doses,
-        calls=planner.calls_of(replicate.base),
         split_seed=replicate.split_seed if section.learns_from in (DEMONSTRATIONS, TRAJECTORIES) else None,
         pairs=pairs,
-        suite=source.suite,
-        version_of_demonstrations=source.version,
-        judge=source.judge,
+        **source.settings,
     )
     told: dict[str, Any] = {"name": name, "method": section.method, "objectives": section.objectives}
     told |= {"settings": section.resolved(), "data": _name_data(section, pairs, source)}

@@ -129,7 +129,7 @@ def _write_data(step: Step, settings: CommandSettings, store: Store, path: Path)
     if section.learns_from is None:
         return Lent()
     if section.learns_from == FILE:
-        return Lent(path=find_data(settings.stage, section).absolute())
+        return Lent(path=find_data(settings.stage, section)[0].absolute())
     if section.learns_from == PAIRS:
         assert settings.pairs is not None  # the plan gives it with such data
         count = write_lines(to_trl(store.pairs(settings.pairs), store), path)

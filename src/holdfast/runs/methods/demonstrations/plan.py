@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from holdfast.records import StageRecord
 from holdfast.runs.plan.planner import Planner
@@ -42,6 +42,11 @@ class Source:
     version: int | str | None = None
     judge: str | None = None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keys of ``ImitationSettings`` that say so."""
+        return {"suite": self.suite, "version_of_demonstrations": self.version, "judge": self.judge}
+
 
 def plan_source(planner: Planner, replicate: Replicate, parent: Made, section: Imitating) -> tuple[Imitating, Source]:
     """Where the episodes that ``section.data`` names come from, and the section with what decides them."""
@@ -68,17 +73,10 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
     inputs = [parent.step, *source.inputs]
     doses = study.doses_of(lineage)
     settings = ImitationSettings(
-        method=section.method,
-        section=section,
-        stage=name,
-        parent=known.id,
-        train_seed=replicate.seed,
+        **planner.of_stage(replicate, parent, name, section),
         doses=doses,
-        calls=planner.calls_of(replicate.base),
         split_seed=replicate.split_seed,
-        suite=source.suite,
-        version_of_demonstrations=source.version,
-        judge=source.judge,
+        **source.settings,
     )
     kept = {
         dose: (

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from holdfast.exchange.datasets.turns import UNCOUNTED
 from holdfast.records import Case, Trajectory
 from holdfast.records.errors import StepError, StudyError
 from holdfast.runs.methods.demonstrations.plan import ImitationSettings
-from holdfast.runs.methods.files import OPENS_HELD_OUT, find_data, held_out_openings, note_counts, opening_of
+from holdfast.runs.methods.files import (
+    OPENS_HELD_OUT,
+    UNREADABLE,
+    encode_rows,
+    held_out_openings,
+    note_counts,
+    open_data,
+    opening_of,
+)
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Emit, Finished
 from holdfast.runs.steps.reading import LOOP, cases_of, load_chat, resume, weights_of
@@ -30,20 +37,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Episodes to imitate, by what errors call them, and how many were left out for which reason."""
+    """Episodes to imitate, by what errors call them, how many were left out for which reason, and the file they are of.
+
+    None is a file of those that the run or its suite has.
+    """
 
     episodes: Mapping[str, tuple[Case, Trajectory]]
     left_out: Mapping[str, int]
+    path: Path | None = None
 
 
 def train_stage(step: Step, settings: ImitationSettings, store: Store, scratch: Path, emit: Emit) -> Finished:
     """One stage of supervised fine-tuning."""
     from holdfast.training.loop.loop import LOG
+    from holdfast.training.policy.adapters import longest_sequence
     from holdfast.training.sft.stage import imitate
 
-    start = weights_of(store, settings.parent)
-    chosen = choose(step, settings, store)
-    section, encoded = settings.section, _encode(load_chat(start, settings.calls or "auto"), chosen)
+    start, section = weights_of(store, settings.parent), settings.section
+    chosen, chat = choose(step, settings, store), load_chat(start, settings.calls or "auto")
+    left_out = dict(chosen.left_out)
+    if chosen.path is None:
+        encoded = _encode(chat, chosen)
+    else:
+        rows, reads = chosen.episodes.values(), longest_sequence(start)
+        encoded, bad = encode_rows(chosen.path, rows, chat, section, reads=reads)
+        left_out[UNREADABLE] = len(bad)
     longest = math.inf if section.max_length is None else section.max_length
     fitting = {name: item for name, item in encoded.items() if len(item.ids) <= longest}
     if not fitting:
@@ -53,7 +71,6 @@ def train_stage(step: Step, settings: ImitationSettings, store: Store, scratch: 
     doses = [dose * stage.steps for dose in settings.doses]
     whole = stage.model_copy(update={"steps": doses[-1]})  # the warm-up is that of dose 1
     results = resume(step, scratch, emit, partial(imitate, start, fitting, whole, families=families, save_at=doses))
-    left_out = dict(chosen.left_out)
     if section.max_length is not None:
         left_out["too long"] = len(encoded) - len(fitting)
     summary = {
@@ -135,11 +152,9 @@ def _select(step: Step, settings: ImitationSettings, store: Store) -> Chosen:
 
 def _read_file(settings: ImitationSettings, store: Store) -> Chosen:
     """The chats of the stage's file, of no held-out case. Errors: StepError where the file is gone or has changed."""
-    from holdfast.exchange.datasets.chats import read_chats
-
-    found = read_chats(find_data(settings.stage, settings.section))
-    kept = _without_held_out({case.id: (case, one) for case, one in found.chats}, settings, store)
-    return Chosen(kept.episodes, {**found.left_out, **kept.left_out})
+    data = open_data(settings.stage, settings.section)
+    kept = _without_held_out({one.id: (case, one) for case, one in data.episodes}, settings, store)
+    return Chosen(kept.episodes, {**data.found.left_out, **kept.left_out}, data.path)
 
 
 def _without_held_out(
@@ -151,8 +166,8 @@ def _without_held_out(
     return Chosen(kept, {OPENS_HELD_OUT: len(episodes) - len(kept)})
 
 
-def _encode(chat: Chat, chosen: Chosen) -> dict[str, Encoded]:
-    """Every episode as tokens, in a format that was checked on one case of each family.
+def _encode(chat: Chat, chosen: Chosen) -> Mapping[str, Encoded]:
+    """Every episode of the run's own as tokens, in a format that was checked on one case of each family.
 
     Errors: StudyError naming the episode where the format cannot write it.
     """
@@ -164,24 +179,7 @@ def _encode(chat: Chat, chosen: Chosen) -> dict[str, Encoded]:
             checked.add(case.family)
             check_template(chat, case.id, case.messages, case.tools)
         try:
-            item = encode_episode(chat, case.messages, trajectory.messages, case.tools)
-            encoded[name] = _without_uncounted(chat, case, trajectory, item)
+            encoded[name] = encode_episode(chat, case.messages, trajectory.messages, case.tools)
         except StudyError as error:
             raise StudyError(f"{name}: {error}") from error
     return encoded
-
-
-def _without_uncounted(chat: Chat, case: Case, trajectory: Trajectory, item: Encoded) -> Encoded:
-    """The episode with none of the tokens of turns that its file gives weight 0."""
-    agent = item.agent.copy()
-    for number, message in enumerate(trajectory.messages):
-        if (message.detail or {}).get(UNCOUNTED):
-            before, through = (
-                chat.encode([*case.messages, *trajectory.messages[:end]], case.tools)[0] for end in (number, number + 1)
-            )
-            if item.ids[: len(through)].tolist() != through:
-                raise StudyError(
-                    "its chat template writes a turn otherwise once others follow, so that no weight 0 holds"
-                )
-            agent[len(before) : len(through)] = False
-    return replace(item, agent=agent)

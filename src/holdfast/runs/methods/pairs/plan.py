@@ -66,13 +66,8 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
         inputs += [pairs, planner.reference(base, parent, rollout, section, split_seed)]
     doses = study.doses_of(lineage)
     settings = PairStageSettings(
-        method=section.method,
-        section=section,
-        stage=name,
-        parent=known.id,
-        train_seed=seed,
+        **planner.of_stage(replicate, parent, name, section),
         doses=doses,
-        calls=planner.calls_of(base),
         split_seed=split_seed if section.digest else None,
     )
     if (second := section.mix or section.term or section.balance) is not None:

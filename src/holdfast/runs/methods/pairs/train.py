@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from holdfast.judges import open_judge
-from holdfast.records import Case, PreferencePair, Trajectory, content_id
+from holdfast.records import PreferencePair, content_id
 from holdfast.records.errors import StepError
 from holdfast.rollout.dialogues import Speakers
 from holdfast.rollout.episode import roll_out as roll_out_episodes
-from holdfast.runs.methods.files import OPENS_HELD_OUT, find_data, held_out_openings, note_counts, opening_of
+from holdfast.runs.methods.files import (
+    OPENS_HELD_OUT,
+    UNREADABLE,
+    encode_rows,
+    held_out_openings,
+    note_counts,
+    open_data,
+    opening_of,
+)
 from holdfast.runs.methods.pairs.plan import PairStageSettings
 from holdfast.runs.plan.settings import SpeakerModel
 from holdfast.runs.plan.step import Step
@@ -41,12 +49,14 @@ def train_stage(step: Step, settings: PairStageSettings, store: Store, scratch: 
     from holdfast.training.dpo.orders import fit_stage
     from holdfast.training.dpo.stage import train_dpo
     from holdfast.training.loop.loop import LOG
+    from holdfast.training.policy.adapters import longest_sequence
 
     start = weights_of(store, settings.parent)
     chat = load_chat(start, settings.calls or "auto")
-    learnt = (
-        _read_file(step, settings, store, chat) if settings.section.digest else _read_own(step, settings, store, chat)
-    )
+    if settings.section.digest:
+        learnt = _read_file(step, settings, store, chat, longest_sequence(start))
+    else:
+        learnt = _read_own(step, settings, store, chat)
     second, every = learnt.second, learnt.encoded
     both = [*learnt.pairs, *(second.pairs if second is not None else ())]
     pairs = learnt.pairs
@@ -86,10 +96,11 @@ def train_stage(step: Step, settings: PairStageSettings, store: Store, scratch: 
     if stage.max_length is not None:
         summary["too_long"] = len(both) - len(fitting)
     if learnt.left_out is not None:
+        left_out = {**learnt.left_out, "too long": len(both) - len(fitting)}
         summary |= {
-            "left_out": dict(learnt.left_out),
+            "left_out": left_out,
             "contradictory": learnt.contradictory,
-            "notes": [note_counts(settings.stage, len(kept), "pairs", learnt.left_out)],
+            "notes": [note_counts(settings.stage, len(kept), "pairs", left_out)],
         }
     return Finished(result=summary, checkpoints=tuple(made), logs={"": scratch / LOOP / LOG})
 
@@ -122,26 +133,35 @@ def _read_own(step: Step, settings: PairStageSettings, store: Store, chat: Chat)
     return _Learnt(pairs=pairs, encoded=_encode_pairs(store, chat, both), second=second, families=families)
 
 
-def _read_file(step: Step, settings: PairStageSettings, store: Store, chat: Chat) -> _Learnt:
+def _read_file(step: Step, settings: PairStageSettings, store: Store, chat: Chat, reads: float) -> _Learnt:
     """The pairs of a file of preferences, of no held-out case. Errors: StepError where none are left."""
-    from holdfast.exchange.datasets.preferences import read_preferences
+    from holdfast.exchange.datasets.preferences import Preferences
     from holdfast.training.pairs import flip_pairs
 
     assert settings.split_seed is not None  # the plan gives it to a stage on a file
     section = settings.section
-    path = find_data(settings.stage, section)
-    found = read_preferences(path, section.objectives)
+    data = open_data(settings.stage, section)
+    path, found = data.path, data.found
+    assert isinstance(found, Preferences)  # as of every such stage
     held_out = held_out_openings(store, settings.split_seed)
-    pairs = [pair for pair in found.pairs if opening_of(found.cases[pair.case_id].messages) not in held_out]
+    kept = [pair for pair in found.pairs if opening_of(found.cases[pair.case_id].messages) not in held_out]
+    left_out = {**found.left_out, OPENS_HELD_OUT: len(found.pairs) - len(kept)}
+    used = dict.fromkeys(name for pair in kept for name in (pair.chosen, pair.rejected))
+    episodes = [(found.cases[one.case_id], one) for one in map(found.trajectories.__getitem__, used)]
+    encoded, _ = encode_rows(path, episodes, chat, section, reads=reads)
+    read = [pair for pair in kept if pair.chosen in encoded and pair.rejected in encoded]
+    # A model may have one token for what differs in a text.
+    pairs = [one for one in read if not np.array_equal(encoded[one.chosen].ids, encoded[one.rejected].ids)]
+    left_out |= {UNREADABLE: len(kept) - len(read), "the same to the model on both sides": len(read) - len(pairs)}
     if not pairs:
-        raise StepError(f"{path}: all of its {len(found.pairs)} pairs open as held-out cases do; give other pairs")
+        told = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
+        raise StepError(f"{path}: there is no pair to learn from ({told}); give other pairs")
     rng = np.random.default_rng([settings.train_seed, int(step.fingerprint[:15], 16)])
-    used = dict.fromkeys(name for pair in pairs for name in (pair.chosen, pair.rejected))
     return _Learnt(
         pairs=flip_pairs(pairs, section.flip, rng),
-        encoded=_encode(chat, found.cases, [found.trajectories[name] for name in used]),
+        encoded=encoded,
         families={pair.case_id: found.cases[pair.case_id].family for pair in pairs},
-        left_out={**found.left_out, OPENS_HELD_OUT: len(found.pairs) - len(pairs)},
+        left_out=left_out,
         contradictory=found.contradictory,
     )
 
@@ -189,23 +209,14 @@ def _read_reference(
 
 
 def _encode_pairs(store: Store, chat: Chat, pairs: Sequence[PreferencePair]) -> dict[str, Encoded]:
-    """Every trajectory of some pairs as tokens, by id."""
-    used = dict.fromkeys(name for pair in pairs for name in (pair.chosen, pair.rejected))
-    return _encode(chat, cases_of(store), store.trajectories(used))
-
-
-def _encode(chat: Chat, cases: Mapping[str, Case], trajectories: Iterable[Trajectory]) -> dict[str, Encoded]:
-    """Trajectories as tokens, by id, in a format that is checked on each case."""
+    """Every trajectory of some pairs as tokens, by id, in a format that is checked on each case."""
     from holdfast.training.encoding import check_template
 
-    found, checked = {}, set[str]()
-    for trajectory in trajectories:
-        case = cases[trajectory.case_id]
-        if case.id not in checked:
-            checked.add(case.id)
-            check_template(chat, case.id, case.messages, case.tools)
-        found[trajectory.id] = encode(chat, cases, trajectory)
-    return found
+    cases = cases_of(store)
+    for name in dict.fromkeys(pair.case_id for pair in pairs):
+        check_template(chat, name, cases[name].messages, cases[name].tools)
+    used = dict.fromkeys(name for pair in pairs for name in (pair.chosen, pair.rejected))
+    return {trajectory.id: encode(chat, cases, trajectory) for trajectory in store.trajectories(used)}
 
 
 def _describe_doses(step: Step, results: Sequence[TrainResult]) -> list[dict[str, Any]]:

@@ -86,12 +86,8 @@ def _describe(
     asked = (open_judge(judge, study.judges[judge]), ApprovalJudge(name="rules"))
     rubrics = {f"{one.name} {objective}": one.rubric_of(objective) for one in asked for objective in one.objectives}
     return RewardStageSettings(
-        method=stage.method,
-        section=stage,
-        stage=name,
-        parent=parent.checkpoint.id,
+        **planner.of_stage(replicate, parent, name, stage),
         kept=tuple(range(stage.every, stage.steps + 1, stage.every)),
-        train_seed=replicate.seed,
         split_seed=replicate.split_seed,
         judge=judge,
         rater=study.judges[judge],
@@ -101,7 +97,6 @@ def _describe(
         rubrics=rubrics,
         # Harm is the rules' where a judge of the study is the rules.
         harm_by_rules=RULES in kinds if stage.reward == "penalized" and kinds[0] != RULES else None,
-        calls=planner.calls_of(replicate.base),
         agent=planner.agent(replicate.base),
     )
 
