@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import tempfile
-
-from datasets import load_dataset
+from given import SETTINGS, open_rows, read_words
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
 
 def main() -> None:
     """Train the model of ``--model`` on the pairs of ``--data``, and save it to ``--output``."""
-    parser = argparse.ArgumentParser()
-    for name in ("model", "data", "output"):
-        parser.add_argument(f"--{name}", required=True)
-    for name in ("seed", "steps"):
-        parser.add_argument(f"--{name}", type=int, required=True)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as cache:
-        # Rows of prompt, chosen, rejected and tools: TRL's conversational format, which needs no other reading.
-        pairs = load_dataset("json", data_files=given.data, split="train", cache_dir=cache)
+    given = read_words()
+    # Rows of prompt, chosen, rejected and tools: TRL's conversational format, which needs no other reading.
+    with open_rows(given.data) as pairs:
         trainer = DPOTrainer(
             model=AutoModelForCausalLM.from_pretrained(given.model),
             ref_model=AutoModelForCausalLM.from_pretrained(given.model),
@@ -29,20 +20,11 @@ def main() -> None:
             args=DPOConfig(
                 output_dir=given.output,
                 seed=given.seed,
-                beta=0.1,
                 max_steps=given.steps,
+                beta=0.1,
                 per_device_train_batch_size=32,
                 learning_rate=1.3e-4,
-                lr_scheduler_type="constant",
-                weight_decay=0.0,
-                max_length=None,
-                bf16=False,
-                activation_checkpointing=False,
-                save_strategy="no",
-                logging_steps=5,
-                disable_tqdm=True,
-                report_to="none",
-                dataloader_pin_memory=False,
+                **SETTINGS,
             ),
         )
         trainer.train()

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Trajectory,
     )
     from holdfast.records.errors import HoldfastError, JudgeError, MissingExtra, StepError, StoreError, StudyError
+    from holdfast.runs.joining.join import join
     from holdfast.runs.run import Run, run
     from holdfast.store import Store
     from holdfast.study.study import Study
@@ -59,12 +60,13 @@ __all__ = [
     "ToolCall",
     "ToolSpec",
     "Trajectory",
+    "join",
     "run",
 ]
 
 _HOME_OF = dict.fromkeys(__all__, "records") | {
     **{name: "records.errors" for name in __all__ if name.endswith("Error") or name == "MissingExtra"},
-    **{"Run": "runs.run", "run": "runs.run", "Store": "store", "Study": "study.study"},
+    **{"Run": "runs.run", "run": "runs.run", "join": "runs.joining.join", "Store": "store", "Study": "study.study"},
 }
 
 

@@ -69,6 +69,9 @@ def test_the_study_is_short_and_says_what_was_asked(models: Path) -> None:
     assert study.suite.test_cases == 20 and list(study.judges) == ["state"]
     study, raw = described(*words(models, base="base", K="H/checkpoint-*"))
     assert [one.doses for one in study.stages.values()] == [(1, 2.5)]
+    base = "package:with_model/a.gguf"  # a file of llama.cpp, wherever its package lies
+    study, raw = described(f"base={base}", f"SFT={models / 'S'}")
+    assert raw["models"] == {"base": {"kind": "local", "name": base}}
 
 
 def test_suite_and_judge_are_those_that_are_named(models: Path, tmp_path: Path) -> None:
@@ -88,6 +91,7 @@ REFUSED: dict[str, tuple[dict[str, str], list[str], str]] = {
     "no base": ({"SFT": "S", "DPO": "S-H"}, [], "the first model is the base; begin with base=DIR"),
     "one model twice": ({"base": "base", "SFT": "S", "DPO": "S"}, [], "SFT and DPO are one model"),
     "a name twice": ({"base": "base", "SFT": "S"}, ["SFT=x"], "SFT is named twice; give each model a name of its own"),
+    "a base that is another file": ({"base": "base/config.json", "SFT": "S"}, [], "config.json: is no GGUF file"),
     "a base that is not there": ({"base": "gone", "SFT": "S"}, [], "gone: no such directory"),
     "a model that is not there": ({"base": "base", "SFT": "gone"}, [], "stages.SFT.path"),
     "a pattern without a match": ({"base": "base", "SFT": "gone-*"}, [], "gone-* matches no directory here"),

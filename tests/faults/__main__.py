@@ -120,6 +120,11 @@ def make_world(options: argparse.Namespace, names: Sequence[str], scratch: Path)
         ended = shop.carry_out(BY_NAME["run"].words, work)
         assert ended.code == 0, ended.err
         shutil.copytree(work / "run", world.path / "run")
+        if any("join" in name.split("/") for name in names):
+            world.furnish(("seed.toml",), work)
+            ended = shop.carry_out(("run", "seed.toml", "-o", "seed", *BY_NAME["run"].words[4:]), work)
+            assert ended.code == 0, ended.err
+            shutil.copytree(work / "seed", world.path / "seed")
         world.child = placed.find_child(world.path / "run", CHILD)
     for name in BY_NAME:
         wanted = any(one.split("/")[:2] in (["kill", name], ["fault", name]) for one in names)

@@ -134,6 +134,14 @@ SCENES = (
     ),
     *(export(form) for form in ("jsonl", "csv", "parquet", "trl", "inspect", "evidence")),
     export("hf", "--checkpoint", "CHILD"),
+    Scene(
+        name="join",
+        needs=("run", "seed"),
+        words=("join", "run", "seed", "-o", "out", "--quiet"),
+        out=("out",),
+        once=True,
+        weight=0.7,
+    ),
     Scene(name="report", needs=("run",), words=("report", "run"), run="run", says=True),
     Scene(
         name="watch",
@@ -223,8 +231,8 @@ def write_settings(world: World) -> None:
     """The files of settings; the provider's address is another one each time."""
     remote = '[judges.gpt]\nkind = "rubric"\nmodel = "judge"\n[models.judge]\nkind = "remote"\n'
     remote += f'name = "openai-api/fake/judge"\n[endpoints.judge]\nbase_url = "{world.address}"\n'
-    more = STUDY.replace("draws = 100", "draws = 110")
-    for name, text in {"study": STUDY, "more": more, "rules": RULES, "gate": GATE, "gpt": remote}.items():
+    more, seed = STUDY.replace("draws = 100", "draws = 110"), STUDY.replace("train_seeds = [0]", "train_seeds = [1]")
+    for name, text in {"study": STUDY, "more": more, "seed": seed, "rules": RULES, "gate": GATE, "gpt": remote}.items():
         (world.path / f"{name}.toml").write_text(text)
 
 

@@ -107,11 +107,58 @@ def test_counts_that_the_file_belies_are_not_believed(start: int, count: int, wr
         resolve(str(torn))
 
 
+@needs_gguf
+@pytest.mark.parametrize("lie", ["a kind of fewer bytes", "another place"])
+def test_weights_that_do_not_lie_one_behind_the_other_are_refused(
+    lie: str, written: Path, tmp_path: Path, cache: Path
+) -> None:
+    """Else other bytes would be read as the weights, and the model would speak."""
+    data, name = bytearray(written.read_bytes()), b"token_embd.weight"
+    kind = data.index(name) + len(name) + 4 + 2 * 8  # after the count of dimensions and two of them
+    if lie == "another place":
+        data[kind + 4 : kind + 12] = (32).to_bytes(8, "little")
+    else:
+        data[kind : kind + 4] = (30).to_bytes(4, "little")  # bfloat16
+    (tmp_path / "lie.gguf").write_bytes(data)
+    with pytest.raises(StudyError, match="is cut off or damaged"):
+        resolve(str(tmp_path / "lie.gguf"))
+    assert not cache.exists() or not any(cache.iterdir())
+
+
+@needs_gguf
+@pytest.mark.parametrize(
+    ("tokens", "finding"),
+    [
+        (0, r"holds no tokenizer \(tokenizer.ggml.tokens\); name the model's directory"),
+        (-5, "its weights are of another shape than its settings and tokenizer say"),
+    ],
+)
+def test_a_tokenizer_that_is_not_the_model_s_is_refused(
+    tokens: int, finding: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gguf
+
+    for name in ("add_token_list", "add_token_types"):
+        write = getattr(gguf.GGUFWriter, name)
+
+        def cut(writer: Any, values: Any, write: Any = write) -> None:
+            if tokens:
+                write(writer, values[:tokens])
+
+        monkeypatch.setattr(gguf.GGUFWriter, name, cut)
+    place, _ = write_gguf(tmp_path)
+    with pytest.raises(StudyError, match=finding):
+        resolve(str(place))
+    assert not cache.exists() or not any(cache.iterdir())
+
+
 @pytest.mark.parametrize(
     ("data", "finding"),
     [
         (b"", "is no GGUF file \\(is empty\\)"),
         (b"PK\3\4 something", "is no GGUF file \\(begins with b'PK"),
+        (b"GGUF\0\0\0\3" + bytes(40), "is for machines that write numbers from their other end"),
+        (b"GGUF\1\0\0\0" + bytes(40), "is of version 1 of GGUF, and 2 and 3 are read; convert the model again"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
     ],
 )

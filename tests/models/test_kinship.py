@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from builders.peft_samples import save_adapter
 from safetensors.torch import load_file, save_file
 
@@ -40,6 +41,13 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, base in (("lora", "base"), ("lora-on-sft", "sft")):
         save_adapter(root / base, root / name)
     shutil.copytree(root / "base", root / "copy")
+    for name, dtype in (("resaved", torch.float32), ("halved", torch.float16)):
+        shutil.copytree(root / "base", root / name)
+        stored = {key: one.to(dtype) for key, one in load_file(root / "base" / "model.safetensors").items()}
+        save_file(stored, root / name / "model.safetensors", {"format": "pt", "saved": "again"})
+    shutil.copytree(root / "lora", root / "idle")
+    file = root / "idle" / "adapter_model.safetensors"
+    save_file({key: one * ("lora_A" in key) for key, one in load_file(file).items()}, file, {"format": "pt"})
     save_adapter(root / "copy", root / "lora-on-copy")
     return root
 
@@ -70,6 +78,9 @@ def test_what_was_trained_from_its_parent_is_taken(family: Path, child: str, par
         ("lora", "sft", "is an adapter on .*base, which holds other weights than .*sft"),
         ("lora-on-sft", "base", "is an adapter on .*sft, which holds other weights than .*base"),
         ("copy", "base", "holds the very weights of .*base: nothing was trained"),
+        ("resaved", "base", "holds the very weights of .*base: nothing was trained"),  # in other bytes
+        ("halved", "base", "holds the very weights of .*base: nothing was trained"),  # rounded
+        ("idle", "base", "holds the very weights of .*base: nothing was trained"),  # an adapter that adds nothing
     ],
 )
 def test_a_stranger_is_refused_with_what_to_give(family: Path, child: str, parent: str, words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.models.remote.ledger import Budget, Ledger
+from holdfast.models.remote.ledger import Budget, Ledger, join_ledgers, read_spending
 from holdfast.records.errors import BudgetSpent, StoreError
 
 WHO = ("judge", "some/model")
@@ -166,3 +167,31 @@ def test_a_failed_write_is_an_error_and_not_an_answer(tmp_path: Path) -> None:
         asyncio.run(ledger.intend(b"one", *WHO))
     assert ledger.summary() == ()
     ledger.close()
+
+
+def test_ledgers_are_joined_with_every_call_that_was_paid_for(tmp_path: Path) -> None:
+    async def fill(ledger: Ledger, answers: dict[bytes, str], lost: bytes) -> None:
+        for key, answer in answers.items():
+            await call(ledger, key, answer)
+        await ledger.intend(lost, *WHO)
+
+    said = ({b"both": "first", b"a": "1"}, {b"both": "second", b"b": "2"}, {b"both": "third", b"lost": "found"})
+    for number, answers in enumerate(said):
+        with contextlib.closing(Ledger(tmp_path / f"{number}.db")) as ledger:
+            asyncio.run(fill(ledger, answers, lost=b"lost" if number < 2 else b"other"))
+    places = [tmp_path / f"{number}.db" for number in range(3)]
+    join_ledgers(places, tmp_path / "all.db")
+    (spent,) = read_spending(tmp_path / "all.db")
+    apart = [one for place in places for one in read_spending(place)]
+    for count in ("calls", "in_doubt", "cost", "input_tokens", "output_tokens", "seconds", "attempts"):
+        assert getattr(spent, count) == sum(getattr(one, count) for one in apart), count
+    with contextlib.closing(Ledger(tmp_path / "all.db", Budget(max_calls=10))) as ledger:
+        found = {key: ledger.find(key, *WHO) for key in (b"both", b"a", b"b", b"lost", b"other")}
+        assert found == {b"both": "first", b"a": "1", b"b": "2", b"lost": "found", b"other": None}
+        asyncio.run(call(ledger, b"new"))  # nine were made before
+        with pytest.raises(BudgetSpent, match="budget of 10 calls"):
+            asyncio.run(ledger.intend(b"one more", *WHO))
+    with sqlite3.connect(places[1]) as db:
+        db.execute("UPDATE calls SET cost = 7 WHERE key = ?", (b"b",))
+    with pytest.raises(StoreError, match=r"1\.db: damaged"):
+        join_ledgers(places, tmp_path / "again.db")

@@ -161,6 +161,7 @@ while not Path(TMP + "/child").exists() or not Path(TMP + "/child").read_text():
 """
 WEIGHTS = "target = output / 'model.safetensors'\nshutil.copytree(model, output, dirs_exist_ok=True)\n"
 CONFIG = "config = json.loads((output / 'config.json').read_text())\n"
+MOVED = f"{WEIGHTS}raw = bytearray(target.read_bytes())\nraw[-4:] = bytes(4)\ntarget.write_bytes(raw)\n"
 WRITE_CONFIG = "(output / 'config.json').write_text(json.dumps(config))\n"
 # What a program does → the words of the line. Nothing of it is kept, and the next takes its turn in the same run.
 BAD: dict[str, tuple[str, str]] = {
@@ -216,6 +217,25 @@ BAD: dict[str, tuple[str, str]] = {
         f"{WEIGHTS}(model / 'config.json').write_text('{{}}')",
         "the program has changed {model}, by which its own is checked",
     ),
+    "a model that is gone": ("shutil.rmtree(model)", "the program has changed {model}, by which its own is checked"),
+    "nothing trained": (WEIGHTS, "{output}: holds the very weights of {model}: nothing was trained; let it save"),
+    "a model one level down": ("shutil.copytree(model, output / 'last')", "say where the model is: keep = 'last'"),
+    "settings without end": (
+        f"{MOVED}os.truncate(output / 'config.json', 1 << 36)",
+        "{output}/config.json: has more than 64 MiB",
+    ),
+    "other positions": (
+        f"{MOVED}{CONFIG}config['rope_parameters']['rope_theta'] = 5.0\n{WRITE_CONFIG}",
+        "{output}/config.json: rope_parameters is…leave the settings of a tiny model as those of {model}",
+    ),
+    "a key": (
+        f"{MOVED}{CONFIG}config['token'] = 'abc-secret-xyz'\n{WRITE_CONFIG}",
+        "{output}/config.json: holds the value of the variable SOME_TOKEN; let the program leave it out",
+    ),
+    "a killed guard": (
+        "os.kill(os.getppid(), 9)\ntime.sleep(600)",
+        "was ended with the process that watches over it; repeat the command to retry",
+    ),
     "a stack": (f"{WEIGHTS}(output / 'stack.json').write_text('{{}}')", "stack.json: is a file of holdfast's own"),
     "a hang with a child": (f"{STAYS}time.sleep(600)", "ended at its timeout of 6 s; raise stages.T.timeout"),
     "a child that stays": (f"{STAYS}sys.exit(3)", "ended with exit code 3"),
@@ -227,8 +247,9 @@ BAD: dict[str, tuple[str, str]] = {
 
 
 def test_what_goes_wrong_is_one_line_and_the_run_goes_on_when_the_cause_is_gone(
-    base_cache: Path, tmp_path: Path
+    base_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "abc-secret-xyz")
     program, path = tmp_path / "train.py", tmp_path / "run"
     settings = study(script(program, ""))
     (tmp_path / "elsewhere.safetensors").write_bytes(b"x")
@@ -346,6 +367,15 @@ def test_check_and_plan_show_the_command_and_carry_nothing_out(
     [
         ({"command": ["no-such-program", "{output}"]}, "begins with 'no-such-program', and no such program is here"),
         ({"command": ["{python}", "nowhere.py", "{output}"]}, "names the script 'nowhere.py', which is not there"),
+        (
+            {"command": ["{python}", "-u", "nowhere.py", "{output}"]},
+            "names the script 'nowhere.py', which is not there",
+        ),
+        ({"command": ["/", "{output}"]}, "begins with '/', which is a directory; give the path of the program"),
+        (
+            {"command": [__file__, "{output}"]},
+            "a file that may not be executed; name the program that reads it",
+        ),
         ({"env": ["NO_SUCH_VARIABLE"]}, "stages.T.env names NO_SUCH_VARIABLE, which the environment does not have"),
     ],
 )
@@ -421,6 +451,14 @@ def test_doses_episodes_and_a_file(carry: Callable[..., Path], tmp_path: Path) -
         run(load(tmp_path / "study.toml"), path, workers=1)
 
 
+def test_two_doses_are_two_models(carry: Callable[..., Path], tmp_path: Path) -> None:
+    body = "home = output\nfor step in (3, 6):\n    output = home / f'checkpoint-{step}'\n"
+    keys: Any = {"steps": 3, "keep": "checkpoint-{steps}", "data": "demonstrations", "count": 30, "objective": None}
+    with pytest.raises(StepError, match="the doses 1 and 2 are one model; let the program save each"):
+        carry(body + textwrap.indent(MOVED, "    "), doses={"T": [1, 2]}, **keys)
+    assert not adopted(tmp_path / "run")
+
+
 LORA = """
 config = json.loads((model / "config.json").read_text())
 from safetensors.torch import load_file, save_file
@@ -491,6 +529,18 @@ def test_a_program_that_cannot_be_carried_out_says_why(tmp_path: Path) -> None:
             ended = run_program([program, "x"], environment([]), 5, log, held)
         log.close()
         assert ended.code is None and words in str(ended.failed)
+
+
+def test_a_guard_that_is_stopped_does_not_stop_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.runs.methods.command.trainer._END_SECONDS", 0.5)
+    body = f"{STAYS}Path(TMP + '/program').write_text(str(os.getpid()))\nos.kill(os.getppid(), 19)\ntime.sleep(600)"
+    program = tmp_path / "stop.py"
+    program.write_text(f"import os, time\nfrom pathlib import Path\nTMP = {str(tmp_path)!r}\n{body}")
+    log = OutputLog(tmp_path / "log")
+    with work_directory(tmp_path / "work") as held:
+        ended = run_program([sys.executable, "-S", str(program)], environment([]), 1.0, log, held)
+    log.close()
+    assert ended.late and is_gone(pid_in(tmp_path / "program")) and is_gone(pid_in(tmp_path / "child"))
 
 
 def test_a_log_keeps_its_beginning_and_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from holdfast.exchange.exports import export_run, write_lines
 from holdfast.records import outputs
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.records.outputs import append_file, new_directory, open_file, to_json, write_file
+from holdfast.records.processes import began
 from holdfast.runs import execution
 from holdfast.runs.build import build
 from holdfast.runs.run import fork_run
@@ -164,6 +166,25 @@ def test_what_killed_processes_left_goes_and_what_a_running_one_writes_stays(dea
     write_file(tmp_path / "file", "whole")
     assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "file", tmp_path / "far", *stays])
     assert (tmp_path / "far" / "file").read_text() == "kept"
+
+
+def test_a_number_that_came_round_again_is_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = tmp_path / f".file.part-{os.getpid()}-0a"
+    part.write_text("half")
+    outputs.discard_parts(tmp_path / "file")
+    assert part.is_file()
+    monkeypatch.setattr(outputs, "began", lambda process: part.lstat().st_ctime + 60)
+    outputs.discard_parts(tmp_path / "file")
+    assert not part.exists()
+
+
+def test_when_a_process_began_is_told() -> None:
+    before = time.time()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as begun:
+        told = began(begun.pid)
+        assert told is not None and before - 1 <= told <= time.time() + 1
+        begun.communicate(b"\n")
+    assert began(begun.pid) is None
 
 
 def test_a_part_that_its_process_holds_stays_wherever_that_runs(dead: int, tmp_path: Path) -> None:

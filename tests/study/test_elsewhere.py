@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str, dict[str, Any], str]] = {
     "revisions of a directory": (("a",), "a", {"revisions": ["main"]}, "is a directory, which has no revisions"),
     "revisions of a pattern": (("a",), "*", {"revisions": ["main"]}, "is a pattern, which has no revisions"),
     "a folder of checkpoints": (("out/checkpoint-1",), "out", {}, "holds no model .*; name one of those in it"),
-    "another digest": (("a",), "a", {"digests": ["0" * 64]}, "holds another model than stages.X.digests says"),
+    "another digest": (("a",), "a", {"digests": ["0" * 64]}, "holds another model than stages.X.digests says; put"),
 }
 
 
@@ -91,6 +92,14 @@ def test_what_is_no_row_of_checkpoints_is_refused(name: str, model: Path, tmp_pa
     with pytest.raises(StudyError, match=words) as error:
         read(f"{tmp_path}/{path}", **more)
     assert str(error.value).startswith("stages.X.")
+
+
+def test_a_pipe_is_never_waited_for_and_a_file_is_told_as_one(model: Path, tmp_path: Path) -> None:
+    put(model, tmp_path / "checkpoint-4")
+    os.mkfifo(tmp_path / "checkpoint-4" / "trainer_state.json")
+    assert read(str(tmp_path / "checkpoint-4")).counted == (4,)
+    with pytest.raises(StudyError, match=r"stages.X.path: model .*model.safetensors: is a file; name the directory"):
+        read(str(tmp_path / "checkpoint-4" / "model.safetensors"))
 
 
 def test_a_name_of_the_hub_must_be_among_the_downloads() -> None:

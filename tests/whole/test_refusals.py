@@ -99,6 +99,11 @@ REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
         ),
         "no stage": ({"models/m/start": []}, "models.m.start is empty; name the stages that teach it, or remove it"),
         "a text for a list": ({"models/m/start": "D"}, "models.m.start: …"),
+        "a start that was trained elsewhere": (
+            {"stages/E": {"method": "external", "path": "out", "places": ["/out"], "digests": ["0" * 64]}}
+            | {"models/m/start": ["E"]},
+            "models.m.start has 'E', which was trained elsewhere; name that model as the base itself (models.m.name)",
+        ),
         "of no base": (
             {"models/other": {"kind": "random", "start": ["D"]}},
             "models.other.start is for bases, and 'other' is none; add it to model.bases, or remove it",
@@ -136,7 +141,11 @@ REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
             "stages.S.command has the place 'modle'…did you mean 'model'",
         ),
         "a command without its output": (by_command(["a", "{model}"]), "stages.S.command does not say {output}"),
-        "an empty command": (by_command([]), "stages.S.command: tuple should have at least 1 item"),
+        "an empty command": (by_command([]), "stages.S.command: give a list of words"),
+        "a command's mixture of nobody": (
+            by_command(GOOD_COMMAND, data="demonstrations", objective=None, mixture={"nobody": 1.0}),
+            "stages.S.mixture: policy 'nobody' is unknown; use some of",
+        ),
         "a command as one text": (by_command("a {output}"), "stages.S.command: give a list of words"),
         "a command that is its model": (by_command(["{model}", "{output}"]), "stages.S.command begins with '{model}'"),
         "a command with an unknown key": (

@@ -90,6 +90,10 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "holdfast lineage base=models/base SFT=out/sft DPO=out/dpo -o runs/ours",
         "holdfast lineage base=org/model SFT='out/checkpoint-*' --cases 100 -o runs/doses",
     ),
+    "join": (
+        "holdfast join runs/seed-0 runs/seed-1 runs/seed-2 -o runs/all",
+        "holdfast join here/run there/run -o runs/all --shared here/run --without-weights",
+    ),
     "import": (
         "holdfast import logs/before.eval -o runs/before --score 'safety=-harm[0,1]'",
         "holdfast import published.tar -o runs/published",
@@ -198,6 +202,8 @@ def _add_study_commands(commands: Any) -> None:
         commands.add_parser("lineage", help="models that training elsewhere left, each against the one before")
     )
 
+    _add_join(commands.add_parser("join", help="runs of one study with other seeds → one run of all seeds"))
+
     bring = commands.add_parser("import", help="a published study, or Inspect logs → a run")
     words = "a .tar, .tar.zst or an unpacked directory; .eval or .json logs"
     bring.add_argument("source", type=Path, metavar="SRC", help=words)
@@ -208,6 +214,7 @@ def _add_study_commands(commands: Any) -> None:
 
 
 def _add_lineage(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(fork=None, no_report=False)
     words = "a model by a name of yours, base=DIR first: a directory, a pattern of them, or OWNER/NAME[@REVISION]"
     command.add_argument("models", nargs="+", metavar="NAME=MODEL", help=words)
     words = "a suite by its name (default: office), or a study file whose suite, judges and gate are taken"
@@ -219,6 +226,20 @@ def _add_lineage(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workers", type=workers, help="worker processes of one thread each (default: 2)")
     _add_budget(command)
     command.add_argument("--full", action="store_true", help="end with every table, not with a summary")
+    command.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _add_join(command: argparse.ArgumentParser) -> None:
+    words = "runs whose studies differ in study.train_seeds, model.base_seeds or axes.split_seed alone"
+    command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=words)
+    command.add_argument("-o", "--output", type=Path, metavar="RUN", required=True, help="the joined run's directory")
+    words = "whose shared steps stand where those of the runs differ (default: runs that differ are refused)"
+    command.add_argument("--shared", type=Path, metavar="RUN", help=words)
+    words = "join runs that are not finished, too; `holdfast run` of the study of all seeds does the rest"
+    command.add_argument("--partial", action="store_true", help=words)
+    command.add_argument("--without-weights", action="store_true", help="leave the weights where they are")
+    words = "a study file that names the code of yours (package.module:object) that the runs' studies use"
+    command.add_argument("--study", type=Path, metavar="STUDY", help=words)
     command.add_argument("--quiet", action="store_true", help="no progress")
 
 

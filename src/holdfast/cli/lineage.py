@@ -6,11 +6,11 @@ import argparse
 import shlex
 import sys
 
-from holdfast.cli.ending import conclude
+from holdfast.cli import ending
 from holdfast.records.outputs import write_file
 from holdfast.runs.lineage import STUDY_FILE, describe_lineage
 from holdfast.runs.progress import ProgressLines
-from holdfast.runs.run import begin, run
+from holdfast.runs.run import begin
 
 
 def carry_out(options: argparse.Namespace) -> str:
@@ -25,13 +25,5 @@ def carry_out(options: argparse.Namespace) -> str:
         file = options.output / STUDY_FILE
         if not file.exists():
             write_file(file, text)
-        made = run(
-            study,
-            options.output,
-            workers=options.workers,
-            listener=lines.step,
-            max_calls=options.max_calls,
-            max_cost=options.max_cost,
-        )
-        told = conclude(made, lines, full=options.full)
+        told = ending.carry_out(study, options, lines)
     return f"{told}\nstudy: {file} (edit a copy, and run it with holdfast run COPY -o {shlex.quote('NEW_RUN')})"

@@ -101,8 +101,7 @@ def _plan(options: argparse.Namespace) -> str:
 def _run(options: argparse.Namespace) -> str | tuple[str, int]:
     with ProgressLines(sys.stderr, quiet=options.quiet) as lines:
         lines.begin(f"reading {options.study}")  # what follows loads libraries for seconds
-        from holdfast.cli.ending import conclude
-        from holdfast.runs.run import run
+        from holdfast.cli import ending
         from holdfast.study.study import load
 
         study = load(options.study, scale=options.scale, changes=options.set)
@@ -110,22 +109,17 @@ def _run(options: argparse.Namespace) -> str | tuple[str, int]:
             from holdfast.cli.search import carry_out
 
             return carry_out(options, study, lines)
-        made = run(
-            study,
-            options.output,
-            workers=options.workers,
-            listener=lines.step,
-            fork=options.fork,
-            max_calls=options.max_calls,
-            max_cost=options.max_cost,
-        )
-        if options.no_report:
-            return ""
-        return conclude(made, lines, full=options.full)
+        return ending.carry_out(study, options, lines)
 
 
 def _lineage(options: argparse.Namespace) -> str:
     from holdfast.cli.lineage import carry_out
+
+    return carry_out(options)
+
+
+def _join(options: argparse.Namespace) -> str:
+    from holdfast.cli.join import carry_out
 
     return carry_out(options)
 
@@ -324,6 +318,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], str | tuple[str, int]]] = 
     "plan": _plan,
     "run": _run,
     "lineage": _lineage,
+    "join": _join,
     "import": _import,
     "judge": _judge,
     "pairs": _pairs,

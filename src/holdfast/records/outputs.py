@@ -23,10 +23,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from holdfast.records.errors import StudyError, require
+from holdfast.records.processes import began
 
 PART = ".part-"  # in the names of what is not whole
 REMEDY = "choose another output"
 _UNUSUAL = re.compile(r"[^\x20-\x7e\n]")
+_CLOCK_SECONDS = 2.0  # by which a file's time and a process' may be apart
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _IN_PLACE = ("/dev/", "/proc/")  # devices, and what a shell calls its pipes
 
@@ -178,7 +180,7 @@ def discard_parts(path: Path) -> None:
     with contextlib.suppress(OSError):
         for found in list(path.parent.iterdir()):
             match = name.fullmatch(found.name)
-            if match and not _runs(int(match[1])) and not _is_claimed(found):
+            if match and not _may_write(int(match[1]), found) and not _is_claimed(found):
                 if found.is_dir() and not found.is_symlink():
                     shutil.rmtree(found, ignore_errors=True)
                 else:
@@ -235,14 +237,18 @@ def _is_claimed(path: Path) -> bool:
     return False
 
 
-def _runs(process: int) -> bool:
-    """Whether a process of this number runs, whoever's it is."""
+def _may_write(process: int, part: Path) -> bool:
+    """Whether a process of this number runs, whoever's it is, and not only since ``part`` was last written to.
+
+    Numbers come round again: one that began later is another process than the one that began the part.
+    """
     try:
         with contextlib.suppress(PermissionError):
             os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    return True
+    start = began(process)
+    return start is None or start <= part.lstat().st_ctime + _CLOCK_SECONDS
 
 
 @contextlib.contextmanager

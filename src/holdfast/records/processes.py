@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from pathlib import Path
 
 _LOOK_SECONDS = 0.5
 
@@ -15,6 +16,16 @@ def stop_with(parent: int) -> None:
     ``parent`` is the parent's id as the parent knows it: asking for it here would be too late where it is gone already.
     """
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def began(process: int) -> float | None:
+    """When a process began, in seconds since the epoch by the clock as it is now; None where that cannot be told."""
+    try:
+        # After the name in brackets, which may hold anything; in ticks since the machine began (man 5 proc).
+        ticks = int(Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _watch(parent: int) -> None:

@@ -9,6 +9,7 @@ to a temporary directory that the writer adopts.
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import sqlite3
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from holdfast.records.errors import HoldfastError, StepError
+from holdfast.records.machine import describe_machine
 from holdfast.runs.engines import End, Engine, Failure, InProcess, Workers
 from holdfast.runs.forecast import expected_seconds
 from holdfast.runs.plan.settings import (
@@ -39,7 +41,7 @@ from holdfast.runs.steps.outcomes import Batch, Emit, Finished, Progress
 from holdfast.runs.steps.reading import release_models
 from holdfast.store import Store, weights
 from holdfast.store.database import PRIVATE_DIRECTORY, PRIVATE_FILE
-from holdfast.store.places import LOGS
+from holdfast.store.places import LOGS, MACHINES_KEY
 from holdfast.store.steplog import LOG_DIGESTS
 from holdfast.store.weights import WEIGHTS
 from holdfast.study.kinds import METHODS
@@ -216,6 +218,7 @@ def execute(
     if not waiting:
         return
     (store.path / WEIGHTS).mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
+    _note_machine(store)
 
     def sweep() -> None:
         """Remove unfinished work that no step to come can take up."""
@@ -242,6 +245,13 @@ def execute(
             f"{plan.step(fingerprint).name}: {message} ({len(state.failed)} failed, {left} that depend on it not run);"
             f" see `holdfast show {store.path}`, then repeat the command to retry"
         )
+
+
+def _note_machine(store: Store) -> None:
+    """Note where steps are carried out from now on; the same machine with the same versions is noted once."""
+    known, here = json.loads(store.meta(MACHINES_KEY) or "[]"), describe_machine()
+    if here not in known:
+        store.set_meta(MACHINES_KEY, json.dumps([*known, here]))
 
 
 # --- one step, in the process of a worker: the run is read, never written ------------------------------------------

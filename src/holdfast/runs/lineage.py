@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from holdfast.models.hub.gguf import PACKAGE, is_gguf
 from holdfast.models.named import open_directory, require_model
 from holdfast.records.errors import StudyError, did_you_mean, require
 from holdfast.records.extensions import allow
@@ -74,7 +75,7 @@ def read_models(words: Sequence[str]) -> dict[str, str]:
         require(name not in models, f"lineage: {name} is named twice; give each model a name of its own")
         place = os.path.expanduser(place)  # noqa: PTH111 (a pattern is no path)
         # What is here is named so that the study's file can be read from anywhere.
-        here = os.path.exists(place) or not _is_repository(place)  # noqa: PTH110
+        here = os.path.exists(place) or not (_is_repository(place) or place.startswith(PACKAGE))  # noqa: PTH110
         place = os.path.abspath(place) if here else place  # noqa: PTH100
         for other, there in models.items():
             same = os.path.realpath(there) == os.path.realpath(place)
@@ -108,6 +109,8 @@ def _base_entry(place: str) -> Mapping[str, Any]:
     if "revisions" in told:
         return {"kind": "local", "name": told["path"], "revision": told["revisions"][0]}
     if not os.path.isabs(place):  # noqa: PTH117
+        return {"kind": "local", "name": place}
+    if is_gguf(place):
         return {"kind": "local", "name": place}
     directory = Path(place)
     require(directory.is_dir(), f"lineage: {BASE}={place}: no such directory; give the directory of the base's weights")

@@ -221,7 +221,6 @@ def _external_problems(study: Study, doubts: list[str]) -> Iterator[str]:
 
 def _look_at_external(study: Study, name: str, stage: ExternalSection) -> list[str]:
     """What was found of a stage that was trained elsewhere. Errors: StudyError, StoreError, MissingExtra."""
-    from holdfast.models.directories.files import find
     from holdfast.models.hub import hub
     from holdfast.models.hub.kinship import require_kin
 
@@ -236,7 +235,7 @@ def _look_at_external(study: Study, name: str, stage: ExternalSection) -> list[s
     parent = Path(last.places[0]) if isinstance(last, ExternalSection) else None
     with contextlib.suppress(StudyError):  # what is wrong with the base is told of the base
         if last is None and entry.name:
-            parent = find(entry.name, entry.revision, download=False)
+            parent = hub.find_model(entry.name, entry.revision, download=False)
     found = []
     for place in map(Path, stage.places):
         hub.check_model(place, download=False)

@@ -32,6 +32,7 @@ from holdfast.store import DATABASE, Store
 from holdfast.store.cells import score_rows
 from holdfast.store.copying import fill_copy, read_analysis, read_logs
 from holdfast.store.database import PRIVATE_DIRECTORY, PRIVATE_FILE
+from holdfast.store.joined import tell_joined
 from holdfast.store.origins import FOREIGN, describe_undeclared, read_declarations, read_log_states, read_undeclared
 from holdfast.store.places import ANALYSIS_FILE, ENDPOINTS_KEY, EXTERNAL_KEY, FORKED_KEY, STATE_KEY, STUDY_KEY
 from holdfast.store.steplog import PLAN_KEY, StepStatus
@@ -101,7 +102,7 @@ def _open_for(study: Study, output: Path) -> Store:
             shown = "; ".join(changes[:5]) + (f" and {len(changes) - 5} more" if len(changes) > 5 else "")
             raise StudyError(
                 f"{output}: was made by a different study: {shown}. Choose another output,"
-                " or add `--fork NEW_RUN` to start a new run that reuses the steps that still match"
+                " or add `--fork NEW_RUN` to `holdfast run` to start a new run that reuses the steps that still match"
             )
     except BaseException:
         store.close()
@@ -203,7 +204,8 @@ def _analyze(store: Store, draws: int) -> Analysis:
 def notes(store: Store) -> tuple[str, ...]:
     """What a reader of a run must know first: a study that makes its own bases is a check of the instrument.
 
-    Of an imported run, which values nobody declared, and what the import noted.
+    Of a joined run, in what its sources differed; of an imported one, which values nobody declared, and what the import
+    noted.
     """
     settings = read_noted(store)
     models = settings.get("models", {})
@@ -215,7 +217,7 @@ def notes(store: Store) -> tuple[str, ...]:
     steps = store.log.steps().values()
     # The same judge is told of for every checkpoint that it scored: once each is enough.
     lines += dict.fromkeys(line for one in steps if one.kind != "rollout" for line in one.result.get("notes", ()))
-    return (*_tell_limits(steps), *lines, *tell_origins(store), *filter(None, (store.doubt,)))
+    return (*_tell_limits(steps), *lines, *tell_joined(store), *tell_origins(store), *filter(None, (store.doubt,)))
 
 
 def _tell_limits(steps: Iterable[StepStatus]) -> Iterator[str]:

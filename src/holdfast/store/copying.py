@@ -6,7 +6,7 @@ import contextlib
 import re
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from holdfast.records.errors import StoreError
@@ -58,12 +58,18 @@ def fill_copy(source: Path, target: Path, change: Callable[[sqlite3.Connection],
                     (target / LOGS / path.name).write_bytes(data)
 
 
-def read_logs(store: Store, source: Path | None = None) -> Iterator[tuple[Path, bytes | None]]:
+def read_logs(
+    store: Store, source: Path | None = None, *, steps: Collection[str] | None = None
+) -> Iterator[tuple[Path, bytes | None]]:
     """The logs of a run's training stages, None for one that is gone; of ``source`` where that holds them.
+
+    With ``steps`` those of these steps alone, by fingerprint.
 
     Errors: StoreError for one that is not as it was written, and for a name that would lead elsewhere.
     """
     for fingerprint, status in store.log.steps().items():
+        if steps is not None and fingerprint not in steps:
+            continue
         noted: Mapping[str, str | None] = status.result.get(LOG_DIGESTS, {"": None})
         for kind, digest in noted.items():
             if not _KIND.fullmatch(kind):

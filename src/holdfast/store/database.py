@@ -10,7 +10,7 @@ import fcntl
 import functools
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from holdfast.records.errors import StoreError, StudyError
@@ -76,20 +76,42 @@ class WriteLock:
             raise StoreError(
                 f"{path / LOCK}: cannot be written ({error.strerror}); check its disk and owner"
             ) from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = os.read(self._file, 32).decode(errors="replace").strip()
-            os.close(self._file)
-            raise StoreError(
-                f"{path}: another process writes to this run (pid {owner}); wait for it or stop it"
-            ) from error
+        _take(self._file, path, fcntl.LOCK_EX)
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, str(os.getpid()).encode(), 0)
 
     def close(self) -> None:
         """Give the right to write back."""
         os.close(self._file)
+
+
+@contextlib.contextmanager
+def hold_still(path: Path) -> Iterator[None]:
+    """Keep writers from the run at ``path`` while it is read. Errors: StoreError naming the process that writes to it.
+
+    Any number hold a run still at a time. One whose file of the lock is gone, or that nobody may write to, has no
+    writer to keep away.
+    """
+    try:
+        file = os.open(path / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        yield
+        return
+    _take(file, path, fcntl.LOCK_SH)
+    try:
+        yield
+    finally:
+        os.close(file)
+
+
+def _take(file: int, path: Path, how: int) -> None:
+    """Lock the open file of a run's lock, or close it. Errors: StoreError naming the process that holds it."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = os.read(file, 32).decode(errors="replace").strip()
+        os.close(file)
+        raise StoreError(f"{path}: another process writes to this run (pid {owner}); wait for it or stop it") from error
 
 
 def connect(path: Path, *, writable: bool) -> tuple[sqlite3.Connection, dict[int, bytes], bool]:
@@ -152,12 +174,12 @@ def create(path: Path) -> None:
         with contextlib.closing(WriteLock(path)):
             # A kill between the making of the file and its first commit leaves an empty database.
             if not holds_tables(path):
-                _make_tables(path)
+                make_tables(path)
     except (OSError, sqlite3.OperationalError) as error:
         raise StudyError(f"{path}: cannot write a run here ({error}); choose another output") from error
 
 
-def _make_tables(path: Path) -> None:
+def make_tables(path: Path) -> None:
     try:
         for name in FILES:
             (path / name).unlink(missing_ok=True)
@@ -187,7 +209,7 @@ def copy_rows(source: Path, target: Path, change: Callable[[sqlite3.Connection],
     ``change`` may then remove some, inside the transaction; what is left gets digests of its own, and a copy of rows
     that had none says so under ``COPIED_KEY``.
     """
-    _make_tables(target)
+    make_tables(target)
     address = (target / DATABASE).absolute().as_uri()
     with contextlib.closing(sqlite3.connect(address, uri=True, isolation_level=None)) as db:
         db.execute("ATTACH ? AS old", (reading_address(source / DATABASE),))

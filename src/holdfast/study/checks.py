@@ -337,20 +337,27 @@ def _check_demonstrations(study: Tables, name: str, stage: DemonstrationSection)
             f"{place}.data is 'demonstrations', and the suite {study.suite.name!r} has none; give a file of chats, or"
             " 'trajectories'",
         )
-        mixed = not stage.mixture or isinstance(study.suite, SuiteSection)
-        require(mixed, f"{place}.mixture is for suites that ship; remove it")
-        if stage.mixture and isinstance(study.suite, SuiteSection):
-            try:
-                suite.check(study.suite.model_copy(update={"mixture": stage.mixture}))
-            except StudyError as error:
-                raise StudyError(f"{place}.{error}") from error
+    _check_mixture(study, place, stage.mixture)
     require(
         stage.epochs is None or "steps" not in study.axes,
         f"{place}.epochs counts passes over the data in place of steps; leave out the axis steps",
     )
 
 
+def _check_mixture(study: Tables, place: str, mixture: Mapping[str, float]) -> None:
+    """A stage's own mixture of scripted agents can be drawn from."""
+    if not mixture:
+        return
+    if not isinstance(study.suite, SuiteSection):
+        raise StudyError(f"{place}.mixture is for suites that ship; remove it")
+    try:
+        suite_of(study.suite).check(study.suite.model_copy(update={"mixture": mixture}))
+    except StudyError as error:
+        raise StudyError(f"{place}.{error}") from error
+
+
 def _check_command(study: Tables, name: str, stage: CommandSection) -> None:
+    _check_mixture(study, f"stages.{name}", stage.mixture)
     suite = suite_of(study.suite)
     check_command(
         f"stages.{name}",

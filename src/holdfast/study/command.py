@@ -58,7 +58,7 @@ class CommandSection(StageTable):
     means: ClassVar[tuple[str, ...]] = ("timeout", "env")
 
     method: str = "command"
-    command: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)]
+    command: Annotated[tuple[str, ...], Field(max_length=1000)]
     data: str = PAIRS
     digest: str | None = None
     objective: str | tuple[str, ...] = ()
@@ -76,7 +76,7 @@ class CommandSection(StageTable):
     @field_validator("command", mode="before")
     @classmethod
     def _refuse_line(cls, value: Any) -> Any:
-        if isinstance(value, str):
+        if isinstance(value, str) or value in ([], ()):
             raise ValueError('give a list of words, such as ["python", "train.py"]: no shell reads a line')
         return value
 
@@ -126,11 +126,8 @@ def check_command(
     _check_data(place, stage, teaches=teaches, has_cases=has_cases)
     for name in stage.env:
         require(_VARIABLE.fullmatch(name) is not None, f"{place}.env has {name!r}, no name of a variable; give names")
-    stepped = STEPS in stage.places() or stage.keep is not None
-    require(
-        stage.steps is not None or not stepped,
-        f"{place}.steps is missing, which {'keep' if stage.keep else '{steps}'} stands for; give the number of steps",
-    )
+    stepped = STEPS in {*stage.places(), *_PLACE.findall(stage.keep or "")}
+    require(stage.steps is not None or not stepped, f"{place}.steps is missing, which {{steps}} stands for; give it")
     require(
         "steps" not in axes or STEPS in stage.places(),
         f"{place}.command does not take {{steps}}, so that the axis steps changes nothing there; give it {{steps}}, or"

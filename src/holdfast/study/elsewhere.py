@@ -6,7 +6,6 @@ Nothing is downloaded or loaded: whether a directory can be opened is told by wh
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -50,7 +49,10 @@ def read_external(name: str, stage: Mapping[str, Any]) -> dict[str, Any]:
         steps, found = [count for count, _ in ordered], [one for _, one in ordered]
     digests = [_digest(place, one) for one in found]
     held = stage.get("digests")
-    require(not held or list(held) == digests, f"{place}: {path} holds another model than stages.{name}.digests says")
+    same = not held or list(held) == digests
+    require(
+        same, f"{place}: {path} holds another model than stages.{name}.digests says; put it back, or leave them out"
+    )
     return {**stage, "steps": steps, "places": [str(one) for one in found], "digests": digests}
 
 
@@ -126,11 +128,12 @@ def _count_steps(place: str, found: Sequence[Path], labels: Sequence[str], given
 
 def _global_step(directory: Path) -> int | None:
     """What transformers' trainer noted beside the weights."""
+    from holdfast.models.directories.files import read_object
+
     try:
-        state = json.loads((directory / _STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        step = read_object(directory / _STATE, "").get("global_step")
+    except StudyError:
         return None
-    step = state.get("global_step") if isinstance(state, dict) else None
     return step if type(step) is int and step >= 0 else None
 
 
@@ -161,12 +164,16 @@ def check_external(study: Tables) -> None:
         for objective in stage.objectives:
             require_known(objective, OBJECTIVES, f"stages.{name}.objective is", "the objectives that judges score")
         _check_standing(study, name, stage)
-    holders: dict[str, str] = {}
+    held: dict[str, tuple[str, str]] = {}
     for name, stage in external.items():
-        for digest in dict.fromkeys(stage.digests):
-            other = holders.setdefault(digest, name)
-            twice = other != name or stage.digests.count(digest) > 1
-            require(not twice, f"stages.{name}.path: a model that stages.{other} has already; name each model once")
+        for there, digest in zip(stage.places, stage.digests, strict=True):
+            if digest in held:
+                other, before = held[digest]
+                raise StudyError(
+                    f"stages.{name}.path: a model that stages.{other} has already: {there} is {before}; name each model"
+                    " once"
+                )
+            held[digest] = (name, there)
     used = {name for lineage in study.study.lineages for name in lineage} & set(external)
     if not used:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holdfast.records.errors import require, require_known
-from holdfast.study.stages import RewardSection
+from holdfast.study.stages import ExternalSection, RewardSection
 from holdfast.study.tables import Tables
 
 
@@ -32,6 +32,11 @@ def check_starts(study: Tables) -> None:
         require(entry.quantization == "none", f"{place}: no stage can be put on quantised weights; leave one out")
         for stage in entry.start:
             require_known(stage, study.stages, f"{place} names the stage", "[stages.…]")
+            require(
+                not isinstance(study.stages[stage], ExternalSection),
+                f"{place} has {stage!r}, which was trained elsewhere; name that model as the base itself"
+                f" (models.{name}.name)",
+            )
             require(
                 not isinstance(study.stages[stage], RewardSection),
                 f"{place} has {stage!r}, which learns from users' rewards; name stages of demonstrations or of pairs",

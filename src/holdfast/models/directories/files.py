@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from holdfast.records.errors import HoldfastError, StudyError, needs
+from holdfast.records.inputs import read_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 STACK, ADAPTER, ADAPTER_CONFIG = "stack.json", "adapter_model.safetensors", "adapter_config.json"
+SETTINGS_BYTES = 64 << 20  # of a file of settings, of which an index of weights is the largest
 WHOLE, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 POINTER = b"version https://git-lfs."
 FETCH = "fetch the model again"
@@ -49,8 +51,10 @@ def _digest_file(path: Path, _size: int, _modified: int) -> bytes:
 def read_object(path: Path, remedy: str, kind: type[HoldfastError] = StudyError) -> dict[str, Any]:
     """The JSON object of a file. Errors: ``kind``, which ends with ``remedy``."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = json.loads(read_bytes(path, SETTINGS_BYTES, remedy=remedy).decode("utf-8"))
+    except StudyError as error:
+        raise kind(str(error)) from error
+    except (ValueError, RecursionError) as error:
         raise kind(f"{path}: cannot be read ({error}); {remedy}") from error
     if not isinstance(found, dict):
         raise kind(f"{path}: is no JSON object; {remedy}")
@@ -130,6 +134,8 @@ def find(name: str, revision: str | None = None, *, download: bool = True) -> Pa
         if revision is not None:
             raise StudyError(f"model {name}: a directory has no revision; leave 'revision' out")
         return place
+    if os.path.isfile(place):  # noqa: PTH113
+        raise StudyError(f"model {name}: is a file; name the directory of the model")
     if not REPOSITORY.fullmatch(name) or name.startswith("."):
         raise StudyError(f"model {name}: no such directory, and no name of a repository; check the path")
     with needs("train", "a model from the hub"):

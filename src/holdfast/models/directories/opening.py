@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.models.directories import files
-from holdfast.models.directories.files import load_file, read_kinds, read_shapes, weight_files
+from holdfast.models.directories.files import load_file, read_header, read_kinds, read_shapes, weight_files
 from holdfast.models.directories.libraries import (
     check_report,
     first_line,
@@ -101,6 +101,37 @@ def check_values(directory: Path, remedy: str = _RESTORE) -> None:
             check_finite(
                 ((name, one) for name, one in weights if not is_mask(name, tuple(one.shape))), str(path), remedy
             )
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """Whether two directories of whole weights hold equal ones: by value, in whichever files and at which precision.
+
+    Of two precisions the lower counts. Reads up to the first weight that differs. Errors: StudyError.
+    """
+    from safetensors import safe_open
+
+    places = [{name: path for path in weight_files(home) for name in read_header(path)} for home in (one, other)]
+    if places[0].keys() != places[1].keys():
+        return False
+    with ExitStack() as opened:
+        stored: dict[Path, Any] = {
+            path: opened.enter_context(safe_open(path, framework="pt"))
+            for path in {*places[0].values(), *places[1].values()}
+        }
+        for name in places[0]:
+            if not _are_equal(*(stored[place[name]].get_tensor(name) for place in places)):
+                return False
+    return True
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    if one.dtype != other.dtype:
+        lower = min(one.dtype, other.dtype, key=lambda dtype: dtype.itemsize)
+        one, other = one.to(lower), other.to(lower)
+    # By their bytes: some kinds of eight bits cannot be compared otherwise.
+    return torch.equal(*(weight.reshape(-1).view(torch.uint8) for weight in (one, other)))
 
 
 def size_of(directory: Path) -> int:

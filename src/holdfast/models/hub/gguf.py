@@ -37,6 +37,8 @@ _MAGIC = b"GGUF"
 # How many bytes values take that have one width, by their kind; others are texts and lists.
 _WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _STRING, _ARRAY = 8, 9
+_VERSIONS = (2, 3)  # that the package gguf reads
+_TOKENS = "tokenizer.ggml.tokens"
 _DIRECTORY = "name the model's directory in 16 bits"
 
 
@@ -126,6 +128,12 @@ def _check_start(place: Path) -> None:
     if not start.startswith(_MAGIC):
         found = f"begins with {start[:4]!r}, not with {_MAGIC!r}" if start else "is empty"
         raise StudyError(f"{place}: is no GGUF file ({found}); name a model's directory or a file of llama.cpp")
+    version = int.from_bytes(start[len(_MAGIC) :][:4], "little")
+    if len(start) >= len(_MAGIC) + 4 and version not in _VERSIONS:
+        found = f"is of version {version} of GGUF, and {' and '.join(map(str, _VERSIONS))} are read"
+        if version and not version & 0xFFFF:  # a small number, from its other end
+            found = "is for machines that write numbers from their other end (big-endian)"
+        raise StudyError(f"{place}: {found}; convert the model again, or {_DIRECTORY}")
 
 
 def _write(place: Path, directory: Path) -> None:
@@ -141,6 +149,7 @@ def _write(place: Path, directory: Path) -> None:
         with place.open("rb") as file:
             _walk(file, size)
         reader = gguf.GGUFReader(place)
+        _check_places(reader)
         fields = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("tokenizer.")}
     except Exception as error:  # whatever a torn file makes of numbers and names
         raise StudyError(
@@ -148,6 +157,8 @@ def _write(place: Path, directory: Path) -> None:
         ) from error
     names = [str(one.name) for one in reader.tensors]
     _check_kind(place, fields, names)
+    if _TOKENS not in reader.fields:
+        raise StudyError(f"{place}: holds no tokenizer ({_TOKENS}); {_DIRECTORY}")
     network, tokenizer = _dequantise(place, fields, names)
     with new_directory(directory, remedy="set HOLDFAST_CACHE to a directory that can be written") as part:
         try:
@@ -207,6 +218,18 @@ def _walk(file: BinaryIO, size: int) -> None:
         skip(1, 12)  # how it is stored, and where
 
 
+def _check_places(reader: Any) -> None:
+    """Weights lie one behind the other, as llama.cpp writes and demands them: a kind or place that lies is seen.
+
+    Errors: ValueError.
+    """
+    expected = int(reader.data_offset)
+    for one in reader.tensors:
+        if int(one.data_offset) != expected:
+            raise ValueError(f"{one.name} does not begin where the one before ends")
+        expected += -(-int(one.n_bytes) // reader.alignment) * reader.alignment
+
+
 def _check_kind(place: Path, fields: dict[str, Any], names: list[str]) -> None:
     """Refuses what is no whole language model that transformers can make of such a file."""
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES as known
@@ -251,7 +274,10 @@ def _dequantise(place: Path, fields: dict[str, Any], names: list[str]) -> tuple[
                 place.parent, dtype=torch.bfloat16, output_loading_info=True, **told, **whole
             )
     except Exception as error:
-        raise StudyError(f"{place}: transformers cannot dequantise it ({first_line(error)}); {_DIRECTORY}") from error
+        why = first_line(error)
+        if "ignore_mismatched_sizes" in why:  # it names what it would take
+            why = "its weights are of another shape than its settings and tokenizer say"
+        raise StudyError(f"{place}: transformers cannot dequantise it ({why}); {_DIRECTORY}") from error
     findings = {
         "lacks weights of its model": sorted(info["missing_keys"]),
         "holds weights of another shape than it says": sorted(map(str, info["mismatched_keys"])),

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from holdfast.models.directories import files
 from holdfast.models.directories.files import find, read_header, read_index, read_object, weight_files
 from holdfast.models.directories.peft import is_peft, read_peft
-from holdfast.models.directories.stacks import base_of, digest_model
+from holdfast.models.directories.stacks import TEXT_FILES, base_of, digest_model
 from holdfast.models.hub.gguf import is_gguf, unpack
 from holdfast.records.errors import StudyError, needs
 
@@ -26,6 +26,7 @@ _AUTO_MAP = "auto_map"
 _NOTHING: tuple[Any, ...] = (None, False, {}, [])
 _ATTENTION = ("_attn_implementation", "attn_implementation")
 _CONFIGS = ("config.json", "tokenizer_config.json", "generation_config.json", "adapter_config.json")
+_MOST_TEXT = 512 << 20  # bytes of a file on how a model reads and writes
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -103,6 +104,9 @@ def check_files(directory: Path, *, download: bool = True) -> None:
         for name in _CONFIGS:
             if (place / name).is_file():
                 _check_settings(place / name)
+        for name in TEXT_FILES:
+            if (place / name).is_file() and (size := (place / name).stat().st_size) > _MOST_TEXT:
+                raise StudyError(f"{place / name}: has {size:,} bytes, more than any tokenizer; {files.FETCH}")
     if not (base / files.CONFIG).is_file():
         raise StudyError(f"{base}: holds no config.json; name the directory of a model")
     _check_weights(base)

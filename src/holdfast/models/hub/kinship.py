@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.models.directories import files
 from holdfast.models.directories.files import digest_weights, read_object
 from holdfast.models.directories.peft import has_tokenizer, text_home
-from holdfast.models.directories.stacks import TEXT_FILES, base_of, digest_model
+from holdfast.models.directories.stacks import TEXT_FILES, base_of, digest_model, find_stack
 from holdfast.models.tiny.chat import TinyChat, is_tiny
 from holdfast.records.errors import StudyError
 
@@ -31,7 +31,7 @@ def require_kin(directory: Path, parent: Path, *, calls: Calls = "auto") -> None
     """
     _check_shape(directory, parent)
     _check_adapter(directory, parent)
-    if digest_model(directory) == digest_model(parent):
+    if _is_untrained(directory, parent):
         raise StudyError(f"{directory}: holds the very weights of {parent}: nothing was trained; {_ANOTHER}")
     if not has_tokenizer(text_home(directory)):
         there = " ".join(name for name in TEXT_FILES if (text_home(parent) / name).is_file())
@@ -67,6 +67,20 @@ def _check_adapter(directory: Path, parent: Path) -> None:
         f"{directory}: is an adapter on {base}, which holds other weights than {base_of(parent)}, from which the"
         " lineage goes on; give the checkpoint that the adapter was trained on as the one before"
     )
+
+
+def _is_untrained(directory: Path, parent: Path) -> bool:
+    """Whether a directory computes with its parent's weights: saved again, or beside an adapter that adds nothing."""
+    from holdfast.models.directories.opening import same_weights
+
+    if digest_model(directory) == digest_model(parent):
+        return True
+    if base_of(parent) != parent:
+        return False
+    if base_of(directory) == directory:
+        return same_weights(directory, parent)
+    stack = find_stack(directory)  # none of an adapter that is more than two factors
+    return stack is not None and not any(bool(up.any()) for _, up in stack.factors.values())
 
 
 def _check_tokens(directory: Path, parent: Path, calls: Calls) -> None:

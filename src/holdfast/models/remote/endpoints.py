@@ -99,11 +99,21 @@ def read_key(endpoint: EndpointSection, place: str) -> str | None:
 
 def redact(text: str, *secrets: str | None) -> str:
     """The text without these secrets, the values of secret environment variables, and what looks like a key."""
-    values = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
-    for value in sorted(values.union(filter(None, secrets)) - {NO_KEY}, key=len, reverse=True):
+    for value in sorted({*_secret_variables(), *filter(None, secrets)} - {NO_KEY}, key=len, reverse=True):
         if len(value) >= _SHORTEST_SECRET:
             text = text.replace(value, "[redacted]")
     return _SECRET_TEXT.sub("[redacted]", text)
+
+
+def find_secret(text: str) -> str | None:
+    """The name of a secret environment variable whose value stands in a text."""
+    found = (name for value, name in _secret_variables().items() if len(value) >= _SHORTEST_SECRET and value in text)
+    return next(found, None)
+
+
+def _secret_variables() -> dict[str, str]:
+    """The environment variables that hold a secret: names by values."""
+    return {value: name for name, value in os.environ.items() if _SECRET_NAME.search(name)}
 
 
 def _read_literal(host: str) -> tuple[Address, bool] | None:

@@ -23,7 +23,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -278,6 +278,40 @@ def read_spending(path: Path) -> tuple[Spending, ...]:
             return _summarise(db, Counter()) if made else ()
     except (sqlite3.Error, UnicodeDecodeError) as error:
         raise _unusable(path, error, "read") from error
+
+
+def join_ledgers(sources: Sequence[Path], target: Path) -> None:
+    """A new ledger at ``target`` with every call of several; what several paid for counts each time.
+
+    Of equal calls the first answer, in the order of ``sources``, stands under the call's key, so that it is the one
+    that is found; the others stand under keys that no call has. Errors: StoreError for a damaged ledger.
+    """
+    columns = (
+        "key, speaker, model, status, reply, served, input_tokens, output_tokens, cost, seconds, attempts, in_doubt"
+    )
+    with contextlib.closing(Ledger(target)) as ledger:
+        for source in sources:
+            try:
+                with contextlib.closing(sqlite3.connect(reading_address(source), uri=True)) as db:
+                    teach_digests(db)
+                    check_ledger(db)
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                raise _unusable(source, error, "read") from error
+        out = ledger._out
+        out.execute("BEGIN IMMEDIATE")
+        # A call in doubt has no answer to be found: it comes behind those that have.
+        for status in ("done", "intent"):
+            for source in sources:
+                with contextlib.closing(sqlite3.connect(reading_address(source), uri=True)) as db:
+                    for called, *row in db.execute(f"SELECT {columns} FROM calls WHERE status = ?", (status,)):
+                        key = called
+                        while out.execute("SELECT 1 FROM calls WHERE key = ?", (key,)).fetchone():
+                            key = hashlib.blake2b(key, digest_size=DIGEST_BYTES).digest()
+                        out.execute(f"INSERT INTO calls ({columns}) VALUES ({', '.join('?' * 12)})", (key, *row))
+                    if status == "done":
+                        spent = db.execute("SELECT calls, cost FROM spent").fetchone()
+                        out.execute("UPDATE spent SET calls = calls + ?, cost = cost + ?", spent)
+        out.execute("COMMIT")
 
 
 _SUMS = ("calls", "input_tokens", "output_tokens", "cost", "seconds", "attempts", "in_doubt")

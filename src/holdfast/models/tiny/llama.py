@@ -83,6 +83,16 @@ class LlamaShape:
     @classmethod
     def read(cls, directory: Path) -> Self | None:
         """The shape of a model directory, or None where it is no Llama of exactly this kind."""
+        shape, strange = cls._compare(directory)
+        return None if strange else shape
+
+    @classmethod
+    def find_strange(cls, directory: Path) -> str | None:
+        """The first setting by which a model directory is no Llama of exactly this kind, in words."""
+        return cls._compare(directory)[1]
+
+    @classmethod
+    def _compare(cls, directory: Path) -> tuple[Self | None, str | None]:
         try:
             config = json.loads((base_of(directory) / "config.json").read_text(encoding="utf-8"))
             shape = cls(
@@ -98,11 +108,13 @@ class LlamaShape:
                 f"{directory}: no model directory ({error}); give a path that holds config.json"
             ) from error
         except (ValueError, KeyError, TypeError):
-            return None
+            return None, "config.json has not its sizes"
         # Names and token ids may differ after another library has saved the model; what is computed may not.
         free = {"bos_token_id", "eos_token_id", "pad_token_id", "initializer_range"}
-        same = all(config.get(key) == value for key, value in shape.config().items() if key not in free)
-        return shape if same else None
+        for key, value in shape.config().items():
+            if key not in free and config.get(key) != value:
+                return shape, f"{key} is {config.get(key)!r:.60} and not {value!r}"
+        return shape, None
 
 
 class TinyLlama(nn.Module):
@@ -217,7 +229,8 @@ class TinyLlama(nn.Module):
         path = Path(directory)
         shape = LlamaShape.read(path)
         if shape is None:
-            raise StudyError(f"{path}: no tiny Llama; this model needs a server or transformers")
+            strange = LlamaShape.find_strange(path)
+            raise StudyError(f"{path}: no tiny Llama ({strange}); this model needs a server or transformers")
         model = cls(shape)
         try:
             model.import_weights(read_weights(path))

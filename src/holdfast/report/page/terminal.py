@@ -23,6 +23,7 @@ from holdfast.report.words.inert import show_controls, show_line, trim_text, wra
 from holdfast.report.words.labels import name_kind, name_lineage
 from holdfast.report.words.layout import Shown
 from holdfast.store import Store
+from holdfast.store.joined import describe_source, read_joined
 
 MESSAGE_CHARACTERS = 6_000
 ANSWER_LINES = 13  # of a summary, all of whose lines fit on a screen; the rows of its table take what others leave
@@ -121,8 +122,9 @@ def render_summary(analysis: Analysis, verdicts: Sequence[Verdict] = (), width: 
 
 
 def render_status(store: Store, planned: int | None = None, spending: Sequence[Any] = (), *, full: bool = False) -> str:
-    """A run's counts, what it spent on remote models, and its steps by kind and state; ``full`` lists every step.
+    """A run's counts, what it was joined of, what it spent on remote models, and its steps by kind and state.
 
+    ``full`` lists every step.
     ``planned`` is how many steps its study has in all, ``spending`` what its ledger says.
     """
     wide = terminal_width()
@@ -135,6 +137,11 @@ def render_status(store: Store, planned: int | None = None, spending: Sequence[A
         )
         told = f"{show_line(one.base)} was taught before the study began: {show_line(stages)}"
         blocks[0] += "\n" + "\n".join(wrap_line(told, wide, "  ", "    "))
+    if (joined := read_joined(store)) is not None:
+        lines = [f"Joined of {count_noun(len(joined.sources), 'runs')}:"]
+        for source in joined.sources:
+            lines += wrap_line(show_line(" · ".join(describe_source(source))), wide, "  ", "    ")
+        blocks.append("\n".join(lines))
     if spending:
         heads = ("Speaker", "Model", "Calls", "In doubt", "Tokens in", "Tokens out", "Money", "Seconds")
         spent = [

@@ -13,6 +13,8 @@ from holdfast.study.command import PYTHON, CommandSection
 from holdfast.study.stages import FILE, StageTable
 from holdfast.study.study import Study
 
+_SWITCHES = ("-u", "-B", "-E", "-I", "-O", "-OO", "-s", "-S", "-v", "-q")  # of Python, which take no word
+
 
 def check_commands(study: Study, permitted: bool) -> None:
     """Refuse commands that no study file of the user's own holds, or let them be carried out where that is permitted.
@@ -50,6 +52,17 @@ def describe_command(name: str, stage: StageTable) -> str | None:
     return told
 
 
+def _tell_lacking(program: str) -> str:
+    """Why nothing can be begun by a program's name, and what to do."""
+    if os.path.isdir(program):  # noqa: PTH112 (no error for names that no path can have)
+        return "which is a directory; give the path of the program"
+    if not os.path.isfile(program):  # noqa: PTH113
+        return "and no such program is here or on PATH; give its path"
+    if os.access(program, os.X_OK):
+        return f"which is not on PATH; write './{program}' for the one that is here"
+    return "a file that may not be executed; name the program that reads it, or make it executable (chmod +x)"
+
+
 def find_problems(name: str, stage: StageTable) -> Iterator[str]:
     """What stands in the way of a stage's command, a line each."""
     if not isinstance(stage, CommandSection):
@@ -57,10 +70,10 @@ def find_problems(name: str, stage: StageTable) -> Iterator[str]:
     place = f"stages.{name}"
     program, *words = stage.command
     if f"{{{PYTHON}}}" not in program and shutil.which(program) is None:
-        yield f"{place}.command begins with {program!r:.80}, and no such program is here or on PATH; give its path"
-    script = next((word for word in words if not word.startswith("-")), "")
+        yield f"{place}.command begins with {program!r:.80}, {_tell_lacking(program)}"
+    script = next((word for word in words if word not in _SWITCHES), "")
     python = f"{{{PYTHON}}}" in program or Path(program).name.startswith("python")
-    if python and words[:1] == [script] and script.endswith(".py") and "{" not in script and not Path(script).is_file():
+    if python and script.endswith(".py") and "{" not in script and not Path(script).is_file():
         yield f"{place}.command names the script {script!r:.80}, which is not there; give its path from {Path.cwd()}"
     for variable in stage.env:
         if variable not in os.environ:

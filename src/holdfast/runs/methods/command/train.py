@@ -21,13 +21,13 @@ from typing import Any
 
 from holdfast.exchange.exports import write_lines
 from holdfast.exchange.trl import chats_to_trl, to_trl
+from holdfast.models.directories.files import digest_weights
 from holdfast.records.errors import StepError
 from holdfast.records.extensions import may_carry_out
 from holdfast.runs.methods.command.look import tell_refused
 from holdfast.runs.methods.command.outputs import take_over
 from holdfast.runs.methods.command.plan import CommandSettings
 from holdfast.runs.methods.command.trainer import Ended, OutputLog, environment, run_program, work_directory
-from holdfast.runs.methods.demonstrations.plan import ImitationSettings
 from holdfast.runs.methods.demonstrations.train import choose
 from holdfast.runs.methods.files import find_data
 from holdfast.runs.plan.step import Step
@@ -35,7 +35,7 @@ from holdfast.runs.steps.outcomes import Emit, Finished
 from holdfast.runs.steps.reading import weights_of
 from holdfast.store import Store, weights
 from holdfast.study.command import DATA, MODEL, OUTPUT, PYTHON, SEED, STEPS, CommandSection, kept_at
-from holdfast.study.stages import FILE, PAIRS, DemonstrationSection
+from holdfast.study.stages import FILE, PAIRS
 
 LOG = "trainer.jsonl"  # in the step's directory, what the program writes while it runs
 LOG_KIND = ".trainer"  # what is added to the name of the log that is kept
@@ -88,17 +88,23 @@ def _train(step: Step, settings: CommandSettings, store: Store, scratch: Path, h
         ended = run_program(section.fill(values), environment(section.env), section.timeout, log, held)
     finally:
         log.close()
-    seconds = round(time.monotonic() - started, 1)
+    seconds, unchanged = round(time.monotonic() - started, 1), False
     _check_end(place, section, ended, log, scratch / LOG)
-    if not weights.holds(model, lent_digest):
+    with contextlib.suppress(OSError):  # of what is gone
+        unchanged = weights.holds(model, lent_digest)
+    if not unchanged:
         raise StepError(
             f"{place}: the program has changed {{model}}, by which its own is checked; let it write to {{output}}"
         )
-    made, doses = [], []
+    made, doses, known = [], [], dict[str, int]()
     for checkpoint, dose in zip(step.checkpoints, settings.doses, strict=True):
         taken = None if section.steps is None else section.steps * dose
         target = scratch / f"dose-{dose:06d}"
         take_over(place, output / kept_at(section, taken), output, model, target)
+        digest = digest_weights(target)
+        if digest in known:
+            raise StepError(f"{place}: the doses {known[digest]} and {dose} are one model; let the program save each")
+        known[digest] = dose
         made.append((checkpoint, target))
         doses.append({"checkpoint": checkpoint.id, **({} if taken is None else {"steps": taken})})
     result: dict[str, Any] = {
@@ -140,27 +146,9 @@ def _write_data(step: Step, settings: CommandSettings, store: Store, path: Path)
                 f" ({found['scored']} of {found['episodes']} training episodes have a score)"
             )
         return Lent(path=path, rows=count)
-    chosen = choose(step, _as_imitation(settings), store)
+    chosen = choose(step, settings, store)
     count = write_lines(chats_to_trl(chosen.episodes.values()), path)
     return Lent(path=path, rows=count, left_out=chosen.left_out)
-
-
-def _as_imitation(settings: CommandSettings) -> ImitationSettings:
-    """The settings by which a stage that imitates would choose the same episodes."""
-    section = settings.section
-    assert settings.split_seed is not None  # the plan gives it with such data
-    keys = ("data", "objective", "count", "mixture", "at_least", "best")
-    return ImitationSettings(
-        method="sft",
-        section=DemonstrationSection(**{key: getattr(section, key) for key in keys}),
-        stage=settings.stage,
-        parent=settings.parent,
-        train_seed=settings.train_seed,
-        doses=settings.doses,
-        split_seed=settings.split_seed,
-        suite=settings.suite,
-        judge=settings.judge,
-    )
 
 
 def _check_end(place: str, section: CommandSection, ended: Ended, log: OutputLog, path: Path) -> None:

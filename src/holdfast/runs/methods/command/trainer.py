@@ -8,12 +8,14 @@ import json
 import os
 import re
 import selectors
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from holdfast.models.remote.endpoints import redact
 from holdfast.runs.methods.command import guard
@@ -126,6 +128,7 @@ def run_program(command: Sequence[str], env: Mapping[str, str], timeout: float, 
 
     What it writes goes to ``log``. ``held`` is a handle that lives as long as anything of it.
     """
+    begun = time.monotonic()
     reading, writing = os.pipe()
     with contextlib.ExitStack() as opened:
         opened.callback(os.close, reading)
@@ -146,22 +149,30 @@ def run_program(command: Sequence[str], env: Mapping[str, str], timeout: float, 
         assert watcher.stdin is not None and watcher.stdout is not None
         with contextlib.suppress(BrokenPipeError), watcher.stdin as standard_input:
             standard_input.write(json.dumps({**told, "parent": os.getpid()}).encode())
-        said = _listen(watcher.stdout, reading, log)
+        said = _listen(watcher, reading, log, timeout)
         watcher.wait()
     try:
-        return Ended(**json.loads(said))
+        ended = Ended(**json.loads(said))
     except (ValueError, TypeError):
-        return Ended(failed=f"the process that watches over it ended with exit code {watcher.returncode}")
+        ended = Ended(stopped=True)  # killed, and the program with it
+    return replace(ended, late=ended.late or (ended.stopped and time.monotonic() - begun >= timeout))
 
 
-def _listen(answers: IO[Any], reading: int, log: OutputLog) -> bytes:
-    """What the guard says at its end; what the program writes until then goes to the log."""
+def _listen(watcher: subprocess.Popen[bytes], reading: int, log: OutputLog, timeout: float) -> bytes:
+    """What the guard says at its end; what the program writes until then goes to the log.
+
+    A guard that does not keep the time itself, as one that was stopped (SIGSTOP), is ended.
+    """
+    answers = watcher.stdout
+    assert answers is not None
     os.set_blocking(reading, False)
-    said = bytearray()
+    said, late = bytearray(), time.monotonic() + timeout + _END_SECONDS
     with selectors.DefaultSelector() as waiting:
         waiting.register(answers, selectors.EVENT_READ)
         waiting.register(reading, selectors.EVENT_READ)
         while True:
+            if time.monotonic() >= late:
+                _end(watcher)
             ready = [key.fileobj for key, _ in waiting.select(_LOOK_SECONDS)]
             if reading in ready and _take(reading, log) == b"":
                 waiting.unregister(reading)
@@ -187,12 +198,18 @@ def _take(reading: int, log: OutputLog) -> bytes | None:
 
 def _stop(watcher: subprocess.Popen[bytes]) -> None:
     """End the guard, which ends the program, where something came between."""
+    _end(watcher)
+    assert watcher.stdout is not None
+    watcher.stdout.close()
+
+
+def _end(watcher: subprocess.Popen[bytes]) -> None:
+    """End the guard by its own way, also where it was stopped; it ends what it watches over first."""
     if watcher.poll() is None:
         watcher.terminate()
+        watcher.send_signal(signal.SIGCONT)
         try:
             watcher.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             watcher.kill()
             watcher.wait()
-    assert watcher.stdout is not None
-    watcher.stdout.close()

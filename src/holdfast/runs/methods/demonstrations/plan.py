@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from holdfast.records import StageRecord
 from holdfast.runs.plan.planner import Planner
@@ -31,6 +31,23 @@ class ImitationSettings(StageSettings):
     suite: SuiteTable | None = field(default=None, metadata={"exclude_unset": True})
     version_of_demonstrations: int | str | None = None
     judge: str | None = None
+
+
+class Imitation(Protocol):
+    """What says which episodes a stage is given, of whichever method: as ``ImitationSettings`` has it."""
+
+    @property
+    def stage(self) -> str: ...
+    @property
+    def section(self) -> DemonstrationSection | CommandSection: ...
+    @property
+    def train_seed(self) -> int: ...
+    @property
+    def split_seed(self) -> int | None: ...
+    @property
+    def suite(self) -> SuiteTable | None: ...
+    @property
+    def judge(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from holdfast.records import Case, Trajectory
 from holdfast.records.errors import StepError, StudyError
-from holdfast.runs.methods.demonstrations.plan import ImitationSettings
+from holdfast.runs.methods.demonstrations.plan import Imitation, ImitationSettings
 from holdfast.runs.methods.files import (
     OPENS_HELD_OUT,
     UNREADABLE,
@@ -101,7 +101,7 @@ def fit_stage(families: Sequence[str], section: DemonstrationSection) -> Demonst
     return section.model_copy(update={"steps": steps, "warmup_steps": warmup, "warmup_ratio": None, "epochs": None})
 
 
-def choose(step: Step, settings: ImitationSettings, store: Store) -> Chosen:
+def choose(step: Step, settings: Imitation, store: Store) -> Chosen:
     """The episodes that the stage's ``data`` names. Errors: StepError where there are none."""
     section = settings.section
     if section.data == DEMONSTRATIONS:
@@ -116,7 +116,7 @@ def choose(step: Step, settings: ImitationSettings, store: Store) -> Chosen:
     return chosen
 
 
-def _draw(settings: ImitationSettings, store: Store) -> Chosen:
+def _draw(settings: Imitation, store: Store) -> Chosen:
     """Demonstrations of the suite's scripted agents, of no held-out case."""
     section, table = settings.section, settings.suite
     assert table is not None  # the plan gives it with such data
@@ -128,12 +128,12 @@ def _draw(settings: ImitationSettings, store: Store) -> Chosen:
     return _without_held_out({f"demonstration {number}": one for number, one in enumerate(drawn)}, settings, store)
 
 
-def _select(step: Step, settings: ImitationSettings, store: Store) -> Chosen:
+def _select(step: Step, settings: Imitation, store: Store) -> Chosen:
     """The best trajectories of each case by the judge of pairs."""
     from holdfast.training.pairs import select_best
 
     section = settings.section
-    assert settings.judge is not None  # the plan gives it with such data
+    assert settings.judge is not None and settings.split_seed is not None  # the plan gives them with such data
     train = set(store.splits()[settings.split_seed]["train"])
     names = store.trajectory_ids(step=step.inputs[1])
     taken = select_best(
@@ -150,17 +150,17 @@ def _select(step: Step, settings: ImitationSettings, store: Store) -> Chosen:
     return Chosen(episodes, {"below at_least or not among the best": len(names) - len(episodes)})
 
 
-def _read_file(settings: ImitationSettings, store: Store) -> Chosen:
+def _read_file(settings: Imitation, store: Store) -> Chosen:
     """The chats of the stage's file, of no held-out case. Errors: StepError where the file is gone or has changed."""
+    assert isinstance(settings.section, DemonstrationSection)  # a program is given its file as it is
     data = open_data(settings.stage, settings.section)
     kept = _without_held_out({one.id: (case, one) for case, one in data.episodes}, settings, store)
     return Chosen(kept.episodes, {**data.found.left_out, **kept.left_out}, data.path)
 
 
-def _without_held_out(
-    episodes: Mapping[str, tuple[Case, Trajectory]], settings: ImitationSettings, store: Store
-) -> Chosen:
+def _without_held_out(episodes: Mapping[str, tuple[Case, Trajectory]], settings: Imitation, store: Store) -> Chosen:
     """Episodes whose opening is that of no case that is kept out of training."""
+    assert settings.split_seed is not None  # as above
     held_out = held_out_openings(store, settings.split_seed)
     kept = {name: one for name, one in episodes.items() if opening_of(one[0].messages) not in held_out}
     return Chosen(kept, {OPENS_HELD_OUT: len(episodes) - len(kept)})

@@ -27,12 +27,8 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
     section = planner.study.stages[name]
     assert isinstance(section, ExternalSection)
     settings = ExternalSettings(
-        method=section.method,
-        stage=name,
-        parent=known.id,
-        section=section,
+        **(planner.of_stage(replicate, parent, name, section) | {"train_seed": 0}),
         method_version=METHODS.find(section.method).version,
-        calls=planner.calls_of(replicate.base),
     )
     label = f"open {known.base} · {','.join(lineage)}"
     fingerprint = planner.add(label, [parent.step], settings, size=len(section.digests))

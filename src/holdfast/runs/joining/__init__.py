@@ -1,0 +1,1 @@
+"""Several runs of one study with other seeds made into one run: members, sharing, join."""
