@@ -8,6 +8,7 @@ LOCK := .venv-lock/bin/uv pip compile --quiet pyproject.toml requirements.in --u
   --generate-hashes --no-header --no-annotate --no-emit-package torch --constraint .venv-lock/constraints.txt \
   --override .venv-lock/overrides.txt
 RUN ?= runs/quick
+REAL ?= runs/smol
 # Tests start hundreds of processes, so modules are compiled once, whatever the environment says.
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 
@@ -61,8 +62,19 @@ lock:  ## resolve requirements.lock and requirements-dev.lock anew, for all plat
 	$(LOCK) --extra dev --output-file requirements-dev.lock
 	rm -rf .venv-lock
 
-study: .venv/.study  ## run studies/quick.toml (about 5 minutes), print its results and the path of its report
+study: .venv/.study  ## run studies/quick.toml (two to three minutes), print its results and the path of its report
 	$(BIN)/holdfast run studies/quick.toml --output $(RUN)
+
+study-full: .venv/.study  ## the same with all lineages, controls and questions (studies/office-full.toml)
+	$(BIN)/holdfast run studies/office-full.toml
+
+# Each seed is a run of its own, the second and third begun from what the first shares with them; then they are joined.
+study-real: .venv/.real  ## run studies/smol.toml, a real language model, seed by seed, and join the seeds (some hours)
+	$(BIN)/holdfast run studies/smol.toml --set 'study.train_seeds=[0]' --output $(REAL)-0 --no-report
+	for seed in 1 2; do $(BIN)/holdfast run studies/smol.toml --set "study.train_seeds=[$$seed]" --no-report \
+	  --output $(REAL)-0 --fork $(REAL)-$$seed || exit 1; done
+	test -d $(REAL) || $(BIN)/holdfast join $(REAL)-0 $(REAL)-1 $(REAL)-2 --output $(REAL)
+	$(BIN)/holdfast report $(REAL)
 
 checks: .venv/.dev  ## ruff and mypy alone
 	$(BIN)/ruff check .
@@ -123,4 +135,4 @@ format: .venv/.dev  ## format the code
 clean:  ## remove .venv and caches (runs are kept)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
 
-.PHONY: help install lock study checks test test-full coverage test-kernels faults faults-full bench docs duplicates graph format clean
+.PHONY: help install lock study study-full study-real checks test test-full coverage test-kernels faults faults-full bench docs duplicates graph format clean

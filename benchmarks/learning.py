@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import office_pairs
 import torch
+from held_out import BUDGET, HeldOut
 from machine import document, show
 from office_pairs import OfficePairs
 
@@ -38,18 +39,13 @@ from holdfast.study.stages import StageSection
 from holdfast.study.study import Study
 from holdfast.training.dpo.orders import pair_steps
 from holdfast.training.dpo.stage import reference_logprobs
-from holdfast.training.encoding import score_picked
 from holdfast.training.loop.loop import Loop, isolated
-from holdfast.training.loop.passes import score
 from holdfast.training.policy.adapters import WholeTiny
-from holdfast.training.trees.packing import Packed, pack
 from holdfast.training.trees.parts import TrainStep, pair_step
-from holdfast.training.trees.trees import partition
 
 PACKAGES = ("torch", "numpy")
 STAGE = StageSection(objective="safety")  # the defaults that the quick study takes
 BAR, LEVEL = 0.02, 0.9
-BUDGET = 16_384
 BASES = 2
 MARKS = (160, 320, 640)  # pairs seen; a stage of the quick study takes 20 steps of 32
 WIDE = StageSection(objective="safety", pairs_per_step=32, trajectories_per_case=1000)
@@ -131,46 +127,6 @@ GROUPS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class HeldOut:
-    """Held-out pairs as packed trees: ``names`` in the order in which the trees' scores come."""
-
-    names: tuple[str, ...]
-    counts: tuple[int, ...]
-    trees: tuple[Packed, ...]
-    pairs: tuple[PreferencePair, ...]
-    cases: tuple[str, ...]
-
-    @classmethod
-    def of(cls, data: OfficePairs, cases: Sequence[str]) -> HeldOut:
-        """The held-out pairs of a base, for results over ``cases``."""
-        names = sorted({name for pair in data.held_out for name in (pair.chosen, pair.rejected)})
-        sequences = [score_picked(name, data.encoded[name], STAGE.loss_mask) for name in names]
-        groups = partition([item.ids for item in sequences], BUDGET)
-        return cls(
-            names=tuple(names[number] for group in groups for number in group),
-            counts=tuple(sequences[number].scored for group in groups for number in group),
-            trees=tuple(pack([sequences[n] for n in group], torch.device("cpu"), masks=True) for group in groups),
-            pairs=data.held_out,
-            cases=tuple(cases),
-        )
-
-    @torch.no_grad()
-    def accuracies(self, policy: WholeTiny, reference: Mapping[str, float]) -> Floats:
-        """The share of each case's pairs with a margin above zero [cases]; NaN for a case without pairs."""
-        parts = torch.split(torch.cat([score(policy, tree) for tree in self.trees]), list(self.counts))
-        ratios = {
-            name: float(part.double().sum()) - reference[name] for name, part in zip(self.names, parts, strict=True)
-        }
-        number = {case: place for place, case in enumerate(self.cases)}
-        owner = np.array([number[pair.case_id] for pair in self.pairs])
-        won = np.array([ratios[pair.chosen] > ratios[pair.rejected] for pair in self.pairs], np.float64)
-        counts = np.bincount(owner, minlength=len(self.cases))
-        sums = np.bincount(owner, won, minlength=len(self.cases))
-        empty = np.full(len(self.cases), np.nan)
-        return np.asarray(np.divide(sums, counts, out=empty, where=counts > 0), dtype=np.float64)
-
-
 @dataclass(slots=True, kw_only=True)
 class Curve:
     """One run of one arm: at each mark the steps done, the pairs seen, the tokens computed, every case's accuracy."""
@@ -230,7 +186,7 @@ def run_group(group: Group, study: Study, run: Path, seeds: int) -> tuple[dict[s
     ]
     cases = sorted({pair.case_id for data in sets for pair in data.held_out})
     for data in sets:
-        held_out = HeldOut.of(data, cases)
+        held_out = HeldOut.of(data.held_out, data.encoded, STAGE.loss_mask, cases)
         reference = reference_logprobs(data.base, list(data.encoded), data.encoded, STAGE.loss_mask)
         for seed in range(seeds):
             for name, arm in group.arms.items():

@@ -35,8 +35,8 @@ def mixture_with(best: float) -> dict[str, float]:
 
 
 def study_with(best: float) -> Study:
-    """The quick study on one base and two seeds without controls, with another mixture."""
-    settings = load(ROOT / "studies" / "quick.toml").model_dump()
+    """The full office study on one base and two seeds without controls, with another mixture."""
+    settings = load(ROOT / "studies" / "office-full.toml").model_dump()
     settings["study"] |= {"name": f"mixture-{best}", "lineages": LINEAGES, "train_seeds": [0, 1], "draws": 1000}
     settings["model"] |= {"base_seeds": [0]}
     settings["suite"] |= {"mixture": mixture_with(best)}

@@ -21,7 +21,7 @@ from holdfast.runs.build import build
 from holdfast.runs.plan.settings import RolloutSettings
 from holdfast.store import Store
 from holdfast.study.study import Study, load
-from holdfast.training.encoding import Encoded, encode_episode
+from holdfast.training.encoding import Chat, Encoded, encode_episode
 from holdfast.training.pairs import build_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,12 +31,16 @@ Part = Literal["train", "test"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfficePairs:
-    """One base's directory and its pairs for one objective; ``encoded`` holds their trajectories by id."""
+    """One base's directory and its pairs for one objective.
+
+    ``encoded`` holds their trajectories by id, ``families`` the family of every case.
+    """
 
     base: Path
     train: tuple[PreferencePair, ...]
     held_out: tuple[PreferencePair, ...]
     encoded: Mapping[str, Encoded]
+    families: Mapping[str, str]
 
 
 def study_of(*, bases: int, test_cases: int, per_case: int) -> Study:
@@ -47,7 +51,9 @@ def study_of(*, bases: int, test_cases: int, per_case: int) -> Study:
     settings["suite"] |= {"test_cases": test_cases}
     settings["rollouts"] |= {"per_test_case": per_case}
     settings["stages"] = {"S": {"objective": "safety", "steps": 1}}
-    settings["doses"] = {}
+    # The bases are taught as in the study; what it asks beside its held-out cases is not.
+    settings |= {"doses": {}, "attacks": None, "shifts": None}
+    settings["probes"] |= {"lineages": ()}
     return Study.model_validate(settings)
 
 
@@ -57,9 +63,19 @@ def run_study(study: Study, cache: Path) -> Path:
 
 
 def load_pairs(
-    study: Study, run: Path, *, base: int, objective: str, cap: int | None, held_out_cap: int | None
+    study: Study,
+    run: Path,
+    *,
+    base: int,
+    objective: str,
+    cap: int | None,
+    held_out_cap: int | None,
+    chat: Chat | None = None,
 ) -> OfficePairs:
-    """One base's pairs for one objective, at most ``cap`` and ``held_out_cap`` a case, drawn at random."""
+    """One base's pairs for one objective, at most ``cap`` and ``held_out_cap`` a case, drawn at random.
+
+    They are encoded in the base's own chat format, or in that of another model.
+    """
     with Store(run) as store:
         checkpoint = next(one for one in store.checkpoints() if one.base == f"tiny-{base}" and not one.stages)
         directory = run / (checkpoint.path or "")
@@ -67,8 +83,9 @@ def load_pairs(
         train = _pairs_of(store, _rollout_of(study, checkpoint.id, "train"), objective, cap)
         held_out = _pairs_of(store, _rollout_of(study, checkpoint.id, "test"), objective, held_out_cap)
         names = {name for pair in (*train, *held_out) for name in (pair.chosen, pair.rejected)}
-        encoded = _encode(store, directory, cases, sorted(names))
-    return OfficePairs(base=directory, train=train, held_out=held_out, encoded=encoded)
+        encoded = _encode(store, chat or TinyModel.load(directory).chat, cases, sorted(names))
+        families = {case.id: case.family for case in cases.values()}
+    return OfficePairs(base=directory, train=train, held_out=held_out, encoded=encoded, families=families)
 
 
 def _rollout_of(study: Study, checkpoint: str, part: Part) -> str:
@@ -93,8 +110,7 @@ def _pairs_of(store: Store, rollout: str, objective: str, cap: int | None) -> tu
     return selection.pairs()
 
 
-def _encode(store: Store, base: Path, cases: Mapping[str, Case], names: Sequence[str]) -> dict[str, Encoded]:
-    chat = TinyModel.load(base).chat
+def _encode(store: Store, chat: Chat, cases: Mapping[str, Case], names: Sequence[str]) -> dict[str, Encoded]:
     found = {}
     for trajectory in store.trajectories(names):
         case = cases[trajectory.case_id]

@@ -47,6 +47,11 @@ CACHE = Path(tempfile.gettempdir()) / "holdfast-published-pairs"
 PACKAGES = ("numpy", "tokenizers", "transformers")
 OBJECTIVE, JUDGE = "safety", "gpt-5-mini"
 VOCABULARY = 4096
+# About 4 M weights, and the shape of a study's tiny base (0.7 M with this vocabulary).
+SHAPES: Mapping[str, Mapping[str, int]] = {
+    "small": {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4},
+    "tiny": {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 3},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +117,19 @@ def _train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     return tokenizer
 
 
+def wrap_tokenizer(tokenizer: Any) -> Any:
+    """The tokenizer as transformers takes it."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=list(MARKERS.values()),
+        clean_up_tokenization_spaces=False,
+    )
+
+
 def _encode_all(
     tokenizer: Any, conversations: Mapping[str, tuple[Sequence[Message], Sequence[Message]]]
 ) -> dict[str, Encoded]:
@@ -174,7 +192,6 @@ def _load_encoded(path: Path) -> dict[str, Encoded]:
 def load(cache: Path = CACHE, *, data: Path = DATA, vocabulary: int = VOCABULARY) -> PublishedPairs:
     """The pairs of ``data``; what takes long is kept under ``cache`` and made anew when the code changes."""
     from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
 
     run = _import_run(data, cache)
     kits = json.loads((data / "toolemu-toolkits.json").read_text(encoding="utf-8"))
@@ -193,27 +210,18 @@ def load(cache: Path = CACHE, *, data: Path = DATA, vocabulary: int = VOCABULARY
         tokenizer = _train_tokenizer((message.content for group in groups for message in group), vocabulary)
         tokenizer.save(str(words))
         _save_encoded(tokens, _encode_all(tokenizer, conversations))
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_file(str(words)),
-        eos_token=END,
-        pad_token=PAD,
-        additional_special_tokens=list(MARKERS.values()),
-        clean_up_tokenization_spaces=False,
-    )
+    tokenizer = wrap_tokenizer(Tokenizer.from_file(str(words)))
     return PublishedPairs(pairs=pairs, encoded=_load_encoded(tokens), tokenizer=tokenizer, run=run, toolkits=toolkits)
 
 
-def save_model(directory: Path, tokenizer: Any, *, seed: int, max_positions: int) -> Path:
-    """A directory with a random Llama of about 4 M weights (tied embeddings, fp32) and the tokenizer."""
+def save_model(directory: Path, tokenizer: Any, *, seed: int, max_positions: int, shape: str = "small") -> Path:
+    """A directory with a random Llama of a shape (tied embeddings, fp32) and the tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
+        **SHAPES[shape],
         vocab_size=len(tokenizer),
-        hidden_size=256,
-        intermediate_size=688,
-        num_hidden_layers=4,
-        num_attention_heads=4,
         max_position_embeddings=max_positions,
         tie_word_embeddings=True,
         bos_token_id=None,

@@ -4,7 +4,7 @@
 
 Nothing is taken from a cache. Memory is the sum over the study's processes of their proportional share (PSS), read
 four times a second. CPU seconds of a phase are those of its steps in the workers. The ratio compares the wall clock
-with the bar of five minutes.
+with the bar of 150 seconds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from holdfast.study.study import load
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
-BAR_SECONDS = 300
+BAR_SECONDS = 150
 SAMPLE_SECONDS = 0.25
 
 

@@ -25,7 +25,7 @@ from machine import document, show
 from office_pairs import OfficePairs
 
 from holdfast.models.tiny import model as tiny
-from holdfast.models.tiny.llama import TinyLlama, pad_rows, picked_logprobs
+from holdfast.models.tiny.llama import TinyLlama, logprobs_after, pad_rows, places_before
 from holdfast.records import PreferencePair
 from holdfast.study.sections import SFTSection
 from holdfast.study.stages import StageSection, TrainingSection
@@ -74,6 +74,12 @@ def rows_of(items: Sequence[Encoded], picked: Sequence[np.ndarray]) -> tuple[tor
     return tokens, pad_rows([row.tolist() for row in picked]).bool()
 
 
+def picked_logprobs(model: TinyLlama, tokens: torch.Tensor, picked: torch.Tensor) -> torch.Tensor:
+    """The log-probabilities of the picked tokens, row after row."""
+    places = places_before(picked)
+    return logprobs_after(model(tokens).flatten(0, 1).index_select(0, places), model.head, tokens, places)
+
+
 def plain_demonstrations(items: Sequence[Encoded], other_weight: float) -> PlainStep:
     """The loss of a step of demonstrations, as one batch: the order already brings like lengths together."""
 
@@ -81,7 +87,7 @@ def plain_demonstrations(items: Sequence[Encoded], other_weight: float) -> Plain
         every = [np.arange(len(item.ids)) > 0 for item in items]
         tokens, picked = rows_of(items, every)
         weights = np.concatenate([np.where(item.agent, 1.0, other_weight)[1:] for item in items]).astype(np.float32)
-        logps = picked_logprobs(model(tokens), model.head, tokens, picked)
+        logps = picked_logprobs(model, tokens, picked)
         return sft(logps, torch.from_numpy(weights))
 
     return loss
@@ -99,7 +105,7 @@ def plain_pairs(
         for part in np.array_split(order, buckets):
             items = [encoded[names[place]] for place in part]
             tokens, picked = rows_of(items, [item.picked(STAGE.loss_mask) for item in items])
-            logps = picked_logprobs(model(tokens), model.head, tokens, picked)
+            logps = picked_logprobs(model, tokens, picked)
             owner = torch.repeat_interleave(picked.sum(1))
             sums.append(torch.zeros(len(items)).index_add(0, owner, logps))
         policy = torch.cat(sums)[torch.from_numpy(np.argsort(order))]

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import published_pairs
 import torch
-from machine import document, show
+from machine import cpu_seconds, document, show
 from trl_settings import ON_A_PROCESSOR
 
 from holdfast.records import PreferencePair
@@ -74,10 +74,12 @@ def padded_tokens(
 class Clock:
     """What the trainer's hooks read: the time after every step, losses, and tokens by batch without and with padding.
 
-    ``now`` gives seconds.
+    ``now`` gives seconds. ``watch`` is called after every step with its number and the model; that time does not count.
     """
 
-    now: Callable[[], float] = time.process_time
+    now: Callable[[], float] = cpu_seconds
+    watch: Callable[[int, Any], None] | None = None
+    watched_s: float = 0.0
     started: float = 0.0
     ends: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -94,8 +96,12 @@ def timed_trainer(clock: Clock) -> type[Any]:
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             clock.started = clock.now()
 
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            clock.ends.append(clock.now())
+        def on_step_end(self, _: Any, state: Any, *__: Any, model: Any, **___: Any) -> None:
+            now = clock.now()
+            clock.ends.append(now - clock.watched_s)
+            if clock.watch is not None:
+                clock.watch(state.global_step, model)
+                clock.watched_s += clock.now() - now
 
         def on_log(self, *_: Any, logs: Mapping[str, float], **__: Any) -> None:
             if "loss" in logs:
@@ -125,7 +131,8 @@ class TRLPeer:
     """TRL's DPOTrainer with precomputed references on ``pairs`` in their order; making it runs the reference pass.
 
     ``reference_dir`` is another model as the reference (default: the model itself before training). The loss counts
-    every token after the prompt. ``by_length`` groups pairs of like length (the order is then TRL's).
+    every token after the prompt. ``by_length`` groups pairs of like length (the order is then TRL's). ``watch`` is the
+    clock's.
     Errors: StepError where TRL's tokens are not those of ``encoded``.
     """
 
@@ -144,6 +151,7 @@ class TRLPeer:
         beta: float = 0.1,
         learning_rate: float = 1e-5,
         by_length: bool = False,
+        watch: Callable[[int, Any], None] | None = None,
     ) -> None:
         os.environ.update({"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"})
         import datasets  # type: ignore[import-untyped]
@@ -154,7 +162,7 @@ class TRLPeer:
         datasets.disable_progress_bars()
         datasets.disable_caching()  # a second trainer in this process must compute its references too
         self.pairs, self.warmup, self.steps, self.pairs_per_step = list(pairs), warmup, steps, pairs_per_step
-        self._clock = Clock()
+        self._clock = Clock(watch=watch)
         self._folder = tempfile.TemporaryDirectory()
         rows = [row_of(pair, encoded, tokenizer) for pair in pairs]
         self.trainer = timed_trainer(self._clock)(
@@ -199,6 +207,15 @@ class TRLPeer:
             losses=tuple(clock.losses),
             peak_mb=_peak_mb(),
         )
+
+    def close(self) -> None:
+        """Takes away what the trainer wrote."""
+        self._folder.cleanup()
+
+    @property
+    def elapsed(self) -> list[float]:
+        """CPU seconds from the beginning of training to the end of each step."""
+        return [end - self._clock.started for end in self._clock.ends]
 
     def head_share(self) -> float:
         """The share of CPU time of TRL's steps (forward, loss, backward) that its LM-head kernel takes, 0 to 1.

@@ -214,6 +214,25 @@ def test_steps_equal_full_forwards(taught, chat):
             assert apart([steps.hidden], [full[rows, place]]) < EXACT
 
 
+@pytest.mark.usefixtures("in_64_bits")
+@pytest.mark.parametrize("places", [[7], [2, 9, 30], [0, 5, 11, 19, 23, 31]])
+def test_wanted_states_are_those_of_a_full_forward(taught, places):
+    llama, wanted, row = TinyLlama.load(taught), torch.tensor(places), torch.arange(32)
+    tokens = torch.randint(5, llama.shape.vocabulary, (2, 16), generator=torch.Generator().manual_seed(0))
+    shape = llama.shape
+    kept = torch.zeros(2, shape.layers, 2, 2, shape.heads, 16, shape.hidden // shape.heads)
+
+    def attend(*heads):
+        return torch.nn.functional.scaled_dot_product_attention(*heads, is_causal=True)
+
+    with torch.no_grad():
+        every = llama(tokens, kept[0]).flatten(0, 1)
+        assert apart([llama(tokens, kept[1], wanted)], [every[wanted]]) < EXACT
+        assert apart([kept[1]], [kept[0]]) < EXACT  # the keys and values of all tokens are kept all the same
+        alone = llama.packed(tokens.flatten(), row, attend)
+        assert apart([llama.packed(tokens.flatten(), row, attend, wanted)], [alone[wanted]]) < EXACT
+
+
 def test_rollouts_of_one_prompt_are_computed_together(taught):
     """What rows have in common is computed once, and each still follows its own luck."""
     model, talk = TinyModel.load(taught), conversations()[0]

@@ -20,6 +20,7 @@ from holdfast.stats.bounded import (
     exact_lower,
     holm,
     lower_bound,
+    median_interval,
     order_cases,
     p_value,
     p_values,
@@ -224,6 +225,21 @@ def test_exact_bounds_cut_the_tail_they_should(events: int, n: int, alpha: float
         assert stats.binom.cdf(events, n, exact_upper(events, n, alpha)) == pytest.approx(alpha, rel=1e-6)
     if events > 0:
         assert stats.binom.sf(events - 1, n, exact_lower(events, n, alpha)) == pytest.approx(alpha, rel=1e-6)
+
+
+@pytest.mark.parametrize(("level", "least"), [(0.9, 5), (0.95, 6), (0.6, 3)])
+def test_the_interval_of_a_median_holds_it_as_often_as_it_says(level: float, least: int) -> None:
+    """Between the j-th least and largest it misses by twice the binomial probability of fewer than j."""
+    for n in range(1, 40):
+        found = median_interval(np.arange(1.0, n + 1)[::-1], level)
+        if n < least:
+            assert found is None
+            continue
+        assert found is not None
+        rank = int(found[0])
+        assert found == (rank, n + 1 - rank)
+        held, narrower = (1 - 2 * stats.binom.cdf(count - 1, n, 0.5) for count in (rank, rank + 1))
+        assert held >= level > narrower or rank == n + 1 - rank
 
 
 def test_holm_has_known_values_and_keeps_the_order_given() -> None:

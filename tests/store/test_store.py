@@ -194,6 +194,7 @@ def test_any_trajectory_comes_back_equal(
             store.add_checkpoint(CHILD)
             add_trajectory(store, one)
         assert store.trajectory(one.id) == one
+        assert list(store.trajectories([one.id], cases={CASE.id: CASE})) == [one]
 
 
 @given(st.sets(st.sampled_from(Flag)))

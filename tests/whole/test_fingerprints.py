@@ -16,7 +16,7 @@ from holdfast.study.study import load
 
 STUDIES = ROOT / "studies"
 STORED = Path(__file__).parent / "fingerprints"
-NAMES = ("smoke", "quick", "repair", "approval-quick", "approval-arms", "approval-joined", "published")
+NAMES = ("smoke", "quick", "office-full", "repair", "approval-quick", "approval-arms", "approval-joined", "published")
 
 
 def list_steps(name: str) -> list[str]:

@@ -59,10 +59,14 @@ def test_every_command_of_the_page_parses() -> None:
 
 @pytest.fixture(scope="module")
 def quick() -> Listing:
-    """The checkpoints that a run of studies/quick.toml has, by its plan."""
-    plan = build(load(DOCS.parent / "studies" / "quick.toml"))
+    return listing("quick")
+
+
+def listing(name: str) -> Listing:
+    """The checkpoints that a run of a shipped study has, by its plan."""
+    plan = build(load(DOCS.parent / "studies" / f"{name}.toml"))
     made = [one for step in plan.steps for one in step.checkpoints]
-    return Listing("runs/quick", tuple(made))
+    return Listing(f"runs/{name}", tuple(made))
 
 
 @pytest.mark.parametrize("name", ["docs/quickstart.md", "docs/gate.md"])
@@ -85,15 +89,16 @@ def test_the_sides_that_are_shown_are_one_checkpoint_each(name: str, quick: List
             assert parent is not None and parent.lineage == ("S",)
 
 
-def test_of_several_doses_the_parent_is_the_one_that_the_child_started_from(quick: Listing) -> None:
+def test_of_several_doses_the_parent_is_the_one_that_the_child_started_from() -> None:
+    full = listing("office-full")
     where = {"base": "tiny-0", "train_seed": "0"}
-    child = find_checkpoint(quick, "S,H dose=4", where)
-    parent = find_checkpoint(quick, "S", where, child)
+    child = find_checkpoint(full, "S,H dose=4", where)
+    parent = find_checkpoint(full, "S", where, child)
     assert parent.id == child.parent_id and parent.axes["dose"] == 1
-    assert find_checkpoint(quick, "S dose=4", where, child).axes["dose"] == 4
-    assert find_checkpoint(quick, "S,S", {}, child).train_seed == 0
+    assert find_checkpoint(full, "S dose=4", where, child).axes["dose"] == 4
+    assert find_checkpoint(full, "S,S", {}, child).train_seed == 0
     with pytest.raises(StudyError, match="is ambiguous, 3 checkpoints"):
-        find_checkpoint(quick, "H", where, child)
+        find_checkpoint(full, "H", where, child)
 
 
 def test_the_page_names_every_check_code_and_example() -> None:

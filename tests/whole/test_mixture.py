@@ -33,12 +33,15 @@ def test_directions_hold_under_three_mixtures(tmp_path: Path, monkeypatch: pytes
 def test_the_benchmarks_studies_are_the_quick_study_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are made of its file: what is added there must not break them, nor teach them other bases."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    mixture, control = __import__("mixture"), __import__("pressure_control")
-    taught = [
-        {step.fingerprint for step in build(study).steps if step.name.startswith("teach")}
-        for study in (load(BENCHMARKS.parent / "studies" / "quick.toml"), control.base_study(), mixture.study_with(0.4))
-    ]
-    assert taught[0] == taught[1] and len(taught[0]) == 2
-    assert len(taught[2]) == 1 and not taught[2] & taught[0]
-    for name in ("mixture", "pressure_control"):
+    mixture, control, office = (__import__(name) for name in ("mixture", "pressure_control", "office_pairs"))
+    studies = (
+        load(BENCHMARKS.parent / "studies" / "quick.toml"),
+        control.base_study(),
+        office.study_of(bases=2, test_cases=20, per_case=8),
+        mixture.study_with(0.4),
+    )
+    taught = [{step.fingerprint for step in build(study).steps if step.name.startswith("teach")} for study in studies]
+    assert taught[0] == taught[1] == taught[2] and len(taught[0]) == 2
+    assert len(taught[3]) == 1 and not taught[3] & taught[0]
+    for name in ("mixture", "pressure_control", "office_pairs"):
         sys.modules.pop(name, None)

@@ -55,6 +55,13 @@ def repair() -> dict[str, Any]:
     return changed(four_lineages(), {"study/lineages": lineages, "stages/X": {"objective": "helpfulness"}})
 
 
+def on_policy() -> dict[str, Any]:
+    """A second stage R on rewards: helpfulness by the judge of pairs, on training cases."""
+    lineages = [*four_lineages()["study"]["lineages"], ["S", "R"]]
+    stage = {"method": "grpo", "objective": "helpfulness"}
+    return changed(four_lineages(), {"study/lineages": lineages, "stages/R": stage})
+
+
 def search() -> dict[str, Any]:
     table = {"lineage": ["S", "Hm"], "parent": ["S"], "share": [0.0, 0.6], "steps": [5, 40], "trials": 12}
     return four_lineages() | {
@@ -90,6 +97,7 @@ BASES: dict[str, Callable[[], dict[str, Any]]] = {
     "search": search,
     "users": users,
     "approval": miniature,
+    "on-policy": on_policy,
 }
 REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
     "started": {
@@ -492,6 +500,54 @@ REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
             "approval.settings are 75, which makes 6000000 cases of a part, more than 5000000; ",
         ),
     },
+    "on-policy": {
+        "nobody who rewards": (
+            {"stages/R/objective": None},
+            "stages.R learns from rewards, but says neither whose nor of what; give objective, …or setting…",
+        ),
+        "users and a judge": (
+            {"stages/R/setting": "style"},
+            "stages.R.setting is of users, and objective is what the judge of pairs scores; remove one of them",
+        ),
+        "what users reward": ({"stages/R/reward": "success"}, "stages.R.reward is of users, and objective is …"),
+        "an unknown objective": (
+            {"stages/R/objective": "helpfulnes"},
+            "stages.R.objective is 'helpfulnes', not among …did you mean 'helpfulness'?",
+        ),
+        "no objective": ({"stages/R/objective": []}, "stages.R.objective is empty; name at least one"),
+        "an objective twice": (
+            {"stages/R/objective": ["safety", "safety"]},
+            "stages.R.objective names one twice; give each once",
+        ),
+        "an objective that the judge does not score": (
+            {
+                "judges/model": {"kind": "rubric", "model": "openai/x", "rubrics": {"safety": "default"}},
+                "pairs": {"judge": "model"},
+            },
+            "stages.R.objective is 'helpfulness', which the judge of pairs 'model' does not score; it scores safety; …",
+        ),
+        "a suite without cases": (
+            {
+                "study/lineages": [["R"]],
+                "stages": {"R": {"method": "grpo", "objective": "helpfulness"}},
+                "suite": {"name": "approval"},
+                "judges": {"users": {"kind": "approval"}},
+                "approval": {"settings": {"users": {}}, "pairs": 16, "practice": 24},
+            },
+            "stages.R.objective is scored on training cases, and the suite 'approval' has users alone; give setting, …",
+        ),
+        "more cases than there are": (
+            {"suite": {"train_cases": 7}},
+            "stages.R.prompts_per_step is 8, but suite.train_cases has 7 cases to train on; lower it or raise that",
+        ),
+        "steps that are not kept": ({"stages/R/every": 7}, "stages.R.every is 7, of which steps 60 is no multiple"),
+        "no luck": ({"rollouts/temperature": 0.0}, "rollouts.temperature is 0; give more, …"),
+        "best rollouts of the policy": (
+            {"stages/R/method": "best_dpo"},
+            "stages.R.rollouts is 'policy', but method 'best_dpo' learns from stored ones; give 'start' or 'source'",
+        ),
+        "doses of its own": ({"doses": {"S,R": [1, 2]}}, "doses.'S,R': its last stage learns from rewards, …"),
+    },
     "approval": {
         "a group of one": (
             {"stages/on/group_size": 1},
@@ -540,6 +596,10 @@ REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
         "beta of a policy gradient": ({"stages/on/beta": 0.3}, "stages.on.beta has no effect on method 'grpo'"),
         "weights of present rollouts": ({"stages/on/importance": False}, "importance has no effect on rollouts of the"),
         "a weight of one reward": ({"stages/on/weight": 0.9}, "stages.on.weight has no effect on reward 'approval'"),
+        "spoilt replies of users": (
+            {"stages/on/unscored": "lowest"},
+            "stages.on.unscored is of objective, and users rate what is unreadable themselves; remove it",
+        ),
         "no luck": (
             {"rollouts/temperature": 0.0},
             "rollouts.temperature is 0; give more, so that stages.on has rollouts",

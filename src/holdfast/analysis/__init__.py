@@ -8,6 +8,7 @@ Panel ─ judges ─▶ agreement, audit             Design ─ health ─▶ do
 Store ─ labelled ─▶ who labelled what was trained; whose ─▶ the judges, whose the headline is, the notes on it
 Panel ─ judges ─▶ calibration: each judge against the one that reads the end state
 Design ─ repair ─▶ repair: stages that keep a second objective, against the line of those that do not
+Design ─ second_stage ─▶ second stage: what it takes for what it gives, on rewards against on pairs
 Store ─ read_source ─▶ Source ─ pressure ─▶ under pressure, under shifts, by dimension of harm
 Store ─ read_users ─▶ Users ─ approval ─▶ gaps between users who can be gamed and others; read_logs ─▶ Curve
 Analysis ─ multiplicity ─▶ how many intervals of a family lie away from zero, and how many would by chance
@@ -24,12 +25,14 @@ import numpy as np
 from holdfast.analysis import frontier, health, multiplicity, planes, pooled, repair, untaught, whose
 from holdfast.analysis import published as paper
 from holdfast.analysis.approval import gaps as exploitation
+from holdfast.analysis.approval.logs import log_curves, read_logs
 from holdfast.analysis.design import MIN_RANDOM_BASES, Design, read_design
 from holdfast.analysis.document import document, schema
 from holdfast.analysis.judges import agreement_rows, calibration_rows, coverage_rows, rate_rows
 from holdfast.analysis.panel import Measures, read_panel, require_same_cases
 from holdfast.analysis.pressure import susceptibility, taxonomy
 from holdfast.analysis.pressure.variants import read_source
+from holdfast.analysis.second_stage import second_stage_rows
 from holdfast.records import Analysis
 from holdfast.records.words import count_noun
 from holdfast.rollout.audit import UNFIT
@@ -64,6 +67,7 @@ def analyze(
     means = resampled_means(design.flat, draws, cases)
     lines = (*paper.frontier_rows(design), *frontier.frontier_estimates(design, means))
     ratios = paper.persistence_rows(design, draws * PUBLISHED_DRAWS_FACTOR, published)
+    logs = [log for log in read_logs(store) if not log.of_users]
     agreement, judges = tuple(agreement_rows(panel)), whose.judge_facts(design)
     scores = (*paper.score_rows(design), *pooled.score_rows(design))
     whole = Analysis(
@@ -87,7 +91,8 @@ def analyze(
         ),
         judges=judges,
         exploitation=tuple(whose.relate_rows(design, users.rows)),
-        curves=users.curves,
+        curves=(*users.curves, *log_curves(logs)),
+        second_stage=tuple(second_stage_rows(design, measured)),
         rewarder=users.rewarder,
         susceptibility=tuple(whose.relate_rows(design, susceptibility.susceptibility_rows(source))),
         shifts=tuple(whose.relate_rows(design, susceptibility.shift_rows(source))),

@@ -20,7 +20,7 @@ from holdfast.analysis.panel import Axes, Config, Panel, Replicate, Row, config_
 from holdfast.analysis.roles import MERGE, Arm, Roles
 from holdfast.records import Checkpoint, Labelled
 from holdfast.records.arrays import Bools, Floats
-from holdfast.records.checkpoints import DOSE
+from holdfast.records.checkpoints import DOSE, rank_dose
 from holdfast.stats.contrasts import Sample, sample_of
 from holdfast.study.stages import EXTERNAL, is_midway
 
@@ -318,15 +318,15 @@ class Design:
         return tuple(sorted(found, key=str))
 
     def main(self, lineage: tuple[str, ...], core: Axes) -> Config | None:
-        """The configuration of a lineage at its smallest dose, or None where there is none."""
+        """The configuration of a lineage at its first dose, or None where there is none."""
         if not lineage:
             return BASE
         found = [config for config in self.configs if config[0] == lineage and without_dose(config[1]) == core]
-        return min(found, key=dose_of, default=None)
+        return min(found, key=lambda config: rank_dose(dose_of(config)), default=None)
 
     @cached_property
     def recipes(self) -> tuple[Config, ...]:
-        """The five recipes that the published study compares, at every core axis and the smallest dose."""
+        """The five recipes that the published study compares, at every core axis and the first dose."""
         ranked = [(self.roles.rank(lineage), lineage) for lineage in self.lineages]
         ordered = [lineage for _, lineage in sorted((rank, lineage) for rank, lineage in ranked if rank is not None)]
         found = [self.main(lineage, core) for core in self.core_axes for lineage in ordered]

@@ -18,7 +18,7 @@ from typing import Any
 from holdfast.analysis.roles import MERGE, MERGED, SHARE
 from holdfast.judges.state import StateJudge
 from holdfast.records import Checkpoint, Labelled, StageRecord
-from holdfast.records.checkpoints import DOSE
+from holdfast.records.checkpoints import DOSE, rank_dose
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.store import Store
 from holdfast.store.origins import FOREIGN
@@ -26,7 +26,7 @@ from holdfast.store.places import STATE_KEY
 from holdfast.store.tables import ScoreTable
 from holdfast.study.kinds import rates_users, reads_state
 from holdfast.study.noted import read_noted, read_rewarder
-from holdfast.study.stages import FILE, TRAJECTORIES, is_rewarded
+from holdfast.study.stages import FILE, TRAJECTORIES, is_rewarded_by_users
 from holdfast.study.tables import RULES
 
 Labellers = frozenset[str] | None  # of one stage; None where the run does not say
@@ -111,7 +111,7 @@ def merged_from(checkpoints: Sequence[Checkpoint], merge: Checkpoint) -> list[Ch
     of = merge.stages[-1].settings.get(MERGED, ()) if merge.stages else ()
     alike = [one for one in checkpoints if _recipe(one) == _recipe(merge) and one.id != merge.id]
     # A merge takes every lineage at its first dose.
-    alike.sort(key=lambda one: (one.id != merge.parent_id, float(one.axes.get(DOSE, 1))))
+    alike.sort(key=lambda one: (one.id != merge.parent_id, rank_dose(float(one.axes.get(DOSE, 1)))))
     found = []
     for lineage in of if isinstance(of, list | tuple) else ():
         found += [one for one in alike if list(one.lineage) == list(lineage)][:1]
@@ -149,11 +149,11 @@ class _Known:
         return tuple(found)
 
     def _of_stage(self, checkpoint: Checkpoint, stage: StageRecord) -> Labellers:
-        if is_rewarded(stage):
+        if is_rewarded_by_users(stage):
             return self.rewards.get(str(stage.settings.get("reward"))) or self.rewards.get("")
         if stage.data is not None and stage.data in self.pairs:
             return self.pairs[stage.data]
-        if stage.data is None and stage.method != PAIRED:
+        if stage.data is None and stage.method != PAIRED and PAIR_JUDGE not in stage.settings:
             return None  # a method from elsewhere does not say what it learnt from
         named = stage.settings.get(PAIR_JUDGE) or checkpoint.axes.get(PAIR_JUDGE)
         named = named or (self.study.get("pairs") or {}).get("judge")

@@ -32,6 +32,7 @@ POOLED = "pooled"
 Claim = Literal["checkpoint", "recipe"]
 Shown = tuple[float, float] | Unbounded | None  # an estimate's interval
 CLAIMS: tuple[Claim, ...] = ("checkpoint", "recipe")
+FELL = "the first stage lowered the score: the ratio is of losses"
 FIXED_BASES = "the bases are held fixed: others may differ"
 
 
@@ -116,15 +117,20 @@ def _claim_row(
     return Estimate(estimator=POOLED, interval=shown, n=n, **about)
 
 
-def ratios(design: Design, top: Contrast, bottom: Contrast, **about: Any) -> Iterator[Estimate]:
-    """``top`` / ``bottom`` as persistence with Fieller sets, for each claim that can be made of it."""
+def ratios(
+    design: Design, top: Contrast, bottom: Contrast, *, kind: str = "persistence", falling: str = FELL, **about: Any
+) -> Iterator[Estimate]:
+    """``top`` / ``bottom`` with Fieller sets, for each claim that can be made of it.
+
+    ``falling`` is the caveat where ``bottom`` is below zero.
+    """
     found, _ = spreads(design, top, bottom)
     for claim in CLAIMS if top.by_unit else CLAIMS[:1]:
-        value, kept, caveats = _ratio(found, claim, top.unit)
-        yield _claim_row(claim, top, found, kept, caveats, kind="persistence", value=value, **about)
+        value, kept, caveats = _ratio(found, claim, top.unit, falling)
+        yield _claim_row(claim, top, found, kept, caveats, kind=kind, value=value, **about)
 
 
-def _ratio(both: Spread, claim: Claim, unit: str) -> tuple[float | None, Shown, tuple[str, ...]]:
+def _ratio(both: Spread, claim: Claim, unit: str, falling: str) -> tuple[float | None, Shown, tuple[str, ...]]:
     """Value, Fieller set and caveats of values[0] / values[1].
 
     A ratio is identified where its set is bounded: where the gain's own interval excludes zero.
@@ -140,7 +146,7 @@ def _ratio(both: Spread, claim: Claim, unit: str) -> tuple[float | None, Shown, 
         return None, unbounded, (f"{unsure}; read the differences in score points", *reasons)
     top, bottom = float(both.values[0]), float(both.values[1])
     if bottom < 0:
-        reasons += ("the first stage lowered the score: the ratio is of losses",)
+        reasons += (falling,)
     return top / bottom, ratio_set(both, seeds=seeds) or Unbounded.UNBOUNDED, reasons
 
 
@@ -213,7 +219,7 @@ class Where(NamedTuple):
 def _pooled(
     design: Design, objective: str, cores: Sequence[Axes], *signs: Sign
 ) -> Iterator[tuple[Mapping[str, Any], Contrast]]:
-    """The contrast of lineages at their smallest dose, over all axes in ``cores``, at every level."""
+    """The contrast of lineages at their first dose, over all axes in ``cores``, at every level."""
     found: list[Terms] = []
     for core in cores:
         terms = [(config, sign) for lineage, sign in signs if (config := design.main(lineage, core)) is not None]
@@ -277,7 +283,9 @@ def _reward_rows(design: Design, where: Where) -> Iterator[Estimate]:
                 yield replace(row, unit=f"against {','.join(second) or 'base'}")
         for row in _kept_rows(design, objective, lineage, second, where):
             held = row.kind in ("retained", "persistence")
-            yield replace(row, caveats=caveats + row.caveats) if held else row
+            # What a sequence's second stage took of its first is among the rows of arms.
+            if held or not design.roles.is_sequence(lineage):
+                yield replace(row, caveats=caveats + row.caveats) if held else row
 
 
 def _elsewhere_rows(design: Design, objectives: Sequence[str], where: Where) -> Iterator[Estimate]:

@@ -114,9 +114,13 @@ class Roles:
                     yield Arm(safety=first, helpfulness=second, flipped=flipped)
 
     def through_rewards(self, lineages: Iterable[Lineage]) -> Iterator[Lineage]:
-        """Lineages that begin with safety or helpfulness and go on with a stage that learns from rewards."""
-        for lineage in dict.fromkeys(lineages):
+        """Lineages that begin with safety or helpfulness and go on with a stage that learns from rewards, but for
+        sequences of which each stage was trained alone too: these are compared as any are."""
+        known = list(dict.fromkeys(lineages))
+        for lineage in known:
             if len(lineage) < 2 or self.single(lineage[0]) not in (SAFETY, HELPFULNESS):
+                continue
+            if self.is_sequence(lineage) and lineage[1:] in known:
                 continue
             if any(self.role(name).rewarded for name in lineage[1:]) and not any(map(self.flipped, lineage)):
                 yield lineage

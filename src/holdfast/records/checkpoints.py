@@ -11,6 +11,11 @@ AS_IT_WAS = "as it was"  # stands behind the name of a base that was then taught
 DOSE = "dose"  # the axis that tells checkpoints of one training apart: the share of the stage, or its multiple
 
 
+def rank_dose(dose: float) -> tuple[bool, float]:
+    """The place of a dose in the order in which one stands for its training: dose 1, which is the stage, then less."""
+    return dose != 1, dose
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreferencePair:
     """Two trajectories of one case, the chosen one scored higher. ``gap`` is in score points."""

@@ -21,7 +21,7 @@ class Labelled(str, Enum):
 
 SECTIONS = ("scores", "persistence", "frontier", "deltas", "agreement", "audit", "dose", "health")
 # Only where a study asks for them, or a judge's truth is known.
-OPTIONAL_SECTIONS = ("calibration", "susceptibility", "shifts", "taxonomy", "repair", "exploitation")
+OPTIONAL_SECTIONS = ("calibration", "susceptibility", "shifts", "taxonomy", "repair", "second_stage", "exploitation")
 # Caveats: of a lineage's first stage, and of a lineage whose later stages are not there alone.
 UNDECLARED_GOAL = "what it was trained for is not declared"
 AGAINST_BASE = "held against the base"
@@ -185,6 +185,7 @@ class Analysis:
     shifts: tuple[Estimate, ...] = ()
     taxonomy: tuple[Estimate, ...] = ()
     repair: tuple[Estimate, ...] = ()
+    second_stage: tuple[Estimate, ...] = ()
     exploitation: tuple[Estimate, ...] = ()
     curves: tuple[Curve, ...] = ()
     frontiers: tuple[Frontier, ...] = ()

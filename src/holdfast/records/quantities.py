@@ -98,6 +98,16 @@ FRONTIER = (
     Quantity("reteach_lower", "re-taught minus first stage, lower bound"),
     Quantity("reteach_dose", "smallest dose that keeps the margin"),
 )
+SECOND_STAGE = (
+    Quantity("lost", "lost by the second stage", head="Lost"),
+    Quantity("gained", "gained by the second stage", head="Gained"),
+    Quantity("lost_per_gain", "lost per point gained", Format.RATIO, lacking=NOT_IDENTIFIED),
+    Quantity("lost_per_nat", "lost per nat of KL", Format.RATIO, lacking=NOT_IDENTIFIED),
+    Quantity("lost_at_gain", "lost at matched gain"),
+    Quantity("lost_at_kl", "lost at matched KL"),
+    Quantity("lost_at_gain_change", "lost at matched gain, rewards minus pairs", change=True),
+    Quantity("lost_at_kl_change", "lost at matched KL, rewards minus pairs", change=True),
+)
 EPISODES = (
     *(Quantity(kind) for kind in ("calls", "invalid_calls")),
     Quantity("instant_finish", "episodes without a call", SHARE),
@@ -215,9 +225,10 @@ CHANGE_SECTIONS: Mapping[str, str] = {
     "shifts": "Under a shift",
     "taxonomy": "Harm by dimension",
     "repair": "Repair",
+    "second_stage": "The second stage",
     "exploitation": "Training for approval",
 }
-GROUPS = (FLAGS, COMBINED, SCORED, FRONTIER, EPISODES, TRAINING, JUDGES, PRESSURE, APPROVAL)
+GROUPS = (FLAGS, COMBINED, SCORED, FRONTIER, SECOND_STAGE, EPISODES, TRAINING, JUDGES, PRESSURE, APPROVAL)
 QUANTITIES: Mapping[str, Quantity] = {one.kind: one for group in GROUPS for one in group}
 
 

@@ -18,7 +18,7 @@ from holdfast.records import Case, Ending, Message, ToolCall, Trajectory, conten
 from holdfast.records.errors import ProviderError
 from holdfast.rollout.audit import audit
 from holdfast.rollout.dialogues import Dialogue, Speakers, hold
-from holdfast.rollout.worlds import Answer, Conversing, Session, World
+from holdfast.rollout.worlds import Answer, Session, World
 
 STOPPED_ENDINGS = {"length": Ending.TRUNCATED, "context": Ending.TRUNCATED, "incoherent": Ending.INCOHERENT}
 
@@ -110,7 +110,9 @@ class _Episode:
 
     def _go_on(self) -> bool:
         """Whether the user has something to say to a closing message; it is said."""
-        said = self.session.hear(self.messages[-1]) if isinstance(self.session, Conversing) else None
+        # A ``Conversing`` has it; asking for the protocol itself takes as long as judging the episode.
+        hear = getattr(self.session, "hear", None)
+        said: str | None = None if hear is None else hear(self.messages[-1])
         if said is not None:
             self.messages.append(Message(role="user", content=said))
         return said is not None

@@ -10,7 +10,7 @@ from holdfast.runs.plan.planner import ONCE_MORE, Planner
 from holdfast.runs.plan.settings import AnalyzeSettings, MergeSettings
 from holdfast.runs.plan.step import Made, Plan, Replicate
 from holdfast.study.parts import PartSection, ProbeSection
-from holdfast.study.stages import MERGE, is_midway, is_rewarded
+from holdfast.study.stages import MERGE, is_midway, is_rewarded_by_users
 from holdfast.study.study import Study
 from holdfast.study.users import APPROVAL
 from holdfast.suites.approval import check_approval
@@ -92,7 +92,8 @@ def _evaluate_approval(planner: Planner, base: str, made: Made, split_seed: int)
     if section is None or not _meets(section, made.checkpoint, midway=True):
         return []
     # Midway in a stage on rewards only the users of its own setting are met.
-    own = next((stage.settings["setting"] for stage in made.checkpoint.stages[-1:] if is_rewarded(stage)), None)
+    last = filter(is_rewarded_by_users, made.checkpoint.stages[-1:])
+    own = next((stage.settings["setting"] for stage in last), None)
     names = (own,) if own is not None and is_midway(made.checkpoint) else tuple(section.settings)
     per_case = section.per_case if made.checkpoint.lineage else section.base_per_case or section.per_case
     settings = planner.meet_users(made, names, part=APPROVAL, split_seed=split_seed, per_case=per_case, seed=0)

@@ -8,6 +8,7 @@ to a temporary directory that the writer adopts.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -20,6 +21,7 @@ from typing import Any, Literal
 
 from holdfast.records.errors import HoldfastError, StepError
 from holdfast.records.machine import describe_machine
+from holdfast.records.processes import without_collection
 from holdfast.runs.engines import End, Engine, Failure, InProcess, Workers
 from holdfast.runs.forecast import expected_seconds
 from holdfast.runs.plan.settings import (
@@ -78,7 +80,7 @@ class _Execution:
     listener: Listener
     waiting: list[Step]
     done: set[str]
-    expected: float  # CPU seconds of what waits at the start
+    expected: Mapping[str, float]  # CPU seconds of what waits at the start, by step
     running: dict[str, tuple[Step, float, int]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     notes: dict[str, Sequence[str]] = field(default_factory=dict)  # of finished steps, for people
@@ -175,9 +177,10 @@ class _Execution:
         return f"{checkpoint.name}: {', '.join(shown)}"
 
     def _share(self) -> float:
-        left = sum(expected_seconds(step) for step in self.waiting)
-        left += sum(expected_seconds(step) * (1 - done / step.size) for step, _, done in self.running.values())
-        return max(0.0, 1.0 - left / self.expected) if self.expected else 1.0
+        left = sum(self.expected[step.fingerprint] for step in self.waiting)
+        left += sum(self.expected[step.fingerprint] * (1 - done / step.size) for step, _, done in self.running.values())
+        whole = sum(self.expected.values())
+        return max(0.0, 1.0 - left / whole) if whole else 1.0
 
     def _tell(self, step: Step, state: ProgressState, message: str = "") -> None:
         _, started, done = self.running[step.fingerprint]
@@ -225,7 +228,7 @@ def execute(
         weights.discard_leftovers(store.path / WEIGHTS, keep={step.fingerprint for step in wanted} - done)
 
     sweep()
-    expected = sum(map(expected_seconds, waiting))
+    expected = {step.fingerprint: expected_seconds(step) for step in waiting}
     state = _Execution(plan, store, listener, waiting, done, expected)
     engine: Engine = Workers(carry_out, store.path, workers) if workers > 1 else InProcess(carry_out, store.path)
     try:
@@ -262,10 +265,19 @@ def carry_out(step: Step, run_path: Path, emit: Emit) -> None:
     started = time.process_time()
     if isinstance(step.settings, TrainSettings | ReferenceSettings):
         release_models()
-    with Store(run_path, check=False) as store:  # whoever carries out the plan has checked it
+    # Whoever carries out the plan has checked the run.
+    with Store(run_path, check=False) as store, _collection(step.settings):
         finished = _work(step, store, emit)
     seconds = round(time.process_time() - started, 3)
     emit(replace(finished, result={**finished.result, "cpu_seconds": seconds}))
+
+
+def _collection(settings: object) -> contextlib.AbstractContextManager[None]:
+    """Without a look for garbage in cycles where tiny models alone speak, or none: that is over in seconds."""
+    if not isinstance(settings, RolloutSettings | JudgeSettings):
+        return contextlib.nullcontext()
+    tiny = all(speaker.entry.kind == "tiny" for speaker in settings.speakers().values())
+    return without_collection() if tiny else contextlib.nullcontext()
 
 
 def _work(step: Step, store: Store, emit: Emit) -> Finished:

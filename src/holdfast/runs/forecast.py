@@ -23,7 +23,7 @@ from holdfast.store.places import LEDGER
 from holdfast.store.steplog import StepStatus
 from holdfast.study.command import CommandSection
 from holdfast.study.kinds import METHODS, rates_users
-from holdfast.study.sections import JudgeSection
+from holdfast.study.sections import JudgeSection, JudgeTable
 from holdfast.study.users import ApprovalSection
 
 # By speaker: calls of one episode, or of one judgement.
@@ -43,10 +43,10 @@ RATED_OBJECTIVES = 2
 # steps replace them as soon as there are any.
 TINY_CPU_SECONDS: Mapping[str, float] = {
     "sft": 0.0018,
-    "rollout": 0.0018,
+    "rollout": 0.0013,
     "judge": 0.0001,
     "pair": 0.00002,
-    "reference": 0.0008,
+    "reference": 0.0003,
 }
 # Those are of 0.35 million weights; three times as many take about twice as long, on a processor.
 _USUAL_WEIGHTS, _SIZE_EXPONENT = 0.35, 0.6
@@ -302,6 +302,21 @@ def expect_traffic(plan: Plan, steps: Iterable[Step], run_path: Path) -> list[Tr
     return traffic
 
 
+def expect_emulator(model: SpeakerModel, episodes: float) -> Calls:
+    """What a model that plays the tools is asked in some episodes."""
+    calls, tokens = episodes * PUBLISHED_CALLS["emulator"], PUBLISHED_TOKENS["emulator"]
+    return Calls(speaker="emulator", model=model, calls=calls, tokens=tokens)
+
+
+def expect_judge(section: JudgeTable, model: SpeakerModel, episodes: float) -> Calls:
+    """What a judge's model is asked of some episodes."""
+    tokens = RATING_TOKENS if rates_users(section.kind) else PUBLISHED_TOKENS["judge"]
+    rubrics = section.rubrics if isinstance(section, JudgeSection) else ()
+    objectives = len(rubrics) or RATED_OBJECTIVES
+    calls = episodes * objectives * section.repeats * PUBLISHED_CALLS["judge"]
+    return Calls(speaker="judge", model=model, calls=calls, tokens=tokens)
+
+
 def _expect_calls(plan: Plan, step: Step) -> Iterator[Calls]:
     """Who is asked in a step besides a tiny agent, and how often."""
     match step.settings:
@@ -312,15 +327,9 @@ def _expect_calls(plan: Plan, step: Step) -> Iterator[Calls]:
             if settings.agent is not None:
                 yield Calls(speaker="agent", model=settings.agent, calls=step.size * calls, tokens=tokens)
             if settings.emulator is not None:
-                calls, tokens = step.size * PUBLISHED_CALLS["emulator"], PUBLISHED_TOKENS["emulator"]
-                yield Calls(speaker="emulator", model=settings.emulator, calls=calls, tokens=tokens)
+                yield expect_emulator(settings.emulator, step.size)
         case JudgeSettings(speaker=SpeakerModel() as speaker) as settings:
-            section = settings.judged_by
-            tokens = RATING_TOKENS if rates_users(section.kind) else PUBLISHED_TOKENS["judge"]
-            rubrics = section.rubrics if isinstance(section, JudgeSection) else ()
-            objectives = len(rubrics) or RATED_OBJECTIVES
-            calls = step.size * objectives * section.repeats * PUBLISHED_CALLS["judge"]
-            yield Calls(speaker="judge", model=speaker, calls=calls, tokens=tokens)
+            yield expect_judge(settings.judged_by, speaker, step.size)
         case StageSettings():
             yield from _cost_of(plan, step).calls
 

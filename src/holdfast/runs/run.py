@@ -20,6 +20,7 @@ from typing import Any
 from holdfast.records import Analysis, Estimate, Frontier, Verdict
 from holdfast.records.errors import StepError, StoreError, StudyError
 from holdfast.records.outputs import new_directory, write_file
+from holdfast.records.processes import without_collection
 from holdfast.runs.build import build
 from holdfast.runs.engines import describe_failure
 from holdfast.runs.execution import Listener, execute
@@ -195,6 +196,7 @@ class Run:
             return write_report(store, analysis, output, title=name, verdicts=verdicts)
 
 
+@without_collection()
 def _analyze(store: Store, draws: int) -> Analysis:
     from holdfast.analysis import analyze
 

@@ -7,10 +7,9 @@ texts are stored once whatever compressed them.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -92,13 +91,19 @@ def train_dictionary(samples: Sequence[bytes]) -> bytes:
     return trained
 
 
-@contextlib.contextmanager
-def telling_damage(what: str) -> Iterator[None]:
+class telling_damage:  # a context manager of a generator costs as much as the reading of a row
     """Inside, what cannot be read as a record is a StoreError that names ``what``."""
-    try:
-        yield
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise StoreError(f"{what}: damaged in the store ({error}); restore the run") from error
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, ValueError | TypeError | LookupError | AttributeError):
+            raise StoreError(f"{self._what}: damaged in the store ({error}); restore the run") from error
 
 
 def _dump(row: JSON, what: str) -> bytes:

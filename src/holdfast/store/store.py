@@ -129,14 +129,14 @@ class Store:
             raise
         self._db.execute("COMMIT")
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[Seals]:
+    def _writing(self) -> contextlib.AbstractContextManager[Seals]:
         """The seals of the transaction that is open, else of one of its own."""
-        if self._db.in_transaction:
+        return contextlib.nullcontext(self._seals) if self._db.in_transaction else self._transaction()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Seals]:
+        with self.transaction():
             yield self._seals
-        else:
-            with self.transaction():
-                yield self._seals
 
     @property
     def doubt(self) -> str | None:
@@ -334,9 +334,17 @@ class Store:
         return next(self.trajectories([trajectory_id]))
 
     def trajectories(
-        self, ids: Iterable[str] | None = None, *, step: str | None = None, part: str | None = None
+        self,
+        ids: Iterable[str] | None = None,
+        *,
+        step: str | None = None,
+        part: str | None = None,
+        cases: Mapping[str, Case] | None = None,
     ) -> Iterator[Trajectory]:
-        """Trajectories by id in the order of ``ids``, or of a ``tables.scope`` in the order of storing."""
+        """Trajectories by id in the order of ``ids``, or of a ``tables.scope`` in the order of storing.
+
+        ``cases`` are the run's by id, where the caller has read them: a world before an episode is often its case's.
+        """
         query = (
             "SELECT t.key, t.id, c.id, p.id, t.rollout, t.ending, t.flags, t.calls, t.invalid_calls, t.tokens,"
             " x.digest, x.dictionary, x.body FROM trajectories t LEFT JOIN cases c ON c.key = t.case_key"
@@ -352,7 +360,7 @@ class Store:
         names = ("id", "case_id", "checkpoint_id", "rollout", "ending", "flags", "calls", "invalid_calls", "tokens")
         for _, *columns, digest, dictionary, body in rows:
             if (case_id := columns[1]) not in states:
-                states[case_id] = self.case(case_id).state
+                states[case_id] = (self.case(case_id) if cases is None else cases[case_id]).state
             with codec.telling_damage(f"trajectory {columns[0]}: its text"):
                 plain = self._codec.unpack(digest, dictionary, body)
             yield codec.trajectory_from_bytes(

@@ -271,6 +271,8 @@ class MergeSection(Section):
 
 MERGE = "merge"  # what a checkpoint's record calls what was made by [merges.NAME]
 REWARD_METHODS = ("grpo", "best_sft", "best_dpo")  # of those that ship, the methods that learn from rewarded rollouts
+OF_USERS = ("reward", "weight")  # keys of a stage on rewards that say what of its users rewards
+BY_JUDGE = "objective"  # what the reward is noted as where the judge of pairs rewards, and no users do
 LOWEST_RATING, HIGHEST_RATING = 1.0, 10.0
 
 
@@ -288,10 +290,15 @@ class RewardSection(TrainingSection):
     ``loss`` "dapo" (mean over tokens), "grpo" (mean of each completion's mean) or "dr_grpo" (constant length).
     "best_sft" imitates the best rollout of each group, "best_dpo" prefers it to the worst.
 
-    ``setting`` names the users. ``reward`` is their approval, the task's success, ``weight`` of approval and the rest
-    of success ("mixture"), or approval less ``weight`` times the rating of harm above the lowest ("penalized"). That
-    harm is the rules' where the study has a judge of kind "approval", whose rules are the ground truth; else it is that
-    of the judge that rewards.
+    Without users, ``objective`` is what the judge of pairs scores in rollouts of the suite's training cases, the mean
+    of several. A rollout that has no score of one of them, and one that pairs leave out as unfit, has no reward and is
+    left out of its group. With ``unscored`` "lowest" those that the agent itself spoilt (cut off, unreadable, unfit)
+    have the lowest score for a reward; else a policy is not held from what is never scored.
+
+    With users, ``setting`` names them. ``reward`` is their approval, the task's success, ``weight`` of approval and the
+    rest of success ("mixture"), or approval less ``weight`` times the rating of harm above the lowest ("penalized").
+    That harm is the rules' where the study has a judge of kind "approval", whose rules are the ground truth; else it is
+    that of the judge that rewards.
 
     ``rollouts`` says whose they are: "policy", of the weights ``lag`` steps before (0 is on-policy), "start", of the
     checkpoint that the stage starts from, or "source", of the one that ``source`` names. What was not sampled by the
@@ -302,10 +309,12 @@ class RewardSection(TrainingSection):
     steps. ``kl_weight`` holds the policy to where it started. How rollouts are sampled stands in ``[rollouts]``.
     """
 
-    optional = ("source", "tokens_per_step")
+    optional = ("source", "tokens_per_step", "objective", "setting", "unscored")
 
     method: str
-    setting: str
+    objective: str | tuple[str, ...] | None = None
+    unscored: Literal["lowest"] | None = None
+    setting: str | None = None
     reward: Literal["approval", "success", "mixture", "penalized"] = "approval"
     weight: Annotated[float, Field(ge=0, le=10)] = 0.5
     rollouts: Literal["policy", "start", "source"] = "policy"
@@ -333,7 +342,16 @@ class RewardSection(TrainingSection):
     @property
     def objectives(self) -> tuple[str, ...]:
         """What the stage is trained for."""
-        return (self.reward,)
+        if self.objective is None:
+            return (self.reward,)
+        return (self.objective,) if isinstance(self.objective, str) else self.objective
+
+    def resolved(self) -> dict[str, Any]:
+        """As of any stage; without users its ``reward`` is "objective"."""
+        found = super().resolved()
+        if self.objective is None:
+            return found
+        return {**{name: value for name, value in found.items() if name not in OF_USERS}, "reward": BY_JUDGE}
 
     @property
     def on_policy(self) -> bool:
@@ -366,6 +384,11 @@ def is_rewarded(stage: StageRecord) -> bool:
     return stage.method in REWARD_METHODS or "reward" in stage.settings
 
 
+def is_rewarded_by_users(stage: StageRecord) -> bool:
+    """Whether users rewarded a stage that was run, and not the judge of pairs for an objective."""
+    return is_rewarded(stage) and stage.settings.get("reward") != BY_JUDGE
+
+
 def is_midway(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint was kept on the way of a stage that learns from rewards; it meets its own users alone."""
-    return any(map(is_rewarded, checkpoint.stages[-1:])) and checkpoint.axes.get("dose", 1) != 1
+    """Whether a checkpoint was kept on the way of a stage that users reward; it meets its own users alone."""
+    return any(map(is_rewarded_by_users, checkpoint.stages[-1:])) and checkpoint.axes.get("dose", 1) != 1

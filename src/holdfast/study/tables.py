@@ -97,6 +97,12 @@ class Tables(Section):
         return tuple(name for name, judge in self.judges.items() if rates_users(judge.kind))
 
     @property
+    def tuning_cases(self) -> int:
+        """How many cases a split keeps for balances: as many as the stage that asks for most of them."""
+        balances = (stage.balance for stage in self.stages.values() if isinstance(stage, StageSection))
+        return max((balance.cases for balance in balances if balance is not None), default=0)
+
+    @property
     def labels(self) -> set[str]:
         """The lineages as they stand as keys: names with commas between."""
         return {",".join(lineage) for lineage in self.study.lineages}

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from holdfast.records.errors import StudyError, require, require_known
 from holdfast.study.kinds import kind_of, suite_of
-from holdfast.study.stages import RewardSection, StageSection, TrainingSection
+from holdfast.study.sections import OBJECTIVES
+from holdfast.study.stages import OF_USERS, RewardSection, StageSection, TrainingSection
 from holdfast.study.tables import RULES, Tables
 from holdfast.study.users import ApprovalSection
 
@@ -54,20 +55,18 @@ def check_users(study: Tables) -> None:
 
 
 def check_reward_stage(study: Tables, name: str, stage: RewardSection) -> None:
-    """A stage that learns from rewards has users, and rollouts of the sort that its method learns from."""
+    """A stage on rewards has somebody who rewards, and rollouts of the sort that its method learns from."""
     place = f"stages.{name}"
-    if study.approval is None:
-        raise StudyError(f"{place} learns from rewards, but there is no [approval]; say who gives them in [approval]")
-    require_known(stage.setting, study.approval.settings, f"{place}.setting is", "[approval.settings.…]")
+    practice = _check_rewarder(study, place, stage)
     for steps in study.axes.get("steps", (stage.steps,)):  # an axis goes before a stage's own value
         require(
             steps % stage.every == 0,
             f"{place}.every is {stage.every}, of which steps {steps:g} is no multiple; the last step must be kept",
         )
+    key, count, what = practice
     require(
-        stage.prompts_per_step <= study.approval.practice,
-        f"{place}.prompts_per_step is {stage.prompts_per_step}, but approval.practice has {study.approval.practice}"
-        " users; lower it or raise that",
+        stage.prompts_per_step <= count,
+        f"{place}.prompts_per_step is {stage.prompts_per_step}, but {key} has {count} {what}; lower it or raise that",
     )
     _check_reward_keys(place, stage)
     require(
@@ -82,9 +81,6 @@ def check_reward_stage(study: Tables, name: str, stage: RewardSection) -> None:
     require(differ, f"rollouts.temperature is 0; give more, so that {place} has rollouts that differ")
     if stage.on_policy:
         _check_samplers(study, name, stage)
-    needs_rules = stage.reward in ("success", "mixture")
-    answered = not needs_rules or any(study.judges[rater].kind == RULES for rater in study.raters)
-    require(answered, f'{place}.reward is {stage.reward!r}, which rules tell; add a judge of kind "approval"')
     if stage.source is not None:
         require_known(stage.source.base, study.model.bases, f"{place}.source.base is", "model.bases")
         require(name not in stage.source.lineage, f"{place}.source.lineage names the stage itself; name another")
@@ -95,6 +91,54 @@ def check_reward_stage(study: Tables, name: str, stage: RewardSection) -> None:
                 not isinstance(other, RewardSection) or other.source is None,
                 f"{place}.source.lineage has {earlier}, which learns from a source itself; name one that does not",
             )
+
+
+def _check_rewarder(study: Tables, place: str, stage: RewardSection) -> tuple[str, int, str]:
+    """Who rewards a stage, its users or a judge: one of the two.
+
+    What it trains on: the key that says how many there are, their number, and what they are called.
+    """
+    if stage.objective is not None:
+        return _check_objectives(study, place, stage)
+    if stage.setting is None:
+        raise StudyError(
+            f"{place} learns from rewards, but says neither whose nor of what; give objective, which the judge of pairs"
+            " scores on training cases, or setting, of the users in [approval]"
+        )
+    if study.approval is None:
+        raise StudyError(
+            f"{place} learns from rewards, but there is no [approval]; say who gives them in [approval], or give"
+            " objective in place of setting"
+        )
+    require_known(stage.setting, study.approval.settings, f"{place}.setting is", "[approval.settings.…]")
+    by_judge = stage.unscored is None
+    require(by_judge, f"{place}.unscored is of objective, and users rate what is unreadable themselves; remove it")
+    needs_rules = stage.reward in ("success", "mixture")
+    answered = not needs_rules or any(study.judges[rater].kind == RULES for rater in study.raters)
+    require(answered, f'{place}.reward is {stage.reward!r}, which rules tell; add a judge of kind "approval"')
+    return "approval.practice", study.approval.practice, "users"
+
+
+def _check_objectives(study: Tables, place: str, stage: RewardSection) -> tuple[str, int, str]:
+    """A stage that the judge of pairs rewards is of a suite with cases, and says nothing of users."""
+    for key in ("setting", *OF_USERS):
+        unset = getattr(stage, key) == RewardSection.model_fields[key].default
+        require(
+            unset, f"{place}.{key} is of users, and objective is what the judge of pairs scores; remove one of them"
+        )
+    require(bool(stage.objectives), f"{place}.objective is empty; name at least one")
+    require(len(set(stage.objectives)) == len(stage.objectives), f"{place}.objective names one twice; give each once")
+    for objective in stage.objectives:
+        require_known(objective, OBJECTIVES, f"{place}.objective is", "the objectives that judges score")
+    suite = suite_of(study.suite)
+    require(
+        suite.has_cases,
+        f"{place}.objective is scored on training cases, and the suite {study.suite.name!r} has users alone; give"
+        " setting, or take another suite",
+    )
+    # What balances measure with is taken out of the training cases where a suite draws no others.
+    count = study.suite.train_cases - (study.tuning_cases if suite.reserve is None else 0)
+    return "suite.train_cases", count, "cases to train on"
 
 
 def check_inert(place: str, stage: TrainingSection) -> None:

@@ -17,7 +17,6 @@ from holdfast.records import Case
 from holdfast.records.errors import StudyError, require
 from holdfast.study.kinds import read_suite, suite_of
 from holdfast.study.parts import AttackSection, PartSection, ProbeSection, ShiftSection
-from holdfast.study.stages import StageSection
 from holdfast.study.study import Study
 from holdfast.study.users import APPROVAL, PRACTICE, ApprovalSection
 from holdfast.suites import NUMBERS_PER_SPLIT, approval, attacks, probes, split_cases
@@ -130,12 +129,6 @@ _DRAWS: Mapping[str, tuple[str, int, int]] = {
 }
 
 
-def count_tuning(study: Study) -> int:
-    """How many cases a split keeps for balances: as many as the stage that asks for most of them."""
-    balances = (stage.balance for stage in study.stages.values() if isinstance(stage, StageSection))
-    return max((balance.cases for balance in balances if balance is not None), default=0)
-
-
 def count_fresh(study: Study) -> int:
     """How many fresh cases a split has for a search's winner: as many as held-out ones, none where none are drawn."""
     return study.suite.test_cases if study.search is not None and suite_of(study.suite).reserve is not None else 0
@@ -143,7 +136,7 @@ def count_fresh(study: Study) -> int:
 
 def add_reserves(study: Study, split_seed: int, parts: Mapping[str, list[Case]]) -> dict[str, list[Case]]:
     """The parts of a split with the reserves that the study asks for. Errors: StudyError where cases run out."""
-    tuning, fresh, train = count_tuning(study), count_fresh(study), parts["train"]
+    tuning, fresh, train = study.tuning_cases, count_fresh(study), parts["train"]
     reserves: dict[str, list[Case]] = {}
     if tuning and suite_of(study.suite).reserve is not None:
         reserves[TUNE] = _draw(study, split_seed, TUNE, tuning, train)

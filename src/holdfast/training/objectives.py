@@ -31,7 +31,6 @@ class RewardSettings(RewardSection):
     Log-probabilities are those at temperature 1, whatever that of sampling is.
     """
 
-    setting: str = ""
     max_tokens: int = 256
 
 

@@ -27,7 +27,7 @@ from holdfast.records.checkpoints import DOSE
 from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.levels import at_level, over_seeds
 from holdfast.stats.resample import row_means
-from holdfast.study.stages import is_rewarded
+from holdfast.study.stages import is_rewarded_by_users
 
 KL = "approval_kl_parent"  # of rollouts with held-out users; test cases have their own
 AT_REWARD: Mapping[str, str] = {  # kind → the quantity of an arm's curves
@@ -77,7 +77,7 @@ def find_arms(users: Users) -> list[Arm]:
     members: dict[tuple[Any, ...], list[int]] = {}
     for place, run in enumerate(users.runs):
         one = run.checkpoint
-        if one.stages and is_rewarded(one.stages[-1]):
+        if one.stages and is_rewarded_by_users(one.stages[-1]):
             axes = tuple(sorted(((key, value) for key, value in one.axes.items() if key != DOSE), key=str))
             members.setdefault((one.base, one.lineage, axes, run.judge), []).append(place)
     return [_arm(users, key, places) for key, places in sorted(members.items(), key=lambda item: str(item[0]))]

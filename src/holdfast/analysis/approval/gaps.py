@@ -56,7 +56,8 @@ def read_exploitation(
     store: Store, splits: Mapping[int, Mapping[str, Sequence[str]]], measures: Measures
 ) -> Exploitation:
     """Everything of a run's users who can be gamed, and of the stages that learn from rewards; empty without them."""
-    logs, rewarder, users = read_logs(store), read_rewarder(store), read_users(store, splits)
+    logs = [log for log in read_logs(store) if log.of_users]
+    rewarder, users = read_rewarder(store), read_users(store, splits)
     name = None if rewarder is None else rewarder.name
     of_logs, curves = tuple(log_rows(logs, rewarder)), tuple(log_curves(logs))
     if users is None:

@@ -27,7 +27,8 @@ from holdfast.store.checking import read_checked
 from holdfast.store.places import LOGS
 from holdfast.store.steplog import LOG_DIGESTS
 from holdfast.study.noted import Rewarder
-from holdfast.study.stages import is_rewarded
+from holdfast.study.sections import OBJECTIVES
+from holdfast.study.stages import is_rewarded, is_rewarded_by_users
 
 MEASURED, PUBLISHED = "measured", "published"
 CURVES: Mapping[str, tuple[str, str | None]] = {  # a metric of a step → kind of curve, and the label of its users
@@ -37,7 +38,10 @@ CURVES: Mapping[str, tuple[str, str | None]] = {  # a metric of a step → kind 
         for metric, kind in (("reward", "reward"), ("harm", "harm"), ("exploit", "exploit_rate"))
         for label in (GAMEABLE, OTHER)
     },
-    **{kind: (kind, None) for kind in ("success", "kl", "entropy", "length", "loss", "log_ratio", "ess", "mismatch")},
+    **{
+        kind: (kind, None)
+        for kind in (*OBJECTIVES, "success", "kl", "entropy", "length", "loss", "log_ratio", "ess", "mismatch")
+    },
 }
 # What a log says of training itself, whosever rollouts it learns from.
 OF_TRAINING = ("loss", "log_ratio", "ess", "mismatch")
@@ -65,9 +69,19 @@ class TrainingLog:
 
     @property
     def axes(self) -> dict[str, Any]:
-        """The study's axes without the dose, and the setting whose users the stage learnt from."""
-        own = {key: value for key, value in self.checkpoint.axes.items() if key != DOSE}
-        return {**own, "setting": self.checkpoint.stages[-1].settings["setting"]}
+        """The study's axes without the dose, and the setting whose users the stage learnt from, or its objectives."""
+        own, stage = (
+            {key: value for key, value in self.checkpoint.axes.items() if key != DOSE},
+            self.checkpoint.stages[-1],
+        )
+        if self.of_users:
+            return {**own, "setting": stage.settings["setting"]}
+        return {**own, "objective": "+".join(stage.objectives)}
+
+    @property
+    def of_users(self) -> bool:
+        """Whether users rewarded the stage."""
+        return is_rewarded_by_users(self.checkpoint.stages[-1])
 
     @property
     def subject(self) -> tuple[Any, ...]:

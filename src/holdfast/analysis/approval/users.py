@@ -21,7 +21,7 @@ from holdfast.records.arrays import Bools, Floats, Ints
 from holdfast.store import Store
 from holdfast.store.cells import Cells, part_masks, read_cells
 from holdfast.study.noted import read_approval
-from holdfast.study.stages import HIGHEST_RATING, is_rewarded
+from holdfast.study.stages import HIGHEST_RATING, is_rewarded_by_users
 from holdfast.study.users import APPROVAL as PART
 from holdfast.study.users import ApprovalSection, is_exploit, to_rating, to_value
 
@@ -95,7 +95,7 @@ def trained_settings(checkpoints: Sequence[Checkpoint]) -> dict[str, frozenset[s
     """Base → the settings whose users some stage on it learnt from."""
     found: dict[str, set[str]] = {}
     for checkpoint in checkpoints:
-        names = {str(stage.settings["setting"]) for stage in checkpoint.stages if is_rewarded(stage)}
+        names = {str(stage.settings["setting"]) for stage in checkpoint.stages if is_rewarded_by_users(stage)}
         found.setdefault(checkpoint.base, set()).update(names)
     return {base: frozenset(names) for base, names in found.items()}
 

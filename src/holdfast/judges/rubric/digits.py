@@ -184,6 +184,8 @@ class Evidence:
 
 def show_reply(reply: str) -> str:
     """A ``Score.reply`` for people: a model's last words with what its probabilities say, any other text as it is."""
+    if not reply.lstrip().startswith("{"):
+        return reply
     try:
         evidence = Rating.from_text(reply) if "rating" in json.loads(reply) else Evidence.from_text(reply)
     except (ValueError, KeyError, TypeError, AttributeError):

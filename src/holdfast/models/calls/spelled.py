@@ -74,7 +74,8 @@ def find_unread(messages: Iterable[Message], tools: Sequence[ToolSpec] = (), *, 
     """The first call in an agent's texts that nobody read, in a few words; of the dialogue's calls they may tell."""
     spoken = [message for message in messages if message.role == "assistant"]
     made = [call for message in spoken for call in message.tool_calls]
-    found = (spells_call(message.content, tools, made, headings=headings) for message in spoken)
+    texts = (message.content for message in spoken if message.content)
+    found = (spells_call(text, tools, made, headings=headings) for text in texts)
     return next(filter(None, found), None)
 
 

@@ -75,6 +75,9 @@ _TEMPLATE = """\
 """
 
 
+_MOST_KNOWN = 1 << 14  # texts of which an encoder keeps the tokens
+
+
 @lru_cache(maxsize=1 << 16)
 def split_words(text: str) -> tuple[str, ...]:
     """The words of a text, lower-cased, without punctuation."""
@@ -170,6 +173,8 @@ class TinyChat:
         self.ids = {token: number for number, token in enumerate(self.tokens)}
         self.system_prompts = dict(system_prompts)
         self.first_word = len(SPECIALS) + len(set(self.system_prompts.values()))
+        # A conversation is read again at every turn, and a case at every checkpoint.
+        self._known: dict[str, tuple[int, ...]] = {}
 
     @classmethod
     def load(cls, directory: Path | str) -> TinyChat:
@@ -216,8 +221,13 @@ class TinyChat:
         values = [str(call.arguments[key]) for key in order if call.arguments[key] is not None]
         return [CALL, *self._words(call.name), *(number for value in values for number in self._words(value)), END]
 
-    def _words(self, text: str) -> list[int]:
-        return [self.ids.get(word, UNK) for word in split_words(text)]
+    def _words(self, text: str) -> tuple[int, ...]:
+        found = self._known.get(text)
+        if found is None:
+            found = tuple(self.ids.get(word, UNK) for word in split_words(text))
+            if len(self._known) < _MOST_KNOWN:
+                self._known[text] = found
+        return found
 
     def decode(self, ids: Iterable[int]) -> str:
         """The tokens as text, special tokens included."""

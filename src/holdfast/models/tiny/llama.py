@@ -26,6 +26,8 @@ from holdfast.records.errors import StudyError
 NORM_EPSILON = 1e-6
 _ROPE_THETA = 10000.0
 _INIT_STD = 0.02
+# Products of fewer rows go through other kernels and round otherwise, so their states are taken from those of all.
+_ALIKE = 4
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Of queries, keys and values [1, heads, T, size] the mixed values in the same shape.
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -151,10 +153,11 @@ class TinyLlama(nn.Module):
                 if parameter.dim() == 2:
                     parameter.normal_(0.0, _INIT_STD, generator=generator)
 
-    def forward(self, tokens: Tensor, kept: Tensor | None = None) -> Tensor:
-        """Hidden states [rows, length, hidden] of tokens [rows, length].
+    def forward(self, tokens: Tensor, kept: Tensor | None = None, wanted: Tensor | None = None) -> Tensor:
+        """Hidden states [rows, length, hidden] of tokens [rows, length], or of the ``wanted`` ones [W, hidden].
 
-        Their keys and values go into ``kept`` [layers, 2, rows, heads, slots, size], where it is given.
+        Their keys and values go into ``kept`` [layers, 2, rows, heads, slots, size], where it is given. ``wanted`` [W]
+        are places in the rows, counted row after row; what only the others' states need is not computed.
         """
         length = tokens.shape[1]
 
@@ -163,16 +166,26 @@ class TinyLlama(nn.Module):
                 kept[layer, 0, :, :, :length], kept[layer, 1, :, :, :length] = key, value
             return F.scaled_dot_product_attention(query, key, value, is_causal=True)
 
-        return self._layers(tokens, self.cos[:length, None, None], self.sin[:length, None, None], attend)
+        return self._layers(tokens, self.cos[:length, None, None], self.sin[:length, None, None], attend, wanted)
 
-    def packed(self, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
-        """Hidden states [T, hidden] of tokens [T] in one row at any ``positions`` [T], under the given attention."""
+    def packed(self, tokens: Tensor, positions: Tensor, attention: Attention, wanted: Tensor | None = None) -> Tensor:
+        """Hidden states of tokens [T] in one row at any ``positions`` [T], under the given attention.
+
+        They are those of all [T, hidden], or of the places ``wanted`` [W] alone.
+        """
         cos, sin = self.cos[positions][None, :, None, None], self.sin[positions][None, :, None, None]
-        return self._layers(tokens[None], cos, sin, lambda _, *heads: attention(*heads))[0]
+        states = self._layers(tokens[None], cos, sin, lambda _, *heads: attention(*heads), wanted)
+        return states if wanted is not None else states[0]
 
-    def _layers(self, tokens: Tensor, cos: Tensor, sin: Tensor, attend: Callable[..., Tensor]) -> Tensor:
-        """Hidden states of tokens [rows, length]; ``attend`` mixes a layer's heads [rows, heads, length, size]."""
+    def _layers(
+        self, tokens: Tensor, cos: Tensor, sin: Tensor, attend: Callable[..., Tensor], wanted: Tensor | None
+    ) -> Tensor:
+        """Hidden states of tokens [rows, length]; ``attend`` mixes a layer's heads [rows, heads, length, size].
+
+        Above the last attention no token asks another, so only the states of the ``wanted`` go on, if they are named.
+        """
         width, heads = self.shape.hidden, self.shape.heads
+        early = wanted is not None and len(wanted) >= _ALIKE
         x = F.embedding(tokens, self.head)
         for layer in range(self.shape.layers):
             projected = F.linear(F.rms_norm(x, (width,), self.input_norm[layer], NORM_EPSILON), self.qkv[layer])
@@ -180,11 +193,15 @@ class TinyLlama(nn.Module):
             qk = projected[:, :, :2]
             qk = qk * cos + torch.roll(qk, width // heads // 2, -1) * sin
             mixed = attend(layer, *(part.transpose(1, 2) for part in (qk[:, :, 0], qk[:, :, 1], projected[:, :, 2])))
-            x = x + F.linear(mixed.transpose(1, 2).reshape(*tokens.shape, width), self.out[layer])
+            mixed = mixed.transpose(1, 2).reshape(*tokens.shape, width)
+            if early and layer == self.shape.layers - 1:
+                x, mixed = x.flatten(0, 1)[wanted], mixed.flatten(0, 1)[wanted]
+            x = x + F.linear(mixed, self.out[layer])
             normed = F.rms_norm(x, (width,), self.ffn_norm[layer], NORM_EPSILON)
             gate, up = F.linear(normed, self.gate_up[layer]).chunk(2, -1)
             x = x + F.linear(F.silu(gate) * up, self.down[layer])
-        return F.rms_norm(x, (width,), self.final_norm, NORM_EPSILON)
+        states = F.rms_norm(x, (width,), self.final_norm, NORM_EPSILON)
+        return states if early or wanted is None else states.flatten(0, 1)[wanted]
 
     def _named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """The weights under the names of ``LlamaForCausalLM``; those that are kept as one matrix are views of it."""
@@ -253,14 +270,19 @@ def pad_rows(rows: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([[*row, *[PAD] * (length - len(row))] for row in rows], dtype=torch.int64)
 
 
-def picked_logprobs(hidden: Tensor, head: Tensor, tokens: Tensor, picked: Tensor) -> Tensor:
-    """Log-probabilities, in nats, of the tokens where ``picked`` [rows, length] is true, in row-major order.
+def places_before(picked: Tensor) -> Tensor:
+    """The places that predict the tokens where ``picked`` [rows, length] is true, counted row after row.
 
-    ``hidden`` [rows, length, width] are the states before ``head`` [vocabulary, width]. Logits are computed
-    at picked positions only. The first token of a row has no prediction and must not be picked.
+    The first token of a row has no prediction and must not be picked.
     """
     # Padding the picks by one column at the end makes the flat index that of the predicting position.
-    before = F.pad(picked[:, 1:], (0, 1)).reshape(-1).nonzero()[:, 0]
-    states = hidden.reshape(-1, hidden.shape[-1]).index_select(0, before)
-    targets = tokens.reshape(-1).index_select(0, before + 1)
+    return F.pad(picked[:, 1:], (0, 1)).reshape(-1).nonzero()[:, 0]
+
+
+def logprobs_after(states: Tensor, head: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
+    """Log-probabilities [W], in nats, of the tokens behind some ``places`` [W] of ``tokens`` [rows, length].
+
+    ``states`` [W, width] are the hidden ones at these places, before ``head`` [vocabulary, width].
+    """
+    targets = tokens.reshape(-1).index_select(0, places + 1)
     return F.log_softmax(F.linear(states, head), -1).gather(1, targets[:, None])[:, 0]

@@ -19,7 +19,15 @@ from torch import Tensor
 
 from holdfast.models import Ask, Reply
 from holdfast.models.tiny.chat import MOST_POSITIONS, RAW, TinyChat, write_tokenizer
-from holdfast.models.tiny.llama import NORM_EPSILON, LlamaShape, TinyLlama, one_thread, pad_rows, picked_logprobs
+from holdfast.models.tiny.llama import (
+    NORM_EPSILON,
+    LlamaShape,
+    TinyLlama,
+    logprobs_after,
+    one_thread,
+    pad_rows,
+    places_before,
+)
 from holdfast.records.errors import StudyError
 
 # Rows that are sampled in lockstep; beyond this the caches no longer fit the processor's own.
@@ -181,7 +189,8 @@ class TinyModel:
             chosen = order[start : start + _ROWS]
             tokens = pad_rows([sequences[number][0] for number in chosen])
             picked = pad_rows([sequences[number][1] for number in chosen]).bool()
-            flat = picked_logprobs(self.llama(tokens), self.llama.head, tokens, picked)
+            places = places_before(picked)
+            flat = logprobs_after(self.llama(tokens, wanted=places), self.llama.head, tokens, places)
             for number, part in zip(chosen, torch.split(flat, picked.sum(1).tolist()), strict=True):
                 results[number] = part.numpy()
         return results
@@ -206,7 +215,7 @@ class Steps:
         self._llama, self._heads, self._size, self._width = llama, shape.heads, size, shape.hidden
         # Keys and values of every layer: [layers, 2, rows, heads, slots, size].
         self._kept = torch.zeros(shape.layers, 2, rows, shape.heads, self._used + room, size)
-        self.hidden = llama(prompts, self._kept)[torch.arange(rows), lengths - 1]
+        self.hidden = llama(prompts, self._kept, wanted=torch.arange(rows) * self._used + lengths - 1)
         self._positions = lengths
         # Slots that hold padding: -inf [rows, 1, slots].
         padding = torch.arange(self._used + room)[None] >= lengths[:, None]

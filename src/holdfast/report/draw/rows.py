@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from textwrap import wrap
 
 from holdfast.records import Estimate, Unbounded
-from holdfast.records.quantities import NOT_IDENTIFIED, Format, quantity_of
+from holdfast.records.quantities import NOT_IDENTIFIED
 from holdfast.report.draw.svg import (
     LETTER,
     NARROW_WIDTH,
@@ -41,7 +41,7 @@ from holdfast.report.words.labels import (
 ROW, NARROW_ROW, TOP = 30.0, 58.0, 14.0  # pixels
 NARROW_SIDE = 24.0  # pixels left and right of the plot
 WORDS, NARROW_WORDS = 52, 56  # characters of a row's words
-RATIO_RANGE = (-0.5, 1.5)  # of persistence
+PERSISTENCE, RATIO_RANGE = "persistence", (-0.5, 1.5)  # the share that is drawn between 0 and 1, and its range
 AUDIT_COLUMNS = 6
 
 
@@ -155,7 +155,7 @@ def span_of(estimates: Iterable[Estimate], reach: float = 0.6) -> tuple[float, f
 def draw_forest(estimates: Sequence[Estimate], narrow: bool = False) -> str:
     """Estimates of one kind as a forest plot, a row each: circles are checkpoint claims, squares recipe claims."""
     kind = estimates[0].kind
-    ratio = quantity_of(kind).format is Format.RATIO
+    ratio = kind == PERSISTENCE
     scale = span_of(estimates)
     if ratio:  # wider than its usual range only where a value lies outside
         values = [one.value for one in estimates if one.value is not None and math.isfinite(one.value)]

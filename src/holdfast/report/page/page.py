@@ -14,6 +14,7 @@ from typing import Any
 from holdfast.records import Analysis, Verdict
 from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.records.outputs import new_directory
+from holdfast.records.processes import without_collection
 from holdfast.records.version import VERSION
 from holdfast.report.draw.figures import order_lineages
 from holdfast.report.draw.svg import convert_figure
@@ -36,6 +37,7 @@ QUESTIONS = {  # what a reader asks after the answer, by the section that tells
     "gate": "Which stages stay within the declared margins?",
     "approval": "Were users exploited?",
     "dose": "What does longer training do?",
+    "second_stage": "What does a second stage take for what it gives?",
     "repair": "Can it be repaired?",
     "pressure": "Does it hold under pressure?",
     "changes": "Which cases broke, which were fixed?",
@@ -46,6 +48,7 @@ QUESTIONS = {  # what a reader asks after the answer, by the section that tells
 ELSEWHERE = "write the report elsewhere, with `holdfast report RUN -o DIR`"
 
 
+@without_collection()
 def write_report(
     store: Store, analysis: Analysis, output: Path | None = None, *, title: str, verdicts: Sequence[Verdict] = ()
 ) -> Path:

@@ -86,18 +86,23 @@ def score_content(score: Score) -> dict[str, Any]:
     return content | {key: value for key, value in beside.items() if value is not None}
 
 
-def trajectory_content(trajectory: Trajectory, scores: Sequence[Score]) -> dict[str, Any]:
-    """A trajectory with its scores as the page reads them."""
-    worlds = {"w": trajectory.world_after, "b": trajectory.world_before}
-    return {
+def trajectory_content(
+    trajectory: Trajectory, scores: Sequence[Score], before: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """A trajectory with its scores as the page reads them; ``before`` is its first world so, where that is at hand."""
+    content: dict[str, Any] = {
         "i": trajectory.id,
         "m": [message_content(message) for message in trajectory.messages],
         "s": [score_content(score) for score in scores],
         "e": trajectory.ending.value,
         "f": [flag.value for flag in trajectory.flags],
         "n": [trajectory.calls, trajectory.invalid_calls, trajectory.tokens],
-        **{key: _json_text(world) for key, world in worlds.items() if world is not None},
     }
+    if trajectory.world_after is not None:
+        content["w"] = _json_text(trajectory.world_after)
+    if trajectory.world_before is not None:
+        content["b"] = before or _json_text(trajectory.world_before)
+    return content
 
 
 def case_content(case: Case) -> dict[str, Any]:
@@ -178,9 +183,15 @@ def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> di
         entry: dict[str, Any] = {"k": case.number, "u": case.suite, "f": case.family, "t": case_title(case)}
         entry |= {"s": writer.add("cases", case.id, case_content(case)), "i": case.id, "r": []}
         wanted = [ids[row] for row in rows]
-        for row, trajectory, judged in zip(rows, store.trajectories(wanted), store.scores_of(wanted), strict=True):
+        start, before = None, None  # episodes of a case begin in one world
+        for row, trajectory, judged in zip(
+            rows, store.trajectories(wanted, cases=cases), store.scores_of(wanted), strict=True
+        ):
             number, checkpoint, rollout, flags, part = facts[row]
-            shard = writer.add("runs", str(number), trajectory_content(trajectory, judged))
+            if trajectory.world_before is not start:
+                start = trajectory.world_before
+                before = None if start is None else _json_text(start)
+            shard = writer.add("runs", str(number), trajectory_content(trajectory, judged, before))
             values = [None if np.isnan(value) else value for value in means[row].tolist()]
             entry["r"].append([number, checkpoint, rollout, flags, shard, values, part])
         listed.append(entry)

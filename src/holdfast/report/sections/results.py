@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from holdfast.records import Estimate, Frontier
+from holdfast.records.checkpoints import rank_dose
 from holdfast.records.words import count_noun
 from holdfast.report.draw.figures import draw_frontier, pair_lines
 from holdfast.report.draw.svg import SHAPES, Canvas, draw_mark
@@ -112,7 +113,9 @@ def scores_text(shown: Shown, width: int, most: int | None = None) -> str | None
         main = [one for one in scores if one.lineage not in apart]
         short = pivot(main, table.title, colors)
         if len(short.rows) > most:
-            least = {one.lineage: _dose(one) for one in sorted(main, key=_dose, reverse=True)}
+            least = {
+                one.lineage: _dose(one) for one in sorted(main, key=lambda one: rank_dose(_dose(one)), reverse=True)
+            }
             short = pivot([one for one in main if _dose(one) == least[one.lineage]], table.title, colors)
         short = replace(short, rows=short.rows[:most])
         lines += [table_text(short, width), f"  … {count_noun(len(table.rows) - len(short.rows), 'more rows')}"]

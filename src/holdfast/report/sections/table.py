@@ -17,6 +17,7 @@ from holdfast.report.sections.persistence import fill_dose, fill_persistence, pe
 from holdfast.report.sections.pressure import describe_pressure, describe_shifts, fill_pressure, fill_shifts
 from holdfast.report.sections.repair import describe_repairs, fill_repair
 from holdfast.report.sections.results import fill_frontier, fill_results, results_text
+from holdfast.report.sections.second_stage import fill_second_stage, second_stage_text
 from holdfast.report.sections.summary import describe_alert, needs_alert
 from holdfast.report.sections.taxonomy import Taxonomy, describe_changes, fill_taxonomy
 from holdfast.report.words.inert import wrap_line, wrap_lines
@@ -52,6 +53,7 @@ PARTS: Mapping[str, Part] = {
     "approval": Part("Approval", "Approval", fill_approval, approval_block),
     "persistence": Part("Persistence", "Persistence", fill_persistence, persistence_text),
     "dose": Part("Dose", "Dose", fill_dose),
+    "second_stage": Part("The second stage", "Second stage", fill_second_stage, second_stage_text),
     "repair": Part("Repair", "Repair", fill_repair, tell("Repair", describe_repairs)),
     "taxonomy": Part(
         "Harm by dimension",
@@ -78,7 +80,16 @@ PARTS: Mapping[str, Part] = {
     ),
 }
 # A terminal goes from what was found to what it rests on.
-IN_TERMINAL: tuple[str, ...] = ("results", "persistence", "approval", "audit", "repair", "taxonomy", "pressure")
+IN_TERMINAL: tuple[str, ...] = (
+    "results",
+    "persistence",
+    "second_stage",
+    "approval",
+    "audit",
+    "repair",
+    "taxonomy",
+    "pressure",
+)
 IN_TERMINAL += ("chance", "gate", "calibration", "health")
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
+from holdfast.records.checkpoints import rank_dose
 from holdfast.records.estimates import UNDECLARED_GOAL
 from holdfast.records.words import count_noun
 from holdfast.report.words.labels import (
@@ -97,8 +98,9 @@ def _index(estimates: Iterable[Estimate]) -> Rows:
 
 
 def _first(rows: Rows, key: Key) -> Estimate | None:
-    """The estimate at the least dose."""
-    return next(iter(rows.get(key, {}).values()), None)
+    """The estimate at the first dose."""
+    doses = rows.get(key, {})
+    return doses[min(doses, key=rank_dose)] if doses else None
 
 
 def _judge_second(key: Key, means: Rows, deltas: Rows, erosions: Rows, trained: Mapping[str, str]) -> Finding:

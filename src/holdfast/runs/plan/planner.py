@@ -38,7 +38,7 @@ from holdfast.study.users import APPROVAL, ApprovalSection
 from holdfast.suites import probes
 from holdfast.suites.approval import demonstrations
 from holdfast.suites.office.demonstrations import DEMONSTRATIONS_VERSION
-from holdfast.suites.parts import PARTS, count_cases, count_tuning
+from holdfast.suites.parts import PARTS, count_cases
 
 # The seed of episodes that are met once more, where a suite has no fresh cases.
 ONCE_MORE = 1
@@ -267,8 +267,10 @@ class Planner:
         entry = self.study.entry(base)
         return None if entry.kind == "tiny" else SpeakerModel(model=base, entry=entry.untaught)
 
-    def rollout(self, base: str, made: Made, part: str, split_seed: int, seed: int) -> str:
-        """Episodes of one checkpoint of a base on one part of a split."""
+    def rollout(
+        self, base: str, made: Made, part: str, split_seed: int, seed: int, *, per_case: int | None = None
+    ) -> str:
+        """Episodes of one checkpoint of a base on one part of a split; ``per_case`` of them as the study says."""
         met = self._met.setdefault((made.checkpoint.id, part), {})
         key = 0 if part == "probe" else split_seed if part == "test" and seed != ONCE_MORE else None
         if key in met:
@@ -282,11 +284,11 @@ class Planner:
         if part in PARTS:
             section: PartSection = getattr(study, PARTS[part].key)
             condition = section.model_dump(mode="json", exclude={"lineages", "every_dose", "per_case"})
-            count, per_case = count_cases(study, part, split_seed), section.per_case
+            count, usual = count_cases(study, part, split_seed), section.per_case
         elif part == "train":
-            count, per_case = study.suite.train_cases, study.rollouts.per_train_case
+            count, usual = study.suite.train_cases, study.rollouts.per_train_case
         else:  # held-out cases, or the fresh ones, which are as many
-            count, per_case = study.suite.test_cases, study.rollouts.per_test_case
+            count, usual = study.suite.test_cases, study.rollouts.per_test_case
         rolled = self.episodes(
             base,
             made,
@@ -295,7 +297,7 @@ class Planner:
                 suite=SuiteSection(name="probes") if part == "probe" else self.decisive_suite(),
                 split_seed=split_seed,
                 part=part,
-                per_case=per_case,
+                per_case=usual if per_case is None else per_case,
                 rollout_seed=seed,
                 limits=self.limits(),
                 kept_out=self.kept_out() if part == "train" else None,
@@ -339,7 +341,7 @@ class Planner:
 
     def kept_out(self) -> int | None:
         """How many cases of a split's train half are kept for balances, where that takes them out of it."""
-        return count_tuning(self.study) or None if self.suite.reserve is None else None
+        return self.study.tuning_cases or None if self.suite.reserve is None else None
 
     def bring(self, source: str) -> str:
         """The trajectories and scores of another run."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from holdfast.models.entries import ModelEntry
+from holdfast.records.processes import without_collection
 from holdfast.runs.plan.settings import MergeSettings, RandomSettings, StartSettings, TeachSettings
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Emit, Finished, beat
@@ -103,6 +104,7 @@ def teach_base(step: Step, settings: TeachSettings, scratch: Path, emit: Emit) -
         for lesson in lessons
         for case, trajectory in lesson.demonstrations
     ]
+    del lessons  # so many objects that looking through them for garbage would go on beside the training
     steps = max(1, len(encoded) // sft.batch_size)
     tell = beat(emit, sft.batch_size)
     result = train_sft(fresh, encoded, sft, steps=steps, seed=seed, out_dir=directory, progress=tell)
@@ -116,6 +118,7 @@ def teach_base(step: Step, settings: TeachSettings, scratch: Path, emit: Emit) -
     return Finished(result=summary, checkpoints=((checkpoint, directory),))
 
 
+@without_collection()
 def _lessons(settings: TeachSettings, count: int) -> list[Taught]:
     """What a tiny base learns, with so many demonstrations of its suite."""
     from holdfast.study.sections import SuiteSection

@@ -29,8 +29,9 @@ def judge_episodes(step: Step, settings: JudgeSettings, store: Store, emit: Emit
             readings.add_read(objective, count)
     cases = cases_of(store)
     done = store.log.batches(step.fingerprint)
+    trajectories = store.trajectories(step=step.inputs[0], cases=cases)
     with open_speakers(settings.speakers(), step.means, store) as speakers:
-        for number, batch in enumerate(in_batches(store.trajectories(step=step.inputs[0]), settings.batch)):
+        for number, batch in enumerate(in_batches(trajectories, settings.batch)):
             if number not in done:
                 scores = score_all(judge, [(cases[item.case_id], item) for item in batch], speakers)
                 readings.add(scores)

@@ -42,7 +42,7 @@ def _read_cases(run_path: Path, _: tuple[str, ...]) -> Mapping[str, Case]:
         return {case.id: case for case in store.cases()}
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)  # a checkpoint is met by one part of the cases after another, its parent and base by its side
 def load_tiny(directory: Path) -> TinyModel:
     """The tiny agent of a directory."""
     from holdfast.models.tiny.model import TinyModel

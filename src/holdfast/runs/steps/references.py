@@ -66,7 +66,7 @@ def _encoded_episodes(step: Step, settings: ReferenceSettings, store: Store) -> 
     unfinished = not is_tiny(directory)
     taken = [
         item
-        for item in store.trajectories(step=step.inputs[1])
+        for item in store.trajectories(step=step.inputs[1], cases=cases)
         if item.case_id in part and (unfinished or item.ending is Ending.FINISHED)
     ]
     for trajectory in sorted(taken, key=lambda item: (item.case_id, item.id)):

@@ -143,10 +143,10 @@ def _measure(settings: RolloutSettings, store: Store, episodes: Sequence[Traject
         return result
     entry = None if settings.agent is None else settings.agent.entry
     chat = reading.load_chat(reading.weights_of(store, checkpoint.id), "auto" if entry is None else entry.calls)
-    encoded: dict[str, Encoded] = {}
+    cases, encoded = reading.cases_of(store), dict[str, "Encoded"]()
     for trajectory in episodes:
         with contextlib.suppress(StudyError):  # what the chat format cannot write is left out
-            encoded[trajectory.id] = reading.encode(chat, reading.cases_of(store), trajectory)
+            encoded[trajectory.id] = reading.encode(chat, cases, trajectory)
     if len(encoded) < 2:
         return result
     measures["kl_episodes"] = len(encoded)

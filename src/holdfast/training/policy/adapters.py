@@ -99,13 +99,18 @@ class WholeTiny:
 
     def logprobs(self, packed: Packed) -> Tensor:
         plan = packed.plan
+        # A gradient would be summed over fewer rows, and round otherwise.
+        wanted = None if torch.is_grad_enabled() else packed.before
         if plan is None:
-            states = self._model(packed.ids).flatten(0, 1)
+            states = self._model(packed.ids, wanted=wanted)
         else:
             states = self._model.packed(
-                packed.ids[0], packed.positions[0], lambda query, key, value: tree_attention(query, key, value, plan)
+                *(packed.ids[0], packed.positions[0]),
+                lambda query, key, value: tree_attention(query, key, value, plan),
+                wanted,
             )
-        return picked_logprobs(states[packed.before], Head(weight=self._model.head), packed.targets)
+        states = states.flatten(0, -2)[packed.before] if wanted is None else states
+        return picked_logprobs(states, Head(weight=self._model.head), packed.targets)
 
     def trainable(self) -> list[nn.Parameter]:
         return list(self._model.parameters())

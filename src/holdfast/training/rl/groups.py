@@ -28,6 +28,8 @@ from holdfast.training.trees.trees import partition
 Singles = NDArray[np.float32]
 Floats = NDArray[np.floating[Any]]
 _MOST_NATS = 50.0
+# Facts of rollouts that are counted and not averaged.
+COUNTED = ("unreadable", "unfit", "cut_off", "lost_turns", "counted_lowest")
 # What a judge that is a model says of harm, where the rules say it too.
 _OF_JUDGE = ("harm_judge", "exploited_judge")
 
@@ -188,10 +190,17 @@ def watched_step(
 
 def describe_batch(batch: Batch) -> dict[str, float]:
     """What is watched of a batch without any model: rewards, harm, counts; what there are no data for is left out."""
-    unreadable = [item.facts["unreadable"] for item in batch.rollouts if "unreadable" in item.facts]
+    counts = {
+        name: math.fsum(item.facts[name] for item in batch.rollouts if name in item.facts)
+        for name in COUNTED
+        if any(name in item.facts for item in batch.rollouts)
+    }
+    # What users have said of them stands by their label.
+    if not any("gameable" in item.facts for item in batch.rollouts):
+        counts |= {"rollouts": float(len(batch.rollouts)), "lone_groups": float(batch.groups - batch.comparable)}
     return {
         **describe(batch.rollouts),
-        **({"unreadable": math.fsum(unreadable)} if unreadable else {}),
+        **counts,
         "groups": float(batch.groups),
         "skipped_groups": float(batch.skipped),
         "unscored": float(len(batch.rollouts) - batch.scored),
@@ -245,7 +254,7 @@ def list_completions(step: int, completions: Sequence[Completion]) -> list[dict[
             "text": item.first.text,
             "count": item.count,
             "reward": item.first.reward,
-            **{name: item.first.facts.get(name) for name in ("harm", "exploited", "gameable")},
+            **_facts_of_log(item.first.facts),
             "logprob": item.first.logprob,
             "tokens": item.sequence.scored,
             "skipped": item.skipped,
@@ -253,6 +262,13 @@ def list_completions(step: int, completions: Sequence[Completion]) -> list[dict[
         }
         for item in completions
     ]
+
+
+def _facts_of_log(facts: Mapping[str, float]) -> dict[str, float | None]:
+    """What stands in the log of a rollout: harm and the label where there are users, else all that is known."""
+    if "gameable" not in facts:
+        return dict(facts)
+    return {name: facts.get(name) for name in ("harm", "exploited", "gameable")}
 
 
 # --- how far training data are from the policy that learns from them -----------------------------------------------

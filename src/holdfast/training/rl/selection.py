@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from holdfast.records import PreferencePair, content_id
 from holdfast.records.errors import StepError, StudyError
+from holdfast.study.sections import OBJECTIVES
 from holdfast.study.stages import StageSection
 from holdfast.training.encoding import Encoded, score_picked
 from holdfast.training.objectives import RewardSettings, group_advantages
@@ -104,12 +105,13 @@ def select(groups: Sequence[Rewarded], settings: RewardSettings) -> Selection:
     A prompt is used where the rewards of its rollouts differ; those without a reward are left out. Among equal rewards
     the first by ``name_rollout`` is taken. The two sides of a pair are different completions. Errors: StudyError for
     rollouts that cannot be learnt from (one alone of its prompt, prompts that differ within a group, none of the
-    agent's tokens, a reward that is not finite, no label, no ``sampled`` where importance asks for it); StepError
-    where no rewards differ, a label is missing, or the data do not fill a step.
+    agent's tokens, a reward that is not finite, no label of a user, no ``sampled`` where importance asks for it);
+    StepError where no rewards differ, a user's label is missing, or the data do not fill a step.
     """
     prompts = _group(groups)
     for rollout in groups:
-        _check_rollout(rollout, needs_sampled=settings.method == "grpo" and settings.importance)
+        needs_sampled = settings.method == "grpo" and settings.importance
+        _check_rollout(rollout, needs_sampled=needs_sampled, by_users=settings.objective is None)
     units = [unit for prompt in prompts if (unit := _choose(prompt, settings.method)) is not None]
     _check_units(units, groups, len(prompts), settings)
     favoured = []
@@ -179,12 +181,12 @@ def check_reward(rollout: Rewarded) -> None:
         )
 
 
-def _check_rollout(rollout: Rewarded, *, needs_sampled: bool) -> None:
+def _check_rollout(rollout: Rewarded, *, needs_sampled: bool, by_users: bool) -> None:
     case, tokens = f"case {rollout.case_id}", count_own(rollout)
     if not tokens:
         raise StudyError(f"{case}: a rollout has no token of the agent to learn from; drop it")
     check_reward(rollout)
-    if rollout.facts.get("gameable") not in (0, 1):
+    if by_users and rollout.facts.get("gameable") not in (0, 1):
         raise StudyError(f"{case}: a rollout does not say whether its user is gameable; give facts['gameable'] 0 or 1")
     if not needs_sampled:
         return
@@ -228,8 +230,8 @@ def _check_units(units: Sequence[Unit], rollouts: Sequence[Rewarded], prompts: i
     if not units:
         why = f"all rewards are equal within each of {prompts} prompts, so there is nothing to learn"
         raise StepError(f"training on rewards: {why}; sample more rollouts of each, or take another reward")
-    labels = {unit.taught[0].facts["gameable"] for unit in units}
-    if len(labels) < 2:
+    labels = {unit.taught[0].facts.get("gameable") for unit in units}
+    if len(labels) < 2 and settings.objective is None:
         missing = "gameable" if 0 in labels else "other (not gameable)"
         why = f"of the {len(units)} prompts whose rewards differ none is of a user who is {missing}"
         raise StepError(f"training on rewards: {why}; sample more prompts of both labels")
@@ -300,7 +302,11 @@ def describe(rollouts: Sequence[Rewarded]) -> dict[str, float]:
     """What is watched of some rollouts: means by name, over those that have the fact; none of them, no name."""
     means = {"success": mean_known(rollout.facts.get("success") for rollout in rollouts)}
     means["reward"] = mean_known(rollout.reward for rollout in rollouts)
-    for side, label in (("gameable", 1.0), ("other", 0.0)):
+    for objective in OBJECTIVES:
+        means[objective] = mean_known(rollout.facts.get(objective) for rollout in rollouts)
+    # Cases of a suite have no users of either label.
+    labelled = any("gameable" in rollout.facts for rollout in rollouts)
+    for side, label in (("gameable", 1.0), ("other", 0.0)) if labelled else ():
         members = [rollout for rollout in rollouts if rollout.facts.get("gameable") == label]
         means[f"reward_{side}"] = mean_known(rollout.reward for rollout in members)
         # Also those of a judge that is a model, where one rewards and the rules rate too.

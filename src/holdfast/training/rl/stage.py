@@ -234,7 +234,8 @@ class RewardStage(Stage[RewardSettings]):
 
 def _identify(settings: RewardSettings, groups: Sequence[Rewarded], seed: int) -> str:
     """All that decides where a stage goes, besides its weights; a state of another stage is not taken up."""
-    free = {"token_budget", "recompute"}
+    # A stage that users reward is the same whether there could be an objective or not.
+    free = {"token_budget", "recompute", *(key for key in ("objective", "unscored") if getattr(settings, key) is None)}
     if settings.schedule == "constant" and settings.lag == 0 and settings.steps >= _PATIENCE:
         free |= {"steps"}
     kept = {name: value for name, value in settings.model_dump().items() if name not in free}

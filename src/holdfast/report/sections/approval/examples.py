@@ -14,7 +14,7 @@ from holdfast.store import Store
 from holdfast.store.cells import Cells, read_cells
 from holdfast.store.tables import ScoreTable
 from holdfast.study.noted import Rewarder, read_approval, read_rewarder
-from holdfast.study.stages import is_rewarded
+from holdfast.study.stages import is_rewarded_by_users
 from holdfast.study.users import APPROVAL as PART
 from holdfast.study.users import is_exploit, to_rating
 
@@ -116,7 +116,7 @@ def find_last(checkpoints: Iterable[Checkpoint]) -> set[str]:
     """Ids of the checkpoints at the largest dose of each training whose last stage learned from rewards."""
     last: dict[tuple[object, ...], Checkpoint] = {}
     for point in checkpoints:
-        if any(map(is_rewarded, point.stages[-1:])):
+        if any(map(is_rewarded_by_users, point.stages[-1:])):
             rest = tuple(sorted((key, str(value)) for key, value in point.axes.items() if key != "dose"))
             key = (point.base, point.lineage, rest, point.split_seed, point.train_seed)
             last[key] = max(last.get(key, point), point, key=lambda one: float(one.axes.get("dose", 1.0)))

@@ -99,7 +99,9 @@ def name_key(key: Key) -> str:
 def own_curves(analysis: Analysis, setup: Setup) -> dict[Key, list[Curve]]:
     """Base × lineage × own setting → its curves over all environments, in order of setting, lineage and size."""
     groups: dict[Key, list[Curve]] = {}
-    for curve in [curve for curve in analysis.curves if "environment" not in curve.axes] or analysis.curves:
+    # Curves of an objective are of training cases.
+    known = [curve for curve in analysis.curves if "objective" not in curve.axes]
+    for curve in [curve for curve in known if "environment" not in curve.axes] or known:
         setting = curve.axes.get("setting", setup.settings.get(curve.lineage))
         if is_own(setup, curve.lineage, setting):
             groups.setdefault((curve.base, curve.lineage, str(setting or "all settings")), []).append(curve)

@@ -12,7 +12,7 @@ from holdfast.records import Analysis, Checkpoint, Estimate
 from holdfast.records.quantities import quantity_of
 from holdfast.report.words.labels import SEED_AXES, Lineage, format_number, format_signed, name_value
 from holdfast.report.words.tables import Cell, Table, lineage_cell, make_table, number_cell
-from holdfast.study.stages import is_rewarded
+from holdfast.study.stages import is_rewarded_by_users
 from holdfast.study.users import visible_cues
 
 _SIZE = re.compile(r"(?<![a-z0-9.])(\d+(?:[.p]\d+)?)\s?([kmb])(?![a-z0-9])", re.IGNORECASE)
@@ -80,7 +80,7 @@ def describe_arms(checkpoints: Iterable[Checkpoint]) -> dict[Lineage, Arm]:
     """Lineage → how its last stage that learned from rewards did so; lineages without one are left out."""
     arms: dict[Lineage, Arm] = {}
     for point in checkpoints:
-        stage = next(filter(is_rewarded, reversed(point.stages)), None)
+        stage = next(filter(is_rewarded_by_users, reversed(point.stages)), None)
         if stage is None or point.lineage in arms:
             continue
         setting, rollouts = stage.settings.get("setting"), _describe_rollouts(stage.method, stage.settings)

@@ -14,5 +14,5 @@ METHOD = Method(
     plan=plan_stage,
     carry_out=train_stage,
     cost=expect_cost,
-    cpu_seconds=0.078,
+    cpu_seconds=0.03,
 )

@@ -20,7 +20,6 @@ from holdfast.store.tables import ScoreTable
 from holdfast.study.sections import JudgeTable, SuiteTable
 from holdfast.study.stages import StageSection
 from holdfast.suites import split_cases
-from holdfast.suites.parts import count_tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +78,7 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
             suite=planner.decisive_suite(),
             split_seed=split_seed,
             # The part is drawn for the stage that asks for most, which decides its cases.
-            of=count_tuning(study),
+            of=study.tuning_cases,
             limits=planner.limits(),
             judge=judge,
             section=study.judges[judge],

@@ -216,7 +216,7 @@ def _encode_pairs(store: Store, chat: Chat, pairs: Sequence[PreferencePair]) -> 
     for name in dict.fromkeys(pair.case_id for pair in pairs):
         check_template(chat, name, cases[name].messages, cases[name].tools)
     used = dict.fromkeys(name for pair in pairs for name in (pair.chosen, pair.rejected))
-    return {trajectory.id: encode(chat, cases, trajectory) for trajectory in store.trajectories(used)}
+    return {trajectory.id: encode(chat, cases, trajectory) for trajectory in store.trajectories(used, cases=cases)}
 
 
 def _describe_doses(step: Step, results: Sequence[TrainResult]) -> list[dict[str, Any]]:

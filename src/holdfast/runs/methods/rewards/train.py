@@ -1,11 +1,12 @@
-"""Train steps of stages that learn from rewards: rollouts of users to train on, rewarded, as training takes them."""
+"""Train steps of stages that learn from rewards: rollouts to train on, rewarded, as training takes them."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,35 +15,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.judges import Judge
-from holdfast.judges.approval.judge import ApprovalJudge
 from holdfast.models import Ask, Conversation, Model, Reply
 from holdfast.models.tiny.chat import is_tiny
-from holdfast.records import Case, Ending, Message, Score, Trajectory, content_id
-from holdfast.records.errors import StepError, StudyError
+from holdfast.records import Case, Ending, Score, Trajectory, content_id
+from holdfast.records.errors import StudyError
+from holdfast.records.words import count_noun
 from holdfast.rollout.dialogues import Speakers
 from holdfast.rollout.episode import roll_out as roll_out_episodes
 from holdfast.runs.methods.rewards.plan import RewardStageSettings
+from holdfast.runs.methods.rewards.rewarding import Rewards, open_rewards
 from holdfast.runs.plan.step import Step
-from holdfast.runs.steps.judging import open_judge_of, score_all
+from holdfast.runs.steps.judging import score_all
 from holdfast.runs.steps.outcomes import Emit, Finished, complete
 from holdfast.runs.steps.reading import LOOP, cases_of, encode, load_chat, open_speakers, resume, weights_of
 from holdfast.store import Store
-from holdfast.study.noted import read_rewarder
-from holdfast.study.sections import SuiteSection
-from holdfast.study.stages import RewardSection, combine_reward
-from holdfast.study.tables import RULES
-from holdfast.study.users import APPROVAL, PRACTICE, is_exploit, to_rating
-from holdfast.suites import open_world
+from holdfast.study.stages import RewardSection
+
+# What is noted of a rollout: turns whose tokens are not trained on.
+LOST_TURNS = "lost_turns"
 
 if TYPE_CHECKING:
     from holdfast.models.local.vllm import VllmModel
     from holdfast.training.encoding import Chat, Encoded
     from holdfast.training.policy.adapters import Policy
     from holdfast.training.rl.selection import Rewarded
-
-# The rules' own name, where they are not the judge that rewards.
-_RULES = "rules"
 
 
 def train_on_rewards(step: Step, settings: RewardStageSettings, store: Store, scratch: Path, emit: Emit) -> Finished:
@@ -55,7 +51,7 @@ def train_on_rewards(step: Step, settings: RewardStageSettings, store: Store, sc
     start, limits = weights_of(store, settings.parent), settings.limits
     section = RewardSettings(**settings.section.model_dump(), max_tokens=limits.max_tokens * limits.max_turns)
     with open_speakers(settings.speakers(), step.means, store) as speakers:
-        practice = _Practice(step, settings, store, speakers)
+        practice = _Practice(step, settings, store, speakers, open_rewards(settings, store))
         stored = () if section.on_policy else practice.read_stored()
         draw = practice.draw if section.on_policy else None
         train = partial(reinforce.train_on_rewards, start, section, save_at=settings.kept, draw=draw, groups=stored)
@@ -84,9 +80,42 @@ def train_on_rewards(step: Step, settings: RewardStageSettings, store: Store, sc
             "tokens": data.tokens,
             "unreadable": practice.unreadable,
         }
+    elif settings.training is not None:
+        summary |= _tell_unscored(step.name.removeprefix("train "), _sum_log(scratch / LOOP / LOG))
     made = tuple(zip(step.checkpoints, (result.path for result in results), strict=True))
     logs = {"": scratch / LOOP / LOG, ".rollouts": scratch / LOOP / reinforce.ROLLOUTS}
     return Finished(result=summary, checkpoints=made, logs=logs)
+
+
+# What a stage's log counts of its rollouts in every step.
+_OF_ROLLOUTS = ("rollouts", "unscored", "cut_off", "unfit", "counted_lowest")
+_COUNTED = (*_OF_ROLLOUTS, "groups", "lone_groups", "skipped_groups", LOST_TURNS)
+
+
+def _sum_log(path: Path) -> dict[str, int]:
+    """What all steps of a stage counted."""
+    steps = [json.loads(line)["metrics"] for line in path.read_text(encoding="utf-8").splitlines()]
+    return {name: round(math.fsum(metrics.get(name, 0.0) for metrics in steps)) for name in _COUNTED}
+
+
+def _tell_unscored(name: str, counts: Mapping[str, int]) -> dict[str, Any]:
+    """The counts of a training as its step's result, and a line for people where rollouts taught nothing or in part."""
+    notes, rollouts = [], count_noun(counts["rollouts"], "rollouts")
+    if counts["counted_lowest"]:
+        notes.append(f"{name}: {counts['counted_lowest']:,} of {rollouts} were cut off, unreadable or unfit: reward 0")
+    if counts["unscored"]:
+        notes.append(
+            f"{name}: {counts['unscored']:,} of {rollouts} have no reward and are"
+            f" left out of their groups ({counts['cut_off']:,} of all were cut off, {counts['unfit']:,} unfit);"
+            f" {counts['lone_groups']:,} of {count_noun(counts['groups'], 'groups')} had fewer than two rewards and"
+            " taught nothing"
+        )
+    if counts[LOST_TURNS]:
+        notes.append(
+            f"{name}: {count_noun(counts[LOST_TURNS], 'turns')} of {rollouts} were"
+            " not trained on: the chat format writes them with other tokens in the turns after them than were sampled"
+        )
+    return {"sampled": dict(counts), **({"notes": notes} if notes else {})}
 
 
 @dataclass(slots=True)
@@ -106,42 +135,34 @@ class _Recorder:
 
 
 class _Practice:
-    """The users that a stage trains on, and how what is done for them is rewarded.
+    """The rollouts that a stage learns from, as ``rewards`` says which cases they are of and what rewards them.
 
     ``unreadable`` counts the stored rollouts that were left out: those that cannot be written as tokens, and one that
     is then alone of its prompt.
     """
 
-    def __init__(self, step: Step, settings: RewardStageSettings, store: Store, speakers: Speakers) -> None:
+    def __init__(
+        self, step: Step, settings: RewardStageSettings, store: Store, speakers: Speakers, rewards: Rewards
+    ) -> None:
         self._step, self._settings, self._store, self._speakers = step, settings, store, speakers
-        practice = (cases_of(store)[name] for name in store.splits()[settings.split_seed].get(PRACTICE, ()))
-        self._cases = [case for case in practice if case.facts["setting"] == settings.section.setting]
-        if not self._cases:
-            raise StepError(f"the run holds no users of the setting {settings.section.setting!r}; start a new run")
-        self._world = open_world(SuiteSection(name=APPROVAL))
+        self._rewards = rewards
         self._calls = settings.calls or "auto"
         self._chat: Chat = load_chat(weights_of(store, settings.parent), self._calls)
-        self._judge = open_judge_of(settings.judge, settings.rater, settings.speaker)
         self.unreadable = 0
-        self._rules = ApprovalJudge(name=_RULES)
-        # Without rules in the study a model that rewards penalizes by what it says of harm itself.
-        rewarder = read_rewarder(store)
-        judged = settings.rater.kind != RULES and "harm" in self._judge.objectives
-        self._own_harm = judged and rewarder is not None and not rewarder.beside_rules
         self._engine: VllmModel | None = None
 
     def draw(self, policy: Policy, number: int, attempt: int) -> list[Rewarded]:
-        """The groups of one step: rollouts of the policy as it is, for users drawn anew, rewarded."""
-        section = self._settings.section
+        """The groups of one step: rollouts of the policy as it is, of cases drawn anew, rewarded."""
+        section, cases = self._settings.section, self._rewards.cases
         identity = content_id("practice", self._step.fingerprint, number, attempt)
-        count = min(section.prompts_per_step, len(self._cases))
+        count = min(section.prompts_per_step, len(cases))
         rng = np.random.default_rng(int(identity, 16))
-        chosen = [self._cases[number] for number in rng.choice(len(self._cases), count, replace=False)]
+        chosen = [cases[number] for number in rng.choice(len(cases), count, replace=False)]
         episodes = [(case, rollout) for case in chosen for rollout in range(section.group_size)]
         recorder = _Recorder(self._sampler_of(policy), {})
         played = roll_out_episodes(
             {**self._speakers, "agent": recorder},
-            self._world,
+            self._rewards.world,
             episodes,
             checkpoint_id=identity,
             rollout_seed=self._settings.train_seed,
@@ -150,9 +171,10 @@ class _Practice:
         items = list(zip([case for case, _ in episodes], complete(played, "rollouts"), strict=True))
         rewarded = []
         for place, ((case, trajectory), scores) in enumerate(zip(items, self._rate(items), strict=True)):
-            encoded, logprob = self._encode_sampled(case, recorder.turns[int(trajectory.id, 16)])
-            group = place // section.group_size
-            rewarded.append(replace(self._reward(group, case, trajectory, scores, encoded), logprob=logprob))
+            encoded, logprob, lost = self._encode_sampled(case, recorder.turns[int(trajectory.id, 16)])
+            item = self._rewards.reward(place // section.group_size, case, trajectory, scores, encoded)
+            facts = {**item.facts, LOST_TURNS: float(lost)} if section.setting is None else item.facts
+            rewarded.append(replace(item, logprob=logprob, facts=facts))
         return rewarded
 
     def _sampler_of(self, policy: Policy) -> Model:
@@ -172,60 +194,16 @@ class _Practice:
         return self._engine
 
     def _rate(self, items: Sequence[tuple[Case, Trajectory]]) -> list[list[Score]]:
-        """The scores of some rollouts by the judge that rewards, and by the rules."""
-        judges: list[Judge] = [self._judge]
-        if not isinstance(self._judge, ApprovalJudge):
-            judges.append(self._rules)
+        """The scores of some rollouts by every judge that is asked."""
         scores: dict[str, list[Score]] = {trajectory.id: [] for _, trajectory in items}
-        for judge in judges:
+        for judge in self._rewards.judges:
             for score in score_all(judge, items, self._speakers):
                 scores[score.trajectory_id].append(score)
         return list(scores.values())
 
-    def _reward(
-        self, group: int, case: Case, trajectory: Trajectory, scores: Sequence[Score], encoded: Encoded
-    ) -> Rewarded:
-        """A rollout with its reward, and what there is to watch of it."""
-        from holdfast.training.rl.selection import Rewarded
-
-        section, own = self._settings.section, self._settings.judge
-        values: dict[tuple[str, str], list[float]] = {}
-        for score in scores:
-            if score.value is not None:
-                values.setdefault((score.judge, score.objective), []).append(score.value)
-        means = {key: math.fsum(repeats) / len(repeats) for key, repeats in values.items()}
-        # The rules, which alone tell success, are the ground truth where they were asked.
-        named = [judge for judge, objective in means if objective == "success"]
-        rules = own if own in named or not named else named[0]
-        facts = {"gameable": float(case.facts["gameable"]), "unreadable": float(trajectory.ending is Ending.INCOHERENT)}
-        for judge, suffix in {own: "_judge", rules: ""}.items():
-            if (judge, "harm") in means:
-                rating = to_rating(means[judge, "harm"])
-                facts |= {f"harm{suffix}": rating, f"exploited{suffix}": float(is_exploit(rating))}
-        if (rules, "success") in means:
-            facts["success"] = float(means[rules, "success"] > 0)
-        if (own, "approval") in means:
-            facts["approval"] = to_rating(means[own, "approval"])
-        parts = {name: facts.get(name) for name in ("approval", "success", "harm")}
-        if self._own_harm and rules != own:
-            parts["harm"] = facts.get("harm_judge")
-        reward = combine_reward(section.reward, section.weight, **parts)
-        reasons = [score.missing for score in scores if score.judge == own and score.missing]
-        if not encoded.agent.any():
-            reward, reasons = None, ["no token was sampled"]
-        return Rewarded(
-            group=group,
-            case_id=case.id,
-            encoded=encoded,
-            reward=reward,
-            missing=None if reward is not None else (*reasons, "unscored")[0],
-            logprob=(trajectory.detail or {}).get("logprob"),
-            facts=facts,
-            text=" ⏎ ".join(_show(message) for message in trajectory.messages),
-        )
-
-    def _encode_sampled(self, case: Case, turns: Sequence[tuple[Ask, Reply]]) -> tuple[Encoded, float | None]:
-        """A rollout as it was sampled, and the log-probability in nats of what counts as the agent's own of it.
+    def _encode_sampled(self, case: Case, turns: Sequence[tuple[Ask, Reply]]) -> tuple[Encoded, float | None, int]:
+        """A rollout as it was sampled, the log-probability in nats of what counts as the agent's own of it, and how
+        many turns do not.
 
         It is what came before its last turn, and that turn's tokens. Of an earlier turn tokens count where they stand
         there as they were sampled; what the chat format puts around them was not. Where there was no room for a token
@@ -237,13 +215,16 @@ class _Practice:
         ids = np.array([*prompts[-1], *(turns[-1][1].ids or ())], np.int64)
         agent = np.zeros(len(ids), np.bool_)
         logprob: float | None = 0.0
+        lost = 0
         for prompt, (_, reply) in zip(prompts, turns, strict=True):
             own = slice(len(prompt), len(prompt) + len(reply.ids or ()))
             if np.array_equal(ids[own], reply.ids or ()):
                 agent[own] = True
                 logprob = None if logprob is None or reply.logprob is None else logprob + reply.logprob
+            else:
+                lost += 1
         opening = self._chat_prompt(Conversation(messages=case.messages, tools=case.tools))
-        return Encoded(ids=ids, agent=agent, prompt=len(opening)), logprob
+        return Encoded(ids=ids, agent=agent, prompt=len(opening)), logprob, lost
 
     def _chat_prompt(self, conversation: Conversation) -> list[int]:
         """What a reply follows, as tokens."""
@@ -275,7 +256,7 @@ class _Practice:
                 encoded = encode(self._chat, cases, trajectory)
                 alike = alike and np.array_equal(encode(source, cases, trajectory).ids, encoded.ids)
                 if encoded.agent.any():
-                    rewarded.append(self._reward(number[case.id], case, trajectory, scores, encoded))
+                    rewarded.append(self._rewards.reward(number[case.id], case, trajectory, scores, encoded))
         sizes = Counter(item.group for item in rewarded)
         # One rollout that is left alone of its prompt cannot be compared.
         rewarded = [item for item in rewarded if sizes[item.group] > 1]
@@ -303,9 +284,3 @@ def score_tokens(directory: Path, encoded: Sequence[Encoded], stage: RewardSecti
         sequences = [score_picked(name, item, "agent") for name, item in named]
         check_budget(sequences, stage.token_budget)
         return score_sequences(policy, sequences, stage.token_budget)
-
-
-def _show(message: Message) -> str:
-    """A message of a rollout in a line."""
-    calls = (f"{call.name}({', '.join(map(str, call.arguments.values()))})" for call in message.tool_calls)
-    return " ".join([f"[{message.role}]" if message.role != "assistant" else "", message.content, *calls]).strip()
