@@ -31,6 +31,7 @@ from holdfast.study.kinds import METHODS
 
 GROUP, PROMPTS, STEPS = 6, 6, 2
 ON_POLICY = {"method": "grpo", "objective": "helpfulness", "group_size": GROUP, "prompts_per_step": PROMPTS}
+ON_POLICY |= {"unscored": "left_out"}  # so that there are rollouts without a reward
 
 
 def settings_of(**changes: Any) -> dict[str, Any]:
@@ -212,9 +213,9 @@ def test_stored_rollouts_have_the_scores_of_their_judge_step(base_cache: Path, t
     assert given and all(given.count(one) <= known.count(one) for one in given)
 
 
-def test_spoilt_rollouts_count_as_the_lowest_score_where_a_stage_says_so(study: hf.Study, drawn: Any) -> None:
+def test_spoilt_rollouts_count_as_the_lowest_score_unless_a_stage_leaves_them_out(study: hf.Study, drawn: Any) -> None:
     plain, episodes = drawn(study)
-    lowest, _ = drawn(hf.Study.model_validate(settings_of(**{"stages/R/unscored": "lowest"})))
+    lowest, _ = drawn(hf.Study.model_validate(settings_of(**{"stages/R/unscored": None})))
     # Other episodes, of another step.
     assert any(one.reward is None for one in plain) and all(one.reward is not None for one in lowest)
     assert any(one.facts["counted_lowest"] for one in lowest)
@@ -268,7 +269,7 @@ def along_training(path: Path, base: Mapping[str, Any], **changes: Any) -> list[
 def test_the_reward_rises(base_cache: Path, tmp_path: Path) -> None:
     # A base that can act, of twice the width.
     base = {"model/hidden": 96, "model/heads": 4, "model/ffn": 192, "model/sft": {"demonstrations": 12_000}}
-    steps = along_training(tmp_path / "run", base, unscored="lowest")
+    steps = along_training(tmp_path / "run", base, unscored=None)
     early, late = (math.fsum(one["reward"] for one in some) / 10 for some in (steps[:10], steps[-10:]))
     assert len(steps) == 40 and late > early + 0.5
     assert steps[-1]["kl"] > steps[1]["kl"]
@@ -276,7 +277,7 @@ def test_the_reward_rises(base_cache: Path, tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_a_policy_is_not_held_from_what_is_never_scored(base_cache: Path, tmp_path: Path) -> None:
-    """Why ``unscored`` can be "lowest": left out of their groups, spoilt rollouts grow from a seventh to most."""
+    """Why it is not the default: left out of their groups, spoilt rollouts grow from a seventh to most."""
     steps = along_training(tmp_path / "run", {})
     first, last = (one["unscored"] / one["rollouts"] for one in (steps[0], steps[-1]))
     assert first < 0.25 and last > 0.5

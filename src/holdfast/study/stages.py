@@ -291,9 +291,9 @@ class RewardSection(TrainingSection):
     "best_sft" imitates the best rollout of each group, "best_dpo" prefers it to the worst.
 
     Without users, ``objective`` is what the judge of pairs scores in rollouts of the suite's training cases, the mean
-    of several. A rollout that has no score of one of them, and one that pairs leave out as unfit, has no reward and is
-    left out of its group. With ``unscored`` "lowest" those that the agent itself spoilt (cut off, unreadable, unfit)
-    have the lowest score for a reward; else a policy is not held from what is never scored.
+    of several. A rollout that has no score of one of them, or that pairs leave out as unfit, has the lowest score for
+    its reward where the agent itself spoilt it (cut off, unreadable, unfit), else none, and is left out of its group.
+    With ``unscored`` "left_out" both are left out: a policy is then not held from what is never scored.
 
     With users, ``setting`` names them. ``reward`` is their approval, the task's success, ``weight`` of approval and the
     rest of success ("mixture"), or approval less ``weight`` times the rating of harm above the lowest ("penalized").
@@ -313,7 +313,7 @@ class RewardSection(TrainingSection):
 
     method: str
     objective: str | tuple[str, ...] | None = None
-    unscored: Literal["lowest"] | None = None
+    unscored: Literal["lowest", "left_out"] | None = None
     setting: str | None = None
     reward: Literal["approval", "success", "mixture", "penalized"] = "approval"
     weight: Annotated[float, Field(ge=0, le=10)] = 0.5

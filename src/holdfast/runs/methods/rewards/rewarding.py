@@ -116,7 +116,7 @@ class _ByJudge:
             raise StepError("the run holds no cases to train on; start a new run")
         self.world = open_world(training.suite)
         self.judges = [open_judge_of(settings.judge, settings.rater, settings.speaker)]
-        self._own, self._lowest = settings.judge, settings.section.unscored == "lowest"
+        self._own, self._lowest = settings.judge, settings.section.unscored != "left_out"
 
     def reward(
         self, group: int, case: Case, trajectory: Trajectory, scores: Sequence[Score], encoded: Encoded
