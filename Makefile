@@ -110,7 +110,7 @@ faults: .venv/.dev  ## kills, failing writes, flipped bits and bad inputs, count
 faults-full: .venv/.dev  ## the same with 1,000 flips of each kind of file
 	PYTHONPATH=tests $(BIN)/python -m faults --flips 1000
 
-bench: .venv/.dev  ## run the benchmarks (about 50 minutes), results into benchmarks/results/
+bench: .venv/.dev  ## run the benchmarks (about 55 minutes), results into benchmarks/results/
 	for name in published audit gate_power approval_published grpo_cpu quick_study approval_quick study_training scaling learning trees sft_cpu real_speed agent_overhead; do \
 	  OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py --json > benchmarks/results/$$name.json.part \
 	  && mv benchmarks/results/$$name.json.part benchmarks/results/$$name.json || exit 1; done

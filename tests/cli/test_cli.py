@@ -22,7 +22,11 @@ from builders.smoke_study import SMOKE, smoke_settings, write_toml
 import holdfast as hf
 from holdfast.cli import main as cli
 from holdfast.cli.main import COMMANDS, parser
+from holdfast.runs.build import build
+from holdfast.runs.run import begin
 from holdfast.store import Store
+from holdfast.store.steplog import PLAN_KEY
+from holdfast.study.study import load
 
 Captured = pytest.CaptureFixture[str]
 HOLDFAST = [sys.executable, "-W", "error", "-m", "holdfast"]
@@ -399,6 +403,21 @@ def test_gate_and_watch_say_what_they_need(smoke_run: Path, capsys: Captured) ->
     assert "--baseline" in refused(capsys, "watch", smoke_run)
     code, out, _ = asked(capsys, "watch", smoke_run, "--baseline", "S", "--quiet")
     assert code in (0, 1, 3) and "S,H" in out
+
+
+def test_join_says_what_came_of_each_run_and_what_is_left(smoke_run: Path, tmp_path: Path, capsys: Captured) -> None:
+    other, joined = tmp_path / "other", tmp_path / "joined"
+    study = load(SMOKE, changes=["study.train_seeds=[1]"])
+    begin(study, other)
+    with Store(other, writable=True) as store, Store(smoke_run) as first:
+        store.set_meta(PLAN_KEY, json.dumps([step.fingerprint for step in build(study).steps]))
+        counts = first.counts()
+    assert "or add --partial" in refused(capsys, "join", smoke_run, other, "-o", joined)
+    code, out, err = asked(capsys, "join", smoke_run, other, "-o", joined, "--partial", "--quiet", "--study", SMOKE)
+    lines = out.splitlines()
+    assert code == 0 and f"{counts['trajectories']:,} trajectories, {counts['scores']:,} scores" in lines[0]
+    assert lines[1].startswith(f"{smoke_run} · study.train_seeds 0") and "study.train_seeds 1" in lines[2]
+    assert lines[-1] == f"next: holdfast report {joined}" and "`holdfast run` does them" in err
 
 
 def test_every_command_has_a_test_here() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -191,6 +192,15 @@ def test_ledgers_are_joined_with_every_call_that_was_paid_for(tmp_path: Path) ->
         asyncio.run(call(ledger, b"new"))  # nine were made before
         with pytest.raises(BudgetSpent, match="budget of 10 calls"):
             asyncio.run(ledger.intend(b"one more", *WHO))
+    # A fork holds what its source was answered, and its own.
+    shutil.copyfile(places[0], tmp_path / "fork.db")
+    with contextlib.closing(Ledger(tmp_path / "fork.db")) as ledger:
+        asyncio.run(call(ledger, b"c", "3"))
+    join_ledgers([places[0], tmp_path / "fork.db"], tmp_path / "forked.db")
+    (spent,) = read_spending(tmp_path / "forked.db")
+    assert (spent.calls, spent.cost, spent.in_doubt) == (3, 1.5, 2)
+    with sqlite3.connect(tmp_path / "forked.db") as db:
+        assert db.execute("SELECT calls, cost FROM spent").fetchone() == (5, 1.5)
     with sqlite3.connect(places[1]) as db:
         db.execute("UPDATE calls SET cost = 7 WHERE key = ?", (b"b",))
     with pytest.raises(StoreError, match=r"1\.db: damaged"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
@@ -22,6 +23,7 @@ from builders.smoke_study import smoke_settings
 
 import holdfast as hf
 from holdfast.exchange.exports import export_run
+from holdfast.models.remote.ledger import Ledger, read_spending
 from holdfast.runs import execution
 from holdfast.runs.build import build
 from holdfast.runs.run import begin, fork_run
@@ -30,6 +32,7 @@ from holdfast.store.checking import reseal
 from holdfast.store.codec import trajectory_to_bytes
 from holdfast.store.database import WriteLock
 from holdfast.store.joined import read_joined
+from holdfast.store.places import LEDGER
 from holdfast.store.steplog import PLAN_KEY
 
 TRAIN, BASE, SPLIT = "study.train_seeds", "model.base_seeds", "axes.split_seed"
@@ -89,6 +92,12 @@ def unfinish(path: Path, target: Path, steps: Callable[[str], bool]) -> None:
     plan = build(made)
     fork_run(path, target, replace(plan, steps=tuple(one for one in plan.steps if not steps(one.name))))
     begin(made, target)
+
+
+async def call(ledger: Ledger, key: bytes, answer: str) -> None:
+    """A call that was paid for."""
+    await ledger.intend(key, "judge", "some/model")
+    await ledger.settle(key, answer, "served", tokens=(10, 3), cost=0.5, seconds=0.25, attempts=1)
 
 
 def words(runs: Sequence[Path], output: Path, *more: object) -> list[object]:
@@ -242,6 +251,44 @@ def test_rounding_alone_is_told_as_such(root: Path, one: Path, tmp_path: Path, c
     assert "1 trajectory of" in told and "differ in the last digits alone" in told
     made = hf.join([root / "zero", one], tmp_path / "joined", shared=root / "zero")
     assert made.store().trajectory(first.id).detail == first.detail
+
+
+def grade(path: Path, value: float) -> None:
+    """Scores of a judge that is none of the study's, as `holdfast judge` adds them."""
+    rewrite(
+        path,
+        "INSERT INTO judges SELECT max(key) + 1, 'grader', 'safety', 'r', 0 FROM judges",
+        f"INSERT INTO scores SELECT key, (SELECT max(key) FROM judges), 0, {value}, NULL, NULL, NULL, 0"
+        " FROM trajectories",
+    )
+
+
+def test_scores_that_were_added_and_calls_that_were_paid_for_come_along(
+    root: Path, one: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    zero = Path(shutil.copytree(root / "zero", tmp_path / "zero"))
+    for path in (zero, one):
+        with contextlib.closing(Ledger(path / LEDGER)) as ledger:
+            asyncio.run(call(ledger, b"shared", path.name))
+            asyncio.run(call(ledger, path.name.encode(), "own"))
+    grade(one, 1.5)
+    made = hf.join([zero, one], tmp_path / "joined")
+    with Store(one) as store, Store(root / "all") as whole, made.store() as joined:
+        assert joined.counts()["scores"] == whole.counts()["scores"] + store.counts()["trajectories"]
+        noted = read_joined(joined)
+    assert noted is not None and [(source.calls, source.cost) for source in noted.sources] == [(2, 1.0), (2, 1.0)]
+    told = f"grader judged the episodes of {one} alone, of 2 runs that were joined"
+    assert noted.notes == (told,) and told in made.analysis().notes
+    (spent,) = read_spending(made.path / LEDGER)
+    assert (spent.calls, spent.cost) == (4, 2.0)
+    with contextlib.closing(Ledger(made.path / LEDGER)) as ledger:
+        assert ledger.find(b"shared", "judge", "some/model") == "zero"
+    grade(zero, 2.5)
+    line = refused(capsys, *words([zero, one], tmp_path / "again"))
+    assert f"what they share: grader: 12 judgements of {one} differ from {zero}'s" in line
+    hf.join([zero, one], tmp_path / "again", shared=one, weights=False)
+    base = [row["value"] for row in hf.Run(tmp_path / "again").scores() if row["judge"] == "grader"]
+    assert base.count(1.5) == 12 + base.count(2.5)
 
 
 def write_study(path: Path, changes: dict[str, Any], plan: bool = False) -> None:

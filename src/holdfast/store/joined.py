@@ -22,8 +22,8 @@ class Source:
     ``machines`` are those that carried out its steps (``records.machine``), empty where it was made by a version that
     did not note them. Of its steps ``taken`` are in the joined run, ``equal`` were equal to another run's, ``begun``
     were not finished and come from another run; ``left`` counts, by step, the records that differed and were left out.
-    ``cpu_seconds`` is what all its finished steps took, ``calls`` and ``cost`` what it paid for. ``joined`` are its own
-    sources, where it was joined itself.
+    ``cpu_seconds`` is what all its finished steps took, ``calls`` and ``cost`` what its ledger holds, where it was
+    forked that of its source too. ``joined`` are its own sources, where it was joined itself.
     """
 
     run: str
@@ -88,7 +88,7 @@ def describe_source(source: Source) -> Iterator[str]:
     yield told
     yield f"{source.cpu_seconds:,.0f} s of CPU time"
     if source.calls:
-        yield f"{count_noun(source.calls, 'calls')} paid for ({source.cost:,.4f})"
+        yield f"{count_noun(source.calls, 'calls')} in its ledger ({source.cost:,.4f})"
     for machine in source.machines:
         versions = ", ".join(f"{k} {v}" for k, v in machine.items() if k not in ("system", "processor"))
         yield f"{versions} on {machine.get('system')}, {machine.get('processor')}"

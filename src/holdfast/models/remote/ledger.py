@@ -280,38 +280,47 @@ def read_spending(path: Path) -> tuple[Spending, ...]:
         raise _unusable(path, error, "read") from error
 
 
+_TOLD = "key, speaker, model, status, reply, served, input_tokens, output_tokens, cost, seconds, attempts, in_doubt"
+
+
 def join_ledgers(sources: Sequence[Path], target: Path) -> None:
     """A new ledger at ``target`` with every call of several; what several paid for counts each time.
 
     Of equal calls the first answer, in the order of ``sources``, stands under the call's key, so that it is the one
-    that is found; the others stand under keys that no call has. Errors: StoreError for a damaged ledger.
+    that is found; the others stand under keys that no call has. An answered call that is equal in all, the seconds that
+    it took among them, is a copy of one call, as the ledger of a fork holds it, and counts once. Errors: StoreError for
+    a damaged ledger.
     """
-    columns = (
-        "key, speaker, model, status, reply, served, input_tokens, output_tokens, cost, seconds, attempts, in_doubt"
-    )
+    for source in sources:
+        try:
+            with contextlib.closing(sqlite3.connect(reading_address(source), uri=True)) as db:
+                teach_digests(db)
+                check_ledger(db)
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise _unusable(source, error, "read") from error
     with contextlib.closing(Ledger(target)) as ledger:
-        for source in sources:
-            try:
-                with contextlib.closing(sqlite3.connect(reading_address(source), uri=True)) as db:
-                    teach_digests(db)
-                    check_ledger(db)
-            except (sqlite3.Error, UnicodeDecodeError) as error:
-                raise _unusable(source, error, "read") from error
         out = ledger._out
         out.execute("BEGIN IMMEDIATE")
         # A call in doubt has no answer to be found: it comes behind those that have.
-        for status in ("done", "intent"):
-            for source in sources:
-                with contextlib.closing(sqlite3.connect(reading_address(source), uri=True)) as db:
-                    for called, *row in db.execute(f"SELECT {columns} FROM calls WHERE status = ?", (status,)):
-                        key = called
-                        while out.execute("SELECT 1 FROM calls WHERE key = ?", (key,)).fetchone():
-                            key = hashlib.blake2b(key, digest_size=DIGEST_BYTES).digest()
-                        out.execute(f"INSERT INTO calls ({columns}) VALUES ({', '.join('?' * 12)})", (key, *row))
-                    if status == "done":
-                        spent = db.execute("SELECT calls, cost FROM spent").fetchone()
-                        out.execute("UPDATE spent SET calls = calls + ?, cost = cost + ?", spent)
+        for source, status in [(source, status) for status in ("done", "intent") for source in sources]:
+            with contextlib.closing(sqlite3.connect(reading_address(source), uri=True)) as db:
+                rows = db.execute(f"SELECT {_TOLD} FROM calls WHERE status = ?", (status,))
+                copies = [cost for row in rows if (cost := _add_call(out, row)) is not None]
+                calls, cost = db.execute("SELECT calls, cost FROM spent").fetchone() if status == "done" else (0, 0.0)
+            paid = (calls - len(copies), cost - sum(copies))
+            out.execute("UPDATE spent SET calls = calls + ?, cost = cost + ?", paid)
         out.execute("COMMIT")
+
+
+def _add_call(out: sqlite3.Connection, row: tuple[Any, ...]) -> float | None:
+    """Add a call to a ledger, under another key where its own is taken; the cost of one that is a copy, else None."""
+    key, rest = row[0], row[1:]
+    while (held := out.execute(f"SELECT {_TOLD} FROM calls WHERE key = ?", (key,)).fetchone()) is not None:
+        if held[1:] == rest and rest[2] == "done":
+            return float(row[8])
+        key = hashlib.blake2b(key, digest_size=DIGEST_BYTES).digest()
+    out.execute(f"INSERT INTO calls ({_TOLD}) VALUES ({', '.join('?' * 12)})", (key, *rest))
+    return None
 
 
 _SUMS = ("calls", "input_tokens", "output_tokens", "cost", "seconds", "attempts", "in_doubt")

@@ -357,6 +357,7 @@ def _longest(kind: type, config: Any) -> int:
         bounds.append(getattr(config, "attention_chunk_size", None))
     # Attention that picks keys sees all where there are no more than it picks.
     bounds += [getattr(config, name, None) for name in ("window_size", "keep_window_size", "index_topk")]
+    bounds.append((getattr(config, "index_topk_blocks", None) or 0) * getattr(config, "index_block_size", 0))
     return min(int(bound) for bound in bounds if bound)
 
 
