@@ -39,6 +39,7 @@ INNER: dict[str, tuple[str, Sequence[str]]] = {
     "plan": ("holdfast.study.study.load", ("x.toml",)),
     "run": ("holdfast.study.study.load", ("x.toml",)),
     "lineage": ("holdfast.cli.lineage.carry_out", ("base=x", "-o", "out")),
+    "join": ("holdfast.runs.joining.join.join", ("one", "two", "-o", "out")),
     "import": ("holdfast.exchange.imports.import_run", ("logs", "-o", "out")),
     "judge": ("holdfast.runs.rescoring.rescore", ("run", "--with", "state")),
     "pairs": ("holdfast.store.Store", ("run", "--objective", "safety", "--judge", "state")),
@@ -55,6 +56,7 @@ INNER: dict[str, tuple[str, Sequence[str]]] = {
 for module in (
     "exchange.exports",
     "exchange.imports",
+    "runs.joining.join",
     "runs.run",
     "runs.readiness",
     "runs.forecast",

@@ -31,6 +31,7 @@ from holdfast.records import Checkpoint, Message
 from holdfast.records.errors import StudyError
 from holdfast.runs.build import build
 from holdfast.runs.methods.rewards.plan import RewardStageSettings
+from holdfast.runs.methods.rewards.rewarding import open_rewards
 from holdfast.runs.methods.rewards.train import _Practice
 from holdfast.runs.run import prepare
 from holdfast.store import Store
@@ -261,7 +262,7 @@ def test_rollouts_of_a_step_are_sampled_in_vllm(base: Path, tmp_path: Path, vllm
         (start,) = opened.checkpoints
         add_base(store, start, base)
         assert isinstance(trained.settings, RewardStageSettings)
-        practice = _Practice(trained, trained.settings, store, {})
+        practice = _Practice(trained, trained.settings, store, {}, open_rewards(trained.settings, store))
         policy = open_adapted(base, lora_r=3, lora_alpha=32.0, use_rslora=True)
         policy.set_training(False)
         for number in (0, 1):

@@ -67,7 +67,7 @@ def test_every_call_has_the_shapes_and_layouts_that_the_kernels_need(monkeypatch
         for _ in range(3)
     ]
     with FlashCalls() as calls:
-        out = rooms._TreeAttention.apply(*inputs, plan, 0.125)
+        out = rooms._TreeAttention.apply(*inputs, None, plan, 0.125, None)
         gradients = torch.autograd.grad(out, inputs, torch.empty_like(out))
     assert out.shape == inputs[0].shape and out.dtype == torch.bfloat16
     assert all(one.shape == x.shape and one.dtype == x.dtype for one, x in zip(gradients, inputs, strict=True))
