@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,11 @@ def case_input(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs {path}")
     return path
+
+
+def copy_run(run: Path, target: Path, *but: str) -> Path:
+    """A copy of a finished run, without what the patterns ``but`` name, that a test may write to.
+
+    Other tests read the run meanwhile, so what SQLite keeps beside a database that is open comes and goes.
+    """
+    return Path(shutil.copytree(run, target, ignore=shutil.ignore_patterns("*.db-shm", "*.db-wal", *but)))

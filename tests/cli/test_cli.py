@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from builders.commands import asked, refused
+from builders.places import copy_run
 from builders.published_samples import sample, write_archive
 from builders.smoke_study import SMOKE, smoke_settings, write_toml
 
@@ -173,7 +173,7 @@ def test_run_tells_results_and_progress_apart(own_run: Path, capsys: Captured) -
 @pytest.fixture
 def own_run(smoke_run: Path, tmp_path: Path) -> Path:
     """A copy of the finished run that a test may write to."""
-    return Path(shutil.copytree(smoke_run, tmp_path / "own run"))
+    return copy_run(smoke_run, tmp_path / "own run")
 
 
 def test_plan_of_a_finished_run_leaves_the_rest_to_do(smoke_run: Path, capsys: Captured) -> None:

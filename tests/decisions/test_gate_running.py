@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from builders.commands import gated, refused
+from builders.places import copy_run
 from builders.smoke_study import smoke_settings, write_toml
 
 import holdfast as hf
@@ -88,7 +89,7 @@ def test_again_needs_a_study_its_weights_and_a_place_of_its_own(
     smoke_run: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     run = tmp_path / "run"
-    shutil.copytree(smoke_run, run)
+    copy_run(smoke_run, run)
     assert "is the run itself" in refused(capsys, "gate", run, "--child", "S", "--again", "-o", run)
     shutil.rmtree(weights_of(run, ["S"]))
     assert "its weights are not at" in refused(capsys, "gate", run, "--child", "S", "--again", "-o", tmp_path / "new")
@@ -104,7 +105,7 @@ def test_a_copied_run_rolls_out_the_same_episodes(smoke_run: Path, tmp_path: Pat
     """Weights are named by their digest: where a run lies decides no episode and no verdict."""
     options = ("--child", "S", "--again", "--margin", "2.9", "--workers", "1")
     copy = tmp_path / "elsewhere" / "copy"
-    shutil.copytree(smoke_run, copy)
+    copy_run(smoke_run, copy)
     code, verdict = gated(capsys, smoke_run, *options, "-o", tmp_path / "first")
     other_code, other = gated(capsys, copy, *options, "-o", tmp_path / "second")
     assert episodes(tmp_path / "first") == episodes(tmp_path / "second")

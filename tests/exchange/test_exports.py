@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.places import copy_run
 
 import holdfast as hf
 from holdfast.exchange.exports import defuse, export_run, write_lines
@@ -230,7 +231,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told(stacked_run: Path, tmp_path
     with pytest.raises(hf.StudyError, match="export --to csv: takes no --checkpoint"):
         export_run(stacked_run, "csv", tmp_path / "out", checkpoint=stage.id)
     lone = tmp_path / "lone"
-    shutil.copytree(stacked_run, lone)
+    copy_run(stacked_run, lone)
     shutil.rmtree(next(path.parent for path in lone.glob("weights/*/config.json")))
     with pytest.raises(hf.StoreError, match=r"its base .* is not found; put that directory at"):
         export_run(lone, "hf", tmp_path / "out", checkpoint=stage.id)

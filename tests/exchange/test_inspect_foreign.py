@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from builders.inspect_runs import counts, episodes, look, run_here, spoken
+from builders.places import copy_run
 from inspect_ai import Task
 from inspect_ai.agent import as_tool, handoff, react
 from inspect_ai.dataset import Sample
@@ -228,7 +229,7 @@ def test_what_is_no_log_is_refused(smoke_run: Path, foreign: Path, tmp_path: Pat
     (tmp_path / "other" / "x.json").write_text("[]")
     with pytest.raises(hf.StudyError, match="no sample in 0 logs"):
         import_run(tmp_path / "other", tmp_path / "run")
-    shutil.copytree(smoke_run, tmp_path / "study")
+    copy_run(smoke_run, tmp_path / "study")
     with pytest.raises(hf.StudyError, match="holds the run of a study; import into another directory"):
         import_run(foreign, tmp_path / "study")
     assert not (tmp_path / "run").exists() and counts(tmp_path / "study") == counts(smoke_run)

@@ -18,7 +18,7 @@ import pytest
 from builders.approval_study import miniature
 from builders.commands import Captured, asked, refused
 from builders.digest_samples import make_unsealed
-from builders.places import STUDIES
+from builders.places import STUDIES, copy_run
 from builders.smoke_study import smoke_settings
 
 import holdfast as hf
@@ -73,7 +73,7 @@ def root(base_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def one(root: Path, tmp_path: Path) -> Path:
     """A copy of the run of seed 1, to be changed."""
-    return Path(shutil.copytree(root / "one", tmp_path / "one"))
+    return copy_run(root / "one", tmp_path / "one")
 
 
 def rewrite(path: Path, *statements: str) -> None:
@@ -123,7 +123,7 @@ def test_the_joined_run_is_the_run_of_all_seeds(root: Path, tmp_path: Path, monk
     for name in ("trajectories", "scores", "cases", "checkpoints"):
         files = [tmp_path / path.name / f"{name}.jsonl" for path in (joined, whole)]
         assert files[0].read_bytes() == files[1].read_bytes()
-    again = Path(shutil.copytree(joined, tmp_path / "again"))
+    again = copy_run(joined, tmp_path / "again")
 
     def refuse(*_: Any) -> None:
         raise AssertionError("a finished step was carried out again")
@@ -266,7 +266,7 @@ def grade(path: Path, value: float) -> None:
 def test_scores_that_were_added_and_calls_that_were_paid_for_come_along(
     root: Path, one: Path, tmp_path: Path, capsys: Captured
 ) -> None:
-    zero = Path(shutil.copytree(root / "zero", tmp_path / "zero"))
+    zero = copy_run(root / "zero", tmp_path / "zero")
     for path in (zero, one):
         with contextlib.closing(Ledger(path / LEDGER)) as ledger:
             asyncio.run(call(ledger, b"shared", path.name))

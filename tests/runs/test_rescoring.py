@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders.commands import refused
+from builders.places import copy_run
 from builders.sample_studies import RULES
 from builders.smoke_study import SMOKE
 
@@ -30,7 +30,7 @@ from holdfast.study.study import load
 @pytest.fixture
 def run(smoke_run: Path, tmp_path: Path) -> Path:
     """A copy of the finished small run, to add scores to."""
-    shutil.copytree(smoke_run, tmp_path / "run", ignore=shutil.ignore_patterns("weights", "report"))
+    copy_run(smoke_run, tmp_path / "run", "weights", "report")
     return tmp_path / "run"
 
 
@@ -119,7 +119,7 @@ def test_a_budget_stops_and_a_larger_one_goes_on(run: Path, tmp_path: Path) -> N
 
 
 def test_a_fork_keeps_what_was_paid_for(smoke_run: Path, tmp_path: Path) -> None:
-    shutil.copytree(smoke_run, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
+    copy_run(smoke_run, tmp_path / "run", "report")
     with FakeProvider(answers=verdict) as provider, pytest.raises(StepError, match="budget of 9 calls"):
         rescore(tmp_path / "run", "gpt", remote(tmp_path, provider.base_url), budget={"max_calls": 9})
     fork_run(tmp_path / "run", tmp_path / "fork", build(load(SMOKE)))

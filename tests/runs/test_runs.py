@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.places import copy_run
 from builders.smoke_study import SMOKE, smoke_settings, write_toml
 
 import holdfast as hf
@@ -29,7 +29,7 @@ from holdfast.study.study import load
 @pytest.fixture
 def own_run(smoke_run: Path, tmp_path: Path) -> Path:
     """A copy of the finished run that a test may write to."""
-    return Path(shutil.copytree(smoke_run, tmp_path / "own"))
+    return copy_run(smoke_run, tmp_path / "own")
 
 
 def by_identity(path: Path) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders.places import copy_run
 from builders.smoke_study import SMOKE
 from builders.tiny_office import TOOLS, call, make_model, opening
 from rounding import additions, rounding, within
@@ -33,7 +34,7 @@ from holdfast.study.study import load
 @pytest.fixture
 def own_run(smoke_run: Path, tmp_path: Path) -> Path:
     """A copy of the finished run that a test may write to."""
-    return Path(shutil.copytree(smoke_run, tmp_path / "own"))
+    return copy_run(smoke_run, tmp_path / "own")
 
 
 def steps_of_kind(kind: str) -> list[Step]:

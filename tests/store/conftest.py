@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 from builders.digest_samples import write_small
+from builders.places import copy_run
 
 
 @pytest.fixture(scope="module")
@@ -17,4 +17,4 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(small: Path, tmp_path: Path) -> Path:
     """A copy to damage."""
-    return shutil.copytree(small, tmp_path / "run")
+    return copy_run(small, tmp_path / "run")

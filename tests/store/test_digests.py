@@ -16,7 +16,7 @@ import pytest
 from builders.commands import asked
 from builders.digest_runs import Captured, damage
 from builders.digest_samples import EDITS, edit, read_all, write_small
-from builders.places import ROOT
+from builders.places import ROOT, copy_run
 
 import holdfast as hf
 from holdfast.cli import main as cli
@@ -93,7 +93,7 @@ def test_a_damaged_log_of_writes_is_an_earlier_state_of_the_run(small: Path, tmp
         "    store.set_meta('n', str(n))\n    store.log.begin(f's{n}', 'judge', 'x')\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    run = shutil.copytree(small, tmp_path / "run")
+    run = copy_run(small, tmp_path / "run")
     source = str(Path(hf.__file__).parents[1])
     subprocess.run([sys.executable, "-c", script, str(run)], env={**os.environ, "PYTHONPATH": source}, check=False)
     log, rng, seen = run / f"{DATABASE}-wal", random.Random(1), set()
@@ -159,7 +159,7 @@ def test_the_runs_digest_is_printed_and_held_against(run: Path, capsys: Captured
 
 
 def test_what_is_gone_of_a_run_is_told_with_its_digest(smoke_run: Path, tmp_path: Path, capsys: Captured) -> None:
-    run = shutil.copytree(smoke_run, tmp_path / "run")
+    run = copy_run(smoke_run, tmp_path / "run")
     code, kept, err = asked(capsys, "show", run, "--digest")
     assert (code, err) == (0, "")
     weights, log = sorted((run / "weights").iterdir())[0], sorted((run / "logs").iterdir())[0]
@@ -189,7 +189,7 @@ def test_a_log_of_training_is_read_and_written_within_its_run_alone(kind: str, r
 
 @pytest.mark.parametrize("how", ["bit", "nan", "cut", "header", "another file", "a file gone"])
 def test_damaged_weights_are_not_opened(how: str, smoke_run: Path, tmp_path: Path, capsys: Captured) -> None:
-    run = shutil.copytree(smoke_run, tmp_path / "run")
+    run = copy_run(smoke_run, tmp_path / "run")
     with Store(run) as store:
         one = next(item for item in store.checkpoints() if item.lineage == ("S",))
         assert store.weights(one) == run / str(one.path)
@@ -213,7 +213,7 @@ def test_damaged_weights_are_not_opened(how: str, smoke_run: Path, tmp_path: Pat
 
 
 def test_a_next_stage_does_not_start_from_damaged_weights(smoke_run: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(smoke_run, tmp_path / "run")
+    run = copy_run(smoke_run, tmp_path / "run")
     with Store(run) as store:
         one = next(item for item in store.checkpoints() if item.lineage == ("S",))
         ended = {name for name, status in store.log.steps().items() if one.id in json.dumps(status.result)}
@@ -231,7 +231,7 @@ def test_a_next_stage_does_not_start_from_damaged_weights(smoke_run: Path, tmp_p
 
 
 def test_a_changed_analysis_is_told_and_made_again(smoke_run: Path, tmp_path: Path, capsys: Captured) -> None:
-    run = shutil.copytree(smoke_run, tmp_path / "run")
+    run = copy_run(smoke_run, tmp_path / "run")
     path = run / "analysis.json"
     known = path.read_bytes()
     path.write_bytes(known.replace(b"1", b"2", 1))

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from builders.inspect_samples import log, sample
-from builders.places import ROOT
+from builders.places import ROOT, copy_run
 from builders.smoke_study import SMOKE
 
 import holdfast as hf
@@ -411,7 +411,7 @@ def reachable(smoke_run: Path, tmp_path: Path) -> Iterator[Path]:
         Path(tempfile.gettempdir()) / f"holdfast-media-{os.getpid()}"
     )  # pytest's own directories are their owner's alone
     place.mkdir()
-    shutil.copytree(smoke_run, place / "run", ignore=shutil.ignore_patterns("weights", "report", "*-shm", "*-wal"))
+    copy_run(smoke_run, place / "run", "weights", "report")
     try:
         yield place / "run"
     finally:

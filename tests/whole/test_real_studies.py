@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
-from builders.places import ROOT, data_file
+from builders.places import ROOT, copy_run, data_file
 
 import holdfast as hf
 from holdfast.records import Score
@@ -197,7 +196,7 @@ def test_held_out_cases_are_met_once_and_training_episodes_are_each_splits_own()
 
 def test_another_source_is_another_study(smoke_run: Path, tmp_path: Path) -> None:
     """What is brought from a run goes by what the run holds, not by where it lies."""
-    shutil.copytree(smoke_run, tmp_path / "source", ignore=shutil.ignore_patterns("weights", "report"))
+    copy_run(smoke_run, tmp_path / "source", "weights", "report")
     stages = {"S": {"objective": "safety"}}
     tables = {"study": {"name": "x", "lineages": [["S"]]}, "stages": stages, "model": {"bases": ["tiny"]}}
     tables |= {"judges": {"state": {"kind": "state"}}, "pairs": {"source": str(tmp_path / "source")}}
