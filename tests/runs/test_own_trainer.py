@@ -508,11 +508,12 @@ def test_an_adapter_is_merged_into_the_model_that_was_given(base_cache: Path, tm
 
 
 def pairs_file(path: Path) -> Path:
-    """A file of pairs of answers to office cases."""
+    """A file of pairs of answers, in words that a tiny model has."""
+    said = {"chosen": "already done", "rejected": "no such object"}
     rows = [
         {
             "prompt": [{"role": "user", "content": f"file {n}"}],
-            **{side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")},
+            **{side: [{"role": "assistant", "content": text}] for side, text in said.items()},
         }
         for n in range(20)
     ]
