@@ -9,7 +9,8 @@ import pytest
 
 from holdfast.report.page.terminal import render_results, render_summary
 from holdfast.report.sections.summary import describe_alert
-from holdfast.runs.run import run
+from holdfast.runs.run import _tell_limits, run
+from holdfast.store.steplog import StepStatus
 from holdfast.study.study import Study
 
 RANDOM = {"kind": "random", "hidden": 32, "layers": 1, "heads": 2, "vocabulary": 400}
@@ -58,3 +59,20 @@ def test_replies_that_are_cut_off_are_named_as_the_cause(tmp_path: Path) -> None
     assert line in " ".join(render_results(analysis, 300).split())
     page = made.report().read_text(encoding="utf-8")
     assert "cut off at rollouts.max_tokens = 2" in page
+    assert page.count(f"<li>{line}</li>") == 1  # under the limits of the page; the alert has said it above
+
+
+def test_a_line_names_the_checkpoints_whose_episodes_were_cut_off() -> None:
+    def rolled(name: str, cut: int) -> StepStatus:
+        result = {"episodes": 100, "cut_off": {"max_turns": [cut, 8]}}
+        named = {"fingerprint": name, "kind": "rollout", "name": f"roll out {name} on test cases"}
+        return StepStatus(**named, status="done", result=result, seconds=1.0, finished=1.0)
+
+    some = [rolled("a", 30), rolled("b", 1), rolled("c", 10), rolled("d", 5)]
+    assert list(_tell_limits(some[:2])) == [
+        "30 of 100 episodes (a on test cases) were cut off at rollouts.max_turns = 8, so how they end is not known;"
+        " raise it"
+    ]
+    (line,) = _tell_limits(some)
+    assert line.startswith("45 of 300 episodes (a on test cases; c on test cases; 1 more) were cut off at")
+    assert list(_tell_limits([some[1]])) == []

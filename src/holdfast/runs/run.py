@@ -51,6 +51,7 @@ EMBEDDED_NOTES = (
     " frontier in",
 )
 RANDOM_NOTE = "bases of random weights: a check that every part runs; no number here says anything about a model"
+_NAMED = 2  # roll-out steps that a line names
 
 
 def prepare(study: Study, store: Store) -> None:
@@ -223,15 +224,25 @@ def notes(store: Store) -> tuple[str, ...]:
 
 
 def _tell_limits(steps: Iterable[StepStatus]) -> Iterator[str]:
-    """How many episodes ended at which limit, of the roll-out steps in which many did."""
-    counts: dict[tuple[str, float], list[int]] = {}
-    for one in steps:
+    """How many episodes ended at which limit, of the roll-out steps in which many did, and which steps those are."""
+    rolled = [one for one in steps if one.kind == "rollout" and one.status == "done"]
+    found: dict[tuple[str, float], list[StepStatus]] = {}
+    for one in rolled:
         for key, (count, limit) in one.result.get("cut_off", {}).items():
-            if one.status == "done" and count >= MUCH_CUT * one.result["episodes"]:
-                cut = counts.setdefault((key, limit), [0, 0])
-                cut[0], cut[1] = cut[0] + count, cut[1] + one.result["episodes"]
-    for (key, limit), (count, episodes) in counts.items():
-        yield tell_cut(count, episodes, key, limit)
+            if count >= MUCH_CUT * one.result["episodes"]:
+                found.setdefault((key, limit), []).append(one)
+    for (key, limit), some in found.items():
+        count, episodes = (sum(values) for values in zip(*(_cut_of(one, key) for one in some), strict=True))
+        names = [one.name.removeprefix("roll out ") for one in some]
+        more = f"; {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        # Where it is so in all, that is no news of some.
+        whose = "" if len(some) == len(rolled) else f" ({'; '.join(names[:_NAMED])}{more})"
+        yield tell_cut(count, episodes, key, limit, whose)
+
+
+def _cut_of(step: StepStatus, key: str) -> tuple[int, int]:
+    """How many episodes of a roll-out step ended at a limit, and how many it has."""
+    return step.result["cut_off"][key][0], step.result["episodes"]
 
 
 def tell_origins(store: Store) -> Iterator[str]:

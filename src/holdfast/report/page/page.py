@@ -21,7 +21,7 @@ from holdfast.report.draw.svg import convert_figure
 from holdfast.report.page.shards import hash_source, write_cases
 from holdfast.report.sections.approval.examples import read_users
 from holdfast.report.sections.chance import limits_section
-from holdfast.report.sections.summary import Headline, answer_all, describe_alert, make_headlines, summarise
+from holdfast.report.sections.summary import Headline, answer_all, describe_alert, find_cut, make_headlines, summarise
 from holdfast.report.sections.table import make_sections
 from holdfast.report.words.inert import dump_json, escape_html, file_name, pack_text
 from holdfast.report.words.labels import names_html
@@ -155,7 +155,10 @@ def render_page(
         names=names_html(shown.checkpoints),
         questions=questions,
         sentences="".join(map(paragraph, summarise(store, shown.analysis))),
-        caution="".join(f"<li>{escape_html(note)}</li>" for note in shown.analysis.notes[:3]),
+        # What the alert says stands above.
+        caution="".join(
+            f"<li>{escape_html(note)}</li>" for note in shown.analysis.notes[:3] if note not in find_cut(shown.analysis)
+        ),
         links="".join(f'<a href="#{name}">{escape_html(words)}</a>' for name, words in entries.items()),
         sections=body.replace(" %", "\u00a0%"),
         changes=changes,

@@ -120,9 +120,13 @@ def _count_cut(settings: RolloutSettings, made: Sequence[Trajectory]) -> dict[st
     return {"episodes": len(made), "cut_off": {key: [count, limits[key]] for key, count in cut.items()}, "notes": notes}
 
 
-def tell_cut(count: int, episodes: int, key: str, limit: float) -> str:
-    """``45 of 60 episodes were cut off at rollouts.max_tokens = 96, so how they end is not known; raise it``."""
-    return f"{count:,} of {episodes:,} episodes {CUT_OFF_AT}{key} = {limit:g}, so how they end is not known; raise it"
+def tell_cut(count: int, episodes: int, key: str, limit: float, whose: str = "") -> str:
+    """``45 of 60 episodes were cut off at rollouts.max_tokens = 96, so how they end is not known; raise it``.
+
+    ``whose`` stands behind the episodes.
+    """
+    told = f"{count:,} of {episodes:,} episodes{whose} {CUT_OFF_AT}{key} = {limit:g}"
+    return f"{told}, so how they end is not known; raise it"
 
 
 def _pack(store: Store, trajectory: Trajectory, state: JSON | None) -> tuple[Trajectory, codec.Text]:
