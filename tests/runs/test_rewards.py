@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from builders.sample_studies import changed
 from builders.smoke_study import smoke_settings
+from builders.step_logs import log_of
 
 import holdfast as hf
 from holdfast.judges.state import StateJudge
@@ -59,11 +60,6 @@ def step_of(study: hf.Study, stage: str = "R") -> Step:
         if isinstance(step.settings, RewardStageSettings) and step.settings.stage == stage
     ]
     return found
-
-
-def log_of(run: Path, step: Step, kind: str = "") -> list[dict[str, Any]]:
-    text = (run / "logs" / f"{step.fingerprint}{kind}.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
 
 
 @pytest.fixture(scope="module")

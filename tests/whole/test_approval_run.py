@@ -20,6 +20,7 @@ import pytest
 from builders.approval_study import miniature
 from builders.places import TESTS
 from builders.smoke_study import smoke_settings, write_toml
+from builders.step_logs import log_of
 
 import holdfast as hf
 from holdfast.models import Ask, Reply
@@ -37,11 +38,6 @@ def train_steps(study: hf.Study) -> dict[tuple[str, str], Step]:
     """The steps that learn from rewards, by base and stage."""
     found = [step for step in build(study).steps if step.kind == "train" and "stage" in step.settings.dump()]
     return {(step.checkpoints[0].base, step.settings.dump()["stage"]): step for step in found}
-
-
-def log_of(run: Path, step: Step, kind: str = "") -> list[dict[str, Any]]:
-    text = (run / "logs" / f"{step.fingerprint}{kind}.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
 
 
 @pytest.fixture(scope="module")
