@@ -18,7 +18,7 @@ from rounding import EXACT, apart
 from holdfast.models import Conversation, chat_messages, chat_tools
 from holdfast.models.tiny.chat import CALL, END, EOS, SAY, USER, TinyChat, split_words
 from holdfast.models.tiny.llama import TinyLlama
-from holdfast.models.tiny.model import Steps, TinyModel, build
+from holdfast.models.tiny.model import Memory, Steps, TinyModel, build
 from holdfast.records import Message, ToolCall
 from holdfast.records.errors import StudyError
 from holdfast.training.sft.stage import train_sft
@@ -202,7 +202,7 @@ def test_steps_equal_full_forwards(taught, chat):
     rows, lengths = torch.arange(3), torch.tensor([4, 9, 12])
     with torch.no_grad():
         full = llama(tokens)
-        steps = Steps(llama, tokens[:, :12], lengths, 8)
+        steps = Steps(llama, tokens[:, :12], lengths, 8, Memory())
         assert apart([steps.hidden], [full[rows, lengths - 1]]) < EXACT
         for offset in range(8):
             if offset in (3, 5):

@@ -171,6 +171,8 @@ def _split_parts(text: str) -> tuple[Part, ...]:
     return tuple(parts)
 
 
+# Rollouts of one prompt say much of the same, and so do checkpoints.
+@lru_cache(maxsize=1 << 14)
 def read_text(text: str, environment: str, act: str = "") -> Reading:
     """What a text says about ``act`` to a user of the environment. Errors: KeyError for an unknown environment."""
     expressions: list[Found] = []
@@ -204,16 +206,19 @@ class _Matches:
         self.taken = set(taken)  # negations that an expression needs for itself
         self._open: set[int] = set()  # those at an expression's end, which turn what comes right after it
         self._free = [True] * len(part.words)
+        self._places: dict[str, list[int]] = {}
+        for place, word in enumerate(part.words):
+            self._places.setdefault(word, []).append(place)
         self._hits: list[tuple[int, Cue]] = []
         self._acts: list[Found] = []
 
     def add(self, cues: Index, *, negated: bool = False) -> bool:
         """Take what the part holds of these expressions, or of those with a negation; whether there is any."""
-        there = sorted(one for word in set(self.part.words) for one in cues.get(word, ()))
+        there = sorted(one for word in self._places for one in cues.get(word, ()))
         for _, cue in there:
             if negated and not cue.negations:
                 continue
-            for start in range(len(self.part.words) - len(cue.words) + 1):
+            for start in self._places[cue.words[0]]:
                 end = start + len(cue.words)
                 if self.part.words[start:end] != cue.words or not all(self._free[start:end]):
                     continue

@@ -81,7 +81,7 @@ class TinyModel:
     """A ``Model`` that samples a tiny agent in lockstep batches."""
 
     def __init__(self, llama: TinyLlama, chat: TinyChat) -> None:
-        self.llama, self.chat = llama, chat
+        self.llama, self.chat, self._memory = llama, chat, Memory()
 
     @classmethod
     def load(cls, directory: Path | str) -> TinyModel:
@@ -133,7 +133,7 @@ class TinyModel:
         nodes = list(prompts.values())
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         # The prompts, with room for what follows.
-        steps = Steps(self.llama, pad_rows(list(prompts)), lengths, max(row.limit for row in rows))
+        steps = Steps(self.llama, pad_rows(list(prompts)), lengths, max(row.limit for row in rows), self._memory)
         while True:
             self._draw(nodes, steps.hidden, temperature)
             # Rows that have said the same so far are one node, computed once.
@@ -202,19 +202,38 @@ class TinyModel:
 # slot: attention does not ask in which order keys stand, only at which positions they were rotated.
 
 
+class Memory:
+    """What keys and values of sampled rows are written to, from one batch to the next.
+
+    Memory that is asked for anew at every token comes page by page, which costs several times what is copied into it.
+    """
+
+    def __init__(self) -> None:
+        self._places = [torch.empty(0), torch.empty(0)]
+
+    def take(self, shape: Sequence[int]) -> Tensor:
+        """A tensor of a shape with any numbers in it; it is void after the next but one."""
+        size = math.prod(shape)
+        place, other = self._places
+        self._places = [other, place if len(place) >= size else torch.empty(size)]
+        return self._places[1][:size].view(*shape)
+
+
 class Steps:
     """Rows that grow by a token at a time, after prompts [rows, length] padded on the right to true ``lengths``.
 
-    ``hidden`` [rows, width] are the last states of the rows. ``room`` is how many tokens may follow.
+    ``hidden`` [rows, width] are the last states of the rows. ``room`` is how many tokens may follow. ``memory`` serves
+    one set of rows at a time.
     """
 
-    def __init__(self, llama: TinyLlama, prompts: Tensor, lengths: Tensor, room: int) -> None:
+    def __init__(self, llama: TinyLlama, prompts: Tensor, lengths: Tensor, room: int, memory: Memory) -> None:
         shape = llama.shape
         rows, self._used = prompts.shape
         size = shape.hidden // shape.heads
         self._llama, self._heads, self._size, self._width = llama, shape.heads, size, shape.hidden
         # Keys and values of every layer: [layers, 2, rows, heads, slots, size].
-        self._kept = torch.zeros(shape.layers, 2, rows, shape.heads, self._used + room, size)
+        self._memory = memory
+        self._kept = memory.take((shape.layers, 2, rows, shape.heads, self._used + room, size))
         self.hidden = llama(prompts, self._kept, wanted=torch.arange(rows) * self._used + lengths - 1)
         self._positions = lengths
         # Slots that hold padding: -inf [rows, 1, slots].
@@ -237,7 +256,8 @@ class Steps:
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with some rows, in the given order; a row may be named more than once."""
-        self._kept = self._kept.index_select(2, rows)
+        kept = self._memory.take((*self._kept.shape[:2], len(rows), *self._kept.shape[3:]))
+        self._kept = torch.index_select(self._kept, 2, rows, out=kept)
         self._positions, self._bias = self._positions[rows], self._bias[rows]
 
     def push(self, tokens: Tensor) -> None:

@@ -22,6 +22,7 @@ import torch
 from holdfast.models.tiny.llama import one_thread
 from holdfast.records.errors import StepError, StoreError, StudyError
 from holdfast.records.outputs import write_file
+from holdfast.records.processes import keep_memory
 from holdfast.study.stages import TrainingSection
 from holdfast.training.loop.passes import Work, check_budget, descend, descend_together
 from holdfast.training.policy.adapters import Policy
@@ -308,6 +309,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
     """One thread, and a seeded global generator (an adapter's first weights and dropout use it), both put back."""
+    keep_memory()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with one_thread(), torch.random.fork_rng(devices):
         torch.manual_seed(seed)

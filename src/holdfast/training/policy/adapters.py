@@ -92,7 +92,7 @@ class WholeTiny:
 
     def __init__(self, source: Path) -> None:
         self._source, self._model = source, TinyLlama.load(source)
-        self._chat: TinyChat | None = None
+        self._sampler: TinyModel | None = None
         check_finite(self._model.export_weights().items(), f"{source}: {_REFUSED}")
         self.max_positions, self.vocabulary = self._model.shape.max_positions, self._model.shape.vocabulary
         self.device, self.masks = torch.device("cpu"), True
@@ -123,8 +123,9 @@ class WholeTiny:
         copy_text_files(self._source, directory)
 
     def sampler(self, calls: Calls = "auto") -> Model:
-        self._chat = self._chat or TinyChat.load(self._source)
-        return TinyModel(self._model, self._chat)
+        # Its weights are those that are trained, whatever they are by then.
+        self._sampler = self._sampler or TinyModel(self._model, TinyChat.load(self._source))
+        return self._sampler
 
 
 class HubModel:
