@@ -21,7 +21,8 @@ from holdfast.study.kinds import METHODS
 # steps correct them as soon as there are any.
 TINY_CPU_SECONDS: Mapping[str, float] = {
     "sft": 0.0018,
-    "rollout": 0.0013,
+    "rollout": 0.0011,
+    "rollout_test": 0.0015,  # with how far conduct moved
     "judge": 0.0001,
     "pair": 0.00002,
     "reference": 0.0003,
@@ -117,7 +118,8 @@ class Expected:
         elif asked:
             found = None
         else:
-            pace = TINY_CPU_SECONDS.get(settings.work, 0.0)
+            held_out = isinstance(settings, RolloutSettings) and settings.part == "test"
+            pace = TINY_CPU_SECONDS.get("rollout_test" if held_out else settings.work, 0.0)
             if isinstance(settings, StageSettings):
                 pace = METHODS.find(settings.method).cpu_seconds
             found = pace * step.size * (1.0 if isinstance(settings, AnalyzeSettings) else self._tiny_share(base))

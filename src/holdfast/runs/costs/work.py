@@ -215,7 +215,7 @@ class Workload:
                 return None
         pieces = math.ceil(tree / section.token_budget)
         tree += prompts.opening * (pieces - 1)
-        again = 1 if section.recompute or pieces > 1 else 0  # what is computed once more without gradient
+        again = 1 if section.recompute else 0  # what is computed once more without gradient
         amounts += {
             (learn, section.precision): tree * step.size,
             ("scored", section.precision): again * tree * step.size,
