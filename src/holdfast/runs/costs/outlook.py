@@ -53,17 +53,15 @@ class Outlook:
         self._mine = {step.fingerprint for step in waiting}
         self._clock = self._spent = 0.0
         self._told = (-_SECONDS, (0.0, 0.0))
+        self._ended: set[str] = set()
         self._first: dict[str, tuple[int, float]] = {}  # a running step's first sign of life: units done, seconds
-        self._seconds = self._expected.correct(self._measured)
 
     def finish(self, step: Step, cpu_seconds: float | None, clock_seconds: float) -> None:
         """A step is done, and took so long; without CPU seconds it was not worked for."""
         if cpu_seconds is not None:
             self._measured[step.fingerprint] = cpu_seconds
             self._spent, self._clock = self._spent + cpu_seconds, self._clock + clock_seconds
-        self._seconds = self._expected.correct(self._measured)
-        self._seconds[step.fingerprint] = cpu_seconds or 0.0
-        self._told = (-_SECONDS, self._told[1])
+        self._ended.add(step.fingerprint)
 
     def look(self, waiting: Sequence[Step], running: Sequence[tuple[Step, float, int]]) -> tuple[float, float]:
         """The share of this execution's work that is done, by CPU seconds, and seconds left on a clock.
@@ -71,16 +69,19 @@ class Outlook:
         ``running`` are steps with the seconds since their start, and how many of their units are done.
         """
         now = time.monotonic()
-        if now - self._told[0] >= _SECONDS:
+        if now - self._told[0] >= _SECONDS or not waiting:
             self._told = (now, self._look(waiting, running))
         return self._told[1]
 
     def _look(self, waiting: Sequence[Step], running: Sequence[tuple[Step, float, int]]) -> tuple[float, float]:
         slower = max(1.0, self._clock / self._spent) if self._spent >= _COMPARED else 1.0
-        seconds = {step.fingerprint: self._seconds[step.fingerprint] for step in waiting}
+        corrected = self._expected.correct(self._measured)
+        seconds = {step.fingerprint: corrected[step.fingerprint] for step in waiting}
         begun = 0.0
         for step, since, done in running:
-            share, whole = min(1.0, done / step.size), self._seconds[step.fingerprint]
+            share, whole = min(1.0, done / step.size), corrected[step.fingerprint]
+            if step.fingerprint in self._ended:
+                continue
             if done:
                 # What was done before the first sign of life may be an earlier execution's.
                 first, then = self._first.setdefault(step.fingerprint, (done, since))
@@ -91,5 +92,5 @@ class Outlook:
         ended = self._mine - seconds.keys()
         worked = begun + sum(self._measured.get(name, 0.0) for name in ended)
         steps = [*(step for step, _, _ in running), *waiting]
-        clock = slower * time_on_clock(steps, lambda step: seconds[step.fingerprint], self._workers)
+        clock = slower * time_on_clock(steps, lambda step: seconds.get(step.fingerprint, 0.0), self._workers)
         return worked / (worked + left) if left else 1.0, clock
