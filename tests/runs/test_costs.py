@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from builders.gguf_samples import write_gguf
 from builders.sample_studies import four_lineages
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from holdfast.models.directories.shape import Shape, shape_of_directory, shape_of_settings
 from holdfast.models.entries import ModelEntry
@@ -29,6 +32,8 @@ from holdfast.runs.plan.step import Plan, Step
 from holdfast.study.study import Study
 
 SMOL = Shape(layers=30, hidden=576, ffn=1536, heads=9, key_value_heads=3, head_size=64, vocabulary=49152)
+CONFIG = {"num_hidden_layers": 30, "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9}
+CONFIG |= {"num_key_value_heads": 3, "vocab_size": 49152}
 # Of a layer of that shape on the processor of docs/numbers.md, in 32 bits.
 SPEED = Speed(read=1e-4, trained=3e-4, adapted=2e-4, step=9e-4, row=1e-4, draw=6e-4)
 
@@ -59,8 +64,7 @@ def work_of(plan: Plan, name: str) -> Work:
 
 
 def test_a_shape_has_the_weights_of_its_model_whoever_tells_it(tmp_path: Path) -> None:
-    config = {"num_hidden_layers": 30, "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9}
-    config |= {"num_key_value_heads": 3, "vocab_size": 49152}
+    config = CONFIG
     (tmp_path / "config.json").write_text(json.dumps(config))
     told = {"block_count": 30, "embedding_length": 576, "feed_forward_length": 1536, "attention.head_count": 9}
     told |= {"attention.head_count_kv": 3}
@@ -224,6 +228,18 @@ def test_a_file_of_llama_cpp_tells_its_shape_from_its_header(tmp_path: Path, mon
         with pytest.raises(StudyError, match="is cut off or damaged"):
             read_settings(str(place))
         assert outline(ModelEntry(kind="local", name=str(place))) is None
+
+
+def test_a_directory_is_counted_by_its_own_tokenizer_or_roughly(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "model_type": "llama"}))
+    entry = ModelEntry(kind="local", name=str(tmp_path))
+    rough = outline(entry)
+    assert rough is not None and rough.shape == SMOL and rough.count("a b c d e f g") == pytest.approx(13 / 3.9)
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    exact = outline(entry)
+    assert exact is not None and exact.count("a b c d e f g") == 7
 
 
 def test_nothing_is_told_of_a_model_that_is_not_at_hand() -> None:

@@ -13,7 +13,7 @@ from holdfast.models.directories.shape import Shape, shape_of_directory, shape_o
 from holdfast.models.directories.stacks import base_of
 from holdfast.models.entries import ModelEntry
 from holdfast.models.hub.gguf import TOKENS, find_unpacked, is_gguf, read_settings
-from holdfast.records.errors import StoreError, StudyError
+from holdfast.records.errors import MissingExtra, StoreError, StudyError
 
 # Characters of a token where no tokenizer is at hand: English prompts with JSON in them.
 _CHARACTERS = 3.9
@@ -41,7 +41,7 @@ def outline(entry: ModelEntry) -> Outline | None:
             vocabulary=entry.vocabulary,
         )
         return Outline(shape=shape, count=_count_roughly)
-    with contextlib.suppress(StudyError, StoreError, OSError):  # opening it will say what is wrong
+    with contextlib.suppress(StudyError, StoreError, MissingExtra, OSError):  # opening it will say what is wrong
         if not is_gguf(entry.name):
             return _of_directory(find(entry.name, entry.revision, download=False))
         if (directory := find_unpacked(entry.name)) is not None:
@@ -59,14 +59,11 @@ def _of_directory(directory: Path) -> Outline | None:
 
 
 def _counter(directory: Path) -> Callable[[str], float]:
-    from tokenizers import Tokenizer
-
-    place = directory / "tokenizer.json"
-    if not place.is_file():
-        return _count_roughly
     try:
-        tokenizer = Tokenizer.from_file(str(place))
-    except Exception:  # it raises nothing more special
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    except Exception:  # without the package or the file, and of a damaged one it raises nothing more special
         return _count_roughly
     return lambda text: float(len(tokenizer.encode(text, add_special_tokens=False).ids))
 
