@@ -5,7 +5,7 @@ work ─ speed of this processor ─▶ expected ─ measured steps of the run �
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from holdfast.models.directories.shape import Shape
 from holdfast.models.entries import ModelEntry
@@ -44,7 +44,7 @@ _SAMPLING_CONTEXT, _READING_CONTEXT = 512, 256
 # Models that are computed in this process.
 _HERE, _NETWORKS = ("local", "random"), ("local", "random", "vllm")
 # A measured step weighs against what was expected as so much of a usual step of its kind.
-_DOUBT = 0.25
+_DOUBT = 0.5
 
 
 def count_seconds(work: Work, shape: Shape, speeds: Mapping[str, Speed]) -> float:
@@ -150,7 +150,8 @@ class Expected:
     def correct(self, measured: Mapping[str, float]) -> dict[str, float]:
         """CPU seconds of every step, given those of some: what is expected, times what steps of its kind took over it.
 
-        Steps of the same work count, above all those of the same base and part, each by its share of a usual one.
+        Steps of the same work count, above all those of the same base and part: the median of their ratios, in which
+        each has the weight of its expected seconds, and what was expected that of half a usual step.
         Of work that nothing is expected of the mean pace of finished steps is taken, 0 before there are any.
         """
         factors = _Factors(self, measured)
@@ -176,12 +177,25 @@ class _Factors:
     def _find(self, key: tuple[str, ...]) -> float:
         if key not in self._found:
             members, above = self._members[key], self._find(key[:-1])
-            done = [one for one in members if one in self._measured]
-            spent, work = sum(self._measured[one] for one in done), sum(self._units[one] for one in done)
-            # Without an expectation there is nothing to weigh against.
-            doubt = _DOUBT * sum(self._units[one] for one in members) / len(members) if self._known else 0.0
-            self._found[key] = (spent + doubt * above) / (work + doubt) if done and work + doubt else above
+            done = [(self._measured[one], self._units[one]) for one in members if one in self._measured]
+            done = [(spent, unit) for spent, unit in done if unit]
+            if not self._known:  # without an expectation there is nothing to weigh against
+                self._found[key] = sum(spent for spent, _ in done) / sum(unit for _, unit in done) if done else above
+            else:
+                usual = sum(self._units[one] for one in members) / len(members)
+                ratios = [(spent / unit, unit) for spent, unit in done]
+                self._found[key] = _middle([*ratios, (above, _DOUBT * usual)])
         return self._found[key]
+
+
+def _middle(values: Sequence[tuple[float, float]]) -> float:
+    """The median of values with weights: one step that the machine held up does not swing what is told of others."""
+    ordered, half, below = sorted(values), sum(weight for _, weight in values) / 2, 0.0
+    for value, weight in ordered:
+        below += weight
+        if below >= half:
+            return value
+    return ordered[-1][0]
 
 
 def measured_seconds(known: Mapping[str, StepStatus]) -> dict[str, float]:

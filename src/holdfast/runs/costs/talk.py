@@ -23,8 +23,8 @@ from holdfast.suites.parts import collect_cases
 # Tokens that a template writes around a message.
 _AROUND = 5
 _SAMPLE, _DEMONSTRATIONS = 48, 64
-# A model says more than those it was taught by, and takes more turns.
-_LONGER = 1.25
+# A model says a little more than those it was taught by, and takes more turns; of some, one says much more.
+_LONGER, _LONGEST = 1.1, 2
 # What a model that nobody taught says of what it may say at most, and of tokens that published agents write in a call.
 _TALKS_ON, PUBLISHED_REPLY, _PUBLISHED_REPLIES = 0.85, 400, 2
 _PUBLISHED_RESULT, _OWN_RESULT = 2_000, 60
@@ -93,7 +93,7 @@ def _count_all(messages: Sequence[Message], count: Count) -> float:
 
 
 def read_demonstrated(study: Study, count: Count) -> Replies | None:
-    """Replies of the suite's scripted agents; None where it has none."""
+    """Replies of the suite's scripted agents, with the longest one as ``steps``; None where it has none."""
     teach = suite_of(study.suite).teach
     if teach is None:
         return None
@@ -110,7 +110,7 @@ def read_demonstrated(study: Study, count: Count) -> Replies | None:
     if not replies:
         return None
     turns = len(replies) / len(episodes)
-    return Replies(turns=turns, tokens=_mean(replies), heard=_mean(heard), steps=max(map(sum, spoken)))
+    return Replies(turns=turns, tokens=_mean(replies), heard=_mean(heard), steps=max(replies))
 
 
 def expect_replies(study: Study, shown: Replies | None, *, taught: bool, emulated: bool) -> Replies:
@@ -121,7 +121,8 @@ def expect_replies(study: Study, shown: Replies | None, *, taught: bool, emulate
         turns = min(limits.max_turns, _LONGER * shown.turns)
         tokens = min(most, _LONGER * shown.tokens)
         # One of a batch goes on to the end of each turn, and one through all turns.
-        steps = turns * most + (limits.max_turns - turns) * tokens
+        longest = min(most, _LONGEST * shown.steps)
+        steps = turns * longest + (limits.max_turns - turns) * tokens
         return Replies(turns=turns, tokens=tokens, heard=shown.heard * turns / shown.turns, steps=steps)
     tokens = _TALKS_ON * most
     if shown is not None:
