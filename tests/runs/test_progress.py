@@ -30,6 +30,7 @@ class Terminal(io.StringIO):
 
 def told(number: int, state: ProgressState, done: int = 0, **changes: Any) -> StepProgress:
     about: dict[str, Any] = {"seconds": 0.0, "steps_done": number, "steps_total": len(STEPS), "share": number / 10}
+    about["left"] = 270.0
     return StepProgress(step=STEPS[number], done=done, state=state, **{**about, **changes})
 
 

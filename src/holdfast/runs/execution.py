@@ -22,8 +22,8 @@ from typing import Any, Literal
 from holdfast.records.errors import HoldfastError, StepError
 from holdfast.records.machine import describe_machine
 from holdfast.records.processes import without_collection
+from holdfast.runs.costs.outlook import Outlook
 from holdfast.runs.engines import End, Engine, Failure, InProcess, Workers
-from holdfast.runs.forecast import expected_seconds
 from holdfast.runs.plan.settings import (
     BringSettings,
     JudgeSettings,
@@ -55,7 +55,8 @@ ProgressState = Literal["started", "running", "done", "failed"]
 class StepProgress:
     """How a run is getting on: one step (``done`` in its unit, ``seconds`` since it was started), and all steps.
 
-    ``share`` is the part of the work this execution had before it that is done, by expected CPU time.
+    ``share`` is the part of the work this execution had before it that is done, by CPU time, and ``left`` are the
+    seconds until all of it is, by what steps of each kind took so far.
     """
 
     step: Step
@@ -64,6 +65,7 @@ class StepProgress:
     steps_done: int
     steps_total: int
     share: float
+    left: float
     state: ProgressState
     message: str = ""
 
@@ -80,7 +82,7 @@ class _Execution:
     listener: Listener
     waiting: list[Step]
     done: set[str]
-    expected: Mapping[str, float]  # CPU seconds of what waits at the start, by step
+    outlook: Outlook
     running: dict[str, tuple[Step, float, int]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     notes: dict[str, Sequence[str]] = field(default_factory=dict)  # of finished steps, for people
@@ -113,6 +115,8 @@ class _Execution:
             self._tell(step, "running")
         elif isinstance(outcome, Finished):
             self._finish(step, outcome)
+            cached = outcome.result.get("cached")
+            self.outlook.finish(step, None if cached else outcome.result.get("cpu_seconds"), time.monotonic() - started)
             self.notes[fingerprint] = outcome.result.get("notes", ())
         elif isinstance(outcome, Failure):
             with self.store.transaction():
@@ -176,22 +180,21 @@ class _Execution:
         ]
         return f"{checkpoint.name}: {', '.join(shown)}"
 
-    def _share(self) -> float:
-        left = sum(self.expected[step.fingerprint] for step in self.waiting)
-        left += sum(self.expected[step.fingerprint] * (1 - done / step.size) for step, _, done in self.running.values())
-        whole = sum(self.expected.values())
-        return max(0.0, 1.0 - left / whole) if whole else 1.0
-
     def _tell(self, step: Step, state: ProgressState, message: str = "") -> None:
         _, started, done = self.running[step.fingerprint]
+        now = time.monotonic()
+        share, left = self.outlook.look(
+            self.waiting, [(one, now - since, units) for one, since, units in self.running.values()]
+        )
         self.listener(
             StepProgress(
                 step=step,
                 done=done,
-                seconds=time.monotonic() - started,
+                seconds=now - started,
                 steps_done=len(self.done),
                 steps_total=len(self.plan.steps),
-                share=self._share(),
+                share=share,
+                left=left,
                 state=state,
                 message=message,
             )
@@ -215,7 +218,8 @@ def execute(
         for step in plan.steps
         if step.kind != "analyze"
     ]
-    finished = {name for name, status in store.log.steps().items() if status.status == "done"}
+    known = store.log.steps()
+    finished = {name for name, status in known.items() if status.status == "done"}
     done = finished & {step.fingerprint for step in wanted}
     waiting = [step for step in wanted if step.fingerprint not in done]
     if not waiting:
@@ -228,8 +232,7 @@ def execute(
         weights.discard_leftovers(store.path / WEIGHTS, keep={step.fingerprint for step in wanted} - done)
 
     sweep()
-    expected = {step.fingerprint: expected_seconds(step) for step in waiting}
-    state = _Execution(plan, store, listener, waiting, done, expected)
+    state = _Execution(plan, store, listener, waiting, done, Outlook(plan, waiting, known, workers))
     engine: Engine = Workers(carry_out, store.path, workers) if workers > 1 else InProcess(carry_out, store.path)
     try:
         while True:

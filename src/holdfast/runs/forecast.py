@@ -9,11 +9,12 @@ from typing import Any
 
 from holdfast.models import Speaker
 from holdfast.models.entries import EndpointSection, ModelEntry
+from holdfast.runs.costs.outlook import time_on_clock
+from holdfast.runs.costs.seconds import Expected, measured_seconds
+from holdfast.runs.costs.talk import TALK_TOKENS, calls_with_users
 from holdfast.runs.plan.settings import (
     JudgeSettings,
-    ReferenceSettings,
     RolloutSettings,
-    Settings,
     SpeakerModel,
     StageSettings,
 )
@@ -24,7 +25,6 @@ from holdfast.store.steplog import StepStatus
 from holdfast.study.command import CommandSection
 from holdfast.study.kinds import METHODS, rates_users
 from holdfast.study.sections import JudgeSection, JudgeTable
-from holdfast.study.users import ApprovalSection
 
 # By speaker: calls of one episode, or of one judgement.
 PUBLISHED_CALLS: Mapping[str, float] = {"agent": 2.0, "emulator": 1.0, "judge": 1.0}
@@ -34,22 +34,10 @@ PUBLISHED_TOKENS: Mapping[str, tuple[float, float]] = {
     "emulator": (3_500, 2_000),
     "judge": (4_500, 750),
 }
-# The same of one call in talk with users, and of one rating.
-TALK_TOKENS = (350, 120)
+# The same of one rating.
 RATING_TOKENS = (400, 4)
 RATED_OBJECTIVES = 2
 
-# CPU seconds per unit of a tiny model's work, from benchmarks/results/quick_study.json; a run's own finished
-# steps replace them as soon as there are any.
-TINY_CPU_SECONDS: Mapping[str, float] = {
-    "sft": 0.0018,
-    "rollout": 0.0013,
-    "judge": 0.0001,
-    "pair": 0.00002,
-    "reference": 0.0003,
-}
-# Those are of 0.35 million weights; three times as many take about twice as long, on a processor.
-_USUAL_WEIGHTS, _SIZE_EXPONENT = 0.35, 0.6
 # Tokens of a published pair, both sides with their prompt, over the factor by which trees save (docs/training.md).
 TOKENS_PER_PAIR = 7_600 / 5.6
 
@@ -73,26 +61,6 @@ class Cost:
     calls: Sequence[Calls] = ()
 
 
-def calls_with_users(users: ApprovalSection) -> float:
-    """The agent's replies in an episode with a user, on average over settings: one a turn, and a call to report on."""
-    replies: list[float] = []
-    for setting in users.settings.values():
-        environments = setting.environments or users.environments
-        replies.append(setting.turns + environments.count("report") / len(environments))
-    return sum(replies) / len(replies)
-
-
-def expected_seconds(step: Step) -> float:
-    """CPU seconds that a step is expected to take, before anything of the run has been measured."""
-    return _usual_pace(step.settings) * step.size
-
-
-def _usual_pace(settings: Settings) -> float:
-    if isinstance(settings, StageSettings):
-        return METHODS.find(settings.method).cpu_seconds
-    return TINY_CPU_SECONDS.get(settings.work, 0.0)
-
-
 def _cost_of(plan: Plan, step: Step) -> Cost:
     assert isinstance(step.settings, StageSettings)
     expect = METHODS.find(step.settings.method).cost
@@ -107,28 +75,21 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
         with Store(run_path) as store:
             known = store.log.steps()
     real = any(plan.study.entry(base).kind != "tiny" for base in plan.study.model.bases)
-    # A tiny agent's paces say nothing of other models'.
-    paces = {step.settings.work: 0.0 if real else _usual_pace(step.settings) for step in plan.steps}
-    amounts = _count_work(plan)
-    # The seconds of a base that came from the cache do not say what its work costs.
-    measured = {name: one.result.get("cpu_seconds") for name, one in known.items() if not one.result.get("cached")}
-    for work in paces:
-        finished = [
-            (seconds, amounts[step.fingerprint])
-            for step in plan.steps
-            if step.settings.work == work and (seconds := measured.get(step.fingerprint)) is not None
-        ]
-        if finished:
-            paces[work] = sum(seconds for seconds, _ in finished) / sum(size for _, size in finished)
+    expected = Expected(plan)
+    seconds = expected.correct(measured_seconds(known))
     rows: list[dict[str, Any]] = []
+    waiting: list[Step] = []
     for step in plan.steps:
         status = known[step.fingerprint].status if step.fingerprint in known else "to do"
         row = {"fingerprint": step.fingerprint, "kind": step.kind, "name": step.name, "status": status}
-        seconds = 0.0 if status == "done" else paces[step.settings.work] * amounts[step.fingerprint]
-        rows.append({**row, "size": step.size, "unit": step.settings.unit, "cpu_seconds": round(seconds, 2)})
+        if status == "done":
+            seconds[step.fingerprint] = 0.0
+        else:
+            waiting.append(step)
+        spent = round(seconds[step.fingerprint], 2)
+        rows.append({**row, "size": step.size, "unit": step.settings.unit, "cpu_seconds": spent})
     left = sum(row["cpu_seconds"] for row in rows)
-    workers = plan.study.run.workers
-    waiting = [step for step, row in zip(plan.steps, rows, strict=True) if row["status"] != "done"]
+    clock = time_on_clock(waiting, lambda step: seconds[step.fingerprint], plan.study.run.workers)
     traffic = expect_traffic(plan, waiting, run_path)
     remote = [row for row in traffic if row.remote]
     return {
@@ -137,10 +98,11 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
         "steps": rows,
         "traffic": [asdict(row) for row in traffic],
         **_list_commands(plan),
+        **({"untold": expected.untold} if expected.untold else {}),
         "left": {
             "steps": len(waiting),
             "cpu_seconds": round(left, 1),
-            "hours": round(left / workers / 3600, 3),
+            "hours": round(clock / 3600, 3),
             "calls": round(sum(row.calls for row in remote)),
             "tokens": round(sum(row.input_tokens + row.output_tokens for row in remote)),
             "money": round(sum(row.money for row in remote), 2),
@@ -154,21 +116,6 @@ def _list_commands(plan: Plan) -> dict[str, Any]:
     stages = plan.study.stages.items()
     found = {name: one.line for name, one in stages if isinstance(one, CommandSection)}
     return {"commands": found} if found else {}
-
-
-def _count_work(plan: Plan) -> dict[str, float]:
-    """The units of each step, those of a larger or smaller tiny model by what they take against the usual one's."""
-    bases = {one.id: one.base for step in plan.steps for one in step.checkpoints}
-    amounts = {}
-    for step in plan.steps:
-        speaks = step.checkpoints[0].id if step.checkpoints else ""
-        if isinstance(step.settings, RolloutSettings | ReferenceSettings):
-            speaks = step.settings.checkpoint
-        name = bases.get(speaks, "").rpartition("-")[0]
-        size = plan.study.entry(name).size if name in plan.study.models else None
-        share = 1.0 if size is None else (float(size.removesuffix("M")) / _USUAL_WEIGHTS) ** _SIZE_EXPONENT
-        amounts[step.fingerprint] = step.size * share
-    return amounts
 
 
 def _accelerator_work(plan: Plan, waiting: Sequence[Step], traffic: Sequence[Traffic]) -> dict[str, Any]:
@@ -213,6 +160,8 @@ def render_forecast(document: Mapping[str, Any], *, full: bool = True) -> str:
         f"{left['calls']:,} calls, {left['tokens']:,} tokens, {left['money']:.2f} of money",
         *([_render_work(left)] if "written_tokens" in left else []),
     ]
+    for base, why in document.get("untold", {}).items():
+        sentences.append(f"how long {base} takes is told once a step of its kind is done: {why}")
     blocks = [rows_text(heads, rows, wide, words=4 if full else 3)]
     blocks.append("\n".join(line for text in sentences for line in wrap_line(text, wide, "", "  ")))
     if commands := document.get("commands"):

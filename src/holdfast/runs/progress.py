@@ -163,19 +163,20 @@ class ProgressLines:
         """A listener for ``holdfast.run``."""
         head = f"[{progress.steps_done}/{progress.steps_total}]"
         step, share, working = progress.step, progress.share, progress.state in ("started", "running")
+        ends = time.monotonic() + progress.left
         if progress.state == "failed":
             self._keep(f"{head} failed: {step.name}: {progress.message}", "bold red")
         elif progress.state == "done" and progress.message:
             self.line(f"{head} {progress.message}")
         if self._live is not None:
-            self._show("", head, lambda: self._whole(share), share)
+            self._show("", head, lambda: self._whole(share, ends), share)
             if working:
                 numbers = self._numbers(progress, rate=self._console.width >= RATE_WIDTH)
                 self._show(step.fingerprint, step.name, numbers, progress.done / step.size)
             elif step.fingerprint in self._tasks:
                 self._live.remove_task(self._tasks.pop(step.fingerprint))
         elif working:
-            self._log(f"{head} {self._whole(share)} · {step.name}: {self._numbers(progress, rate=True)}")
+            self._log(f"{head} {self._whole(share, ends)} · {step.name}: {self._numbers(progress, rate=True)}")
 
     def _numbers(self, progress: StepProgress, *, rate: bool) -> str:
         """What is done of a step, and its pace since its first sign of life where that is long enough ago to tell."""
@@ -186,10 +187,11 @@ class ProgressLines:
                 pace = (progress.done - first_done) / seconds
         return rate_and_left(progress.done, step.size, pace, step.settings.unit, rate=rate)
 
-    def _whole(self, share: float) -> str:
-        """``1 min 40 s, 35 % done, about 3 min 05 s left`` of the whole run."""
-        elapsed = time.monotonic() - self._started
+    def _whole(self, share: float, ends: float) -> str:
+        """``1 min 40 s, 35 % done, about 3 min 05 s left`` of the whole run, which is expected to end at ``ends``."""
+        now = time.monotonic()
+        elapsed = now - self._started
         told = f"{span(elapsed)}, {share:.0%} done"
         if elapsed < RUN_SECONDS or share < 0.01:
             return told
-        return f"{told}, about {span(elapsed / share * (1 - share))} left"
+        return f"{told}, about {span(max(0.0, ends - now))} left"

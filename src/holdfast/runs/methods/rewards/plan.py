@@ -16,13 +16,12 @@ from holdfast.judges import Judge, open_judge
 from holdfast.judges.approval.judge import ApprovalJudge
 from holdfast.records import StageRecord
 from holdfast.records.errors import require
+from holdfast.runs.costs.talk import TALK_TOKENS, calls_with_users
 from holdfast.runs.forecast import (
     PUBLISHED_CALLS,
     PUBLISHED_TOKENS,
-    TALK_TOKENS,
     Calls,
     Cost,
-    calls_with_users,
     expect_emulator,
     expect_judge,
 )
