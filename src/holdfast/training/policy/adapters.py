@@ -187,6 +187,8 @@ class HubModel:
         if lora_r > 0:
             self._lora = Lora(r=lora_r, alpha=lora_alpha, dropout=lora_dropout, rslora=use_rslora)
             attach(self._base, self._lora, self._stack if half else None, self._home)
+            if half and not lora_dropout:
+                _keep_input_types(self._base)
         if recompute:
             _checkpoint_activations(self._base)
         self._root = _TreePass(self._base)
@@ -329,6 +331,16 @@ def _checkpoint_activations(model: Any) -> None:
         model.activation_checkpointing_enable(settings)
     else:  # its name before transformers 5.23
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+
+
+def _keep_input_types(model: Any) -> None:
+    """PEFT hands an adapter its input in 32 bits, which autocast rounds back for the product: the same, for memory.
+
+    Dropout would scale in 16 bits without it.
+    """
+    for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False
 
 
 def _windows(kind: type, config: Any) -> list[int | None] | None:
