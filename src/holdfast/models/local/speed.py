@@ -59,9 +59,17 @@ class Speed:
     draw: float = 0.0
 
 
+def has_torch() -> bool:
+    """Whether torch is installed, without importing it."""
+    try:
+        return importlib.util.find_spec("torch") is not None
+    except ImportError:  # a finder may say so in this way
+        return False
+
+
 def has_accelerator() -> bool:
     """Whether models would be opened on an accelerator; no look at torch where none can be."""
-    if importlib.util.find_spec("torch") is None or not any(map(Path.exists, _DEVICES)):
+    if not any(map(Path.exists, _DEVICES)) or not has_torch():
         return False
     import torch
 
@@ -91,7 +99,7 @@ def find_speed(shape: Shape, precision: str, *, sampling: bool, measure: bool = 
         return Speed(**json.loads(place.read_text(encoding="utf-8")))
     if not measure:
         return _usual_speed(shape, precision)
-    if importlib.util.find_spec("torch") is None:
+    if not has_torch():
         return None
     found = _measure(shape, precision, sampling)
     with contextlib.suppress(OSError):  # it is measured again another time
