@@ -41,15 +41,27 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
-from grpo_sides import PACKAGES, Block, Peer, Practice, Task, Watch, compare_step, run_ours, run_trl, timed
+from grpo_sides import (
+    PACKAGES,
+    Block,
+    Peer,
+    Practice,
+    Task,
+    Watch,
+    compare_step,
+    places_of_ours,
+    places_of_trl,
+    run_ours,
+    run_trl,
+    timed_calls,
+)
 from machine import document, show
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -65,13 +77,11 @@ from holdfast.suites import open_world
 from holdfast.suites.approval import practice_cases
 from holdfast.suites.approval.demonstrations import taught_settings, teach_beside
 from holdfast.training.encoding import encode_episode
-from holdfast.training.loop import loop
 from holdfast.training.loop.passes import descend
 from holdfast.training.objectives import RewardSettings
 from holdfast.training.policy.adapters import WholeTiny
 from holdfast.training.rl import stage as reinforce
 from holdfast.training.rl.groups import Batch, gradient_step
-from holdfast.training.rl.supply import score_all
 from holdfast.training.sft.stage import train_sft
 
 CACHE = Path(tempfile.gettempdir()) / "holdfast-grpo-cpu"
@@ -87,6 +97,7 @@ SECTION = ApprovalSection.model_validate(
     {"environments": ["therapy", "advice", "politics"], "taught": TAUGHT, "practice": 160, "settings": {"friend": {}}}
 )
 JUDGE = ApprovalJudge(name="rules")
+JUDGING = {"judging": (ApprovalJudge, "judge")}
 SHAPES: Mapping[str, RewardSettings] = {
     "default": RewardSettings(method="grpo", max_tokens=MAX_TOKENS, warmup_steps=0),
     "published": RewardSettings(method="grpo", max_tokens=MAX_TOKENS, warmup_steps=0, prompts_per_step=2, group_size=5),
@@ -217,24 +228,11 @@ def compare_updates(base: Path, settings: RewardSettings, peer: Peer) -> dict[st
     return compare_step(watch, loss, ours.export_weights())
 
 
-@contextmanager
-def timed_parts(spent: dict[str, float]) -> Iterator[None]:
-    """Adds up the CPU seconds of our parts by name, inside."""
-    with (
-        patch.object(tiny.TinyModel, "reply", timed(spent, "sampling", tiny.TinyModel.reply)),
-        patch.object(ApprovalJudge, "judge", timed(spent, "judging", ApprovalJudge.judge)),
-        patch.object(Practice, "draw", timed(spent, "drawing", Practice.draw)),
-        patch.object(reinforce, "score_all", timed(spent, "scoring", score_all)),
-        patch.object(loop, "descend", timed(spent, "update", descend)),
-    ):
-        yield
-
-
 def measure_parts(base: Path, settings: RewardSettings) -> dict[str, float]:
     """Milliseconds a step of each part; "drawing" is what a draw takes beside its model and its judge."""
     users, spent = choose_users(settings, 10, 11), dict[str, float]()
     started = time.process_time()
-    with timed_parts(spent):
+    with timed_calls(spent, places_of_ours(tiny.TinyModel) | JUDGING):
         run_ours(open_task(base), settings, users, 11, warmup=WARMUP)
     whole = time.process_time() - started
     spent["drawing"] -= spent["sampling"] + spent["judging"]
@@ -245,19 +243,8 @@ def measure_parts(base: Path, settings: RewardSettings) -> dict[str, float]:
 
 def measure_parts_trl(base: Path, settings: RewardSettings, peer: Peer) -> dict[str, float]:
     """Milliseconds a step of TRL's parts; "drawing" is what a step's rollouts take beside sampling and judging."""
-    from transformers import GenerationMixin
-    from trl import GRPOTrainer
-
     users, spent = choose_users(settings, 10, 11), dict[str, float]()
-    inside = {
-        "sampling": (GenerationMixin, "generate"),
-        "judging": (ApprovalJudge, "judge"),
-        "drawing": (GRPOTrainer, "_generate_and_score_completions"),
-        "step": (GRPOTrainer, "training_step"),
-    }
-    with ExitStack() as stack:
-        for name, (owner, method) in inside.items():
-            stack.enter_context(patch.object(owner, method, timed(spent, name, getattr(owner, method))))
+    with timed_calls(spent, places_of_trl() | JUDGING):
         run_trl(open_task(base), settings, users, 11, peer, warmup=WARMUP)
     spent["update"] = spent.pop("step") - spent["drawing"]
     spent["drawing"] -= spent["sampling"] + spent["judging"]

@@ -45,7 +45,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,21 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from grpo_sides import PACKAGES, Block, Peer, Practice, Task, Watch, compare_step, plain_name, run_ours, run_trl, timed
+from grpo_sides import (
+    PACKAGES,
+    Block,
+    Peer,
+    Task,
+    Watch,
+    compare_step,
+    places_of_ours,
+    places_of_trl,
+    plain_name,
+    run_ours,
+    run_trl,
+    timed,
+    timed_calls,
+)
 from machine import document, show
 
 from holdfast.judges.state import StateJudge
@@ -68,11 +82,9 @@ from holdfast.rollout.episode import Limits, roll_out
 from holdfast.study.sections import SuiteSection
 from holdfast.suites import open_world
 from holdfast.suites.office import cases
-from holdfast.training.loop import loop
 from holdfast.training.loop.passes import descend
 from holdfast.training.objectives import RewardSettings
 from holdfast.training.policy.adapters import HubModel, LiveModel, open_trained
-from holdfast.training.rl import stage as reinforce
 from holdfast.training.rl.groups import Batch, gradient_step, order_sequences
 from holdfast.training.rl.supply import score_all
 
@@ -170,21 +182,8 @@ def open_base(model: Path | None, scratch: Path) -> tuple[Path, str]:
 
 
 @contextmanager
-def timed_ours(spent: dict[str, float]) -> Iterator[None]:
-    """Adds up the CPU seconds of our parts by name, inside; "drawing" has all of a draw."""
-    with (
-        patch.object(LiveModel, "reply", timed(spent, "sampling", LiveModel.reply)),
-        patch.object(Practice, "draw", timed(spent, "drawing", Practice.draw)),
-        patch.object(reinforce, "score_all", timed(spent, "scoring", score_all)),
-        patch.object(loop, "descend", timed(spent, "update", descend)),
-    ):
-        yield
-
-
-@contextmanager
 def timed_trl(spent: dict[str, float]) -> Iterator[None]:
-    """The same of TRL's parts; "step" has a step's draw and its update."""
-    from transformers import GenerationMixin
+    """Adds up the CPU seconds of TRL's parts by name, inside; "scoring" is without gradient."""
     from trl import GRPOTrainer
 
     logprobs = GRPOTrainer._get_per_token_logps_and_entropies
@@ -193,15 +192,10 @@ def timed_trl(spent: dict[str, float]) -> Iterator[None]:
     def score(*arguments: Any, **options: Any) -> Any:
         return (logprobs if torch.is_grad_enabled() else fixed)(*arguments, **options)
 
-    inside = {
-        "sampling": (GenerationMixin, "generate"),
-        "drawing": (GRPOTrainer, "_generate_and_score_completions"),
-        "step": (GRPOTrainer, "training_step"),
-    }
-    with ExitStack() as stack:
-        for name, (owner, method) in inside.items():
-            stack.enter_context(patch.object(owner, method, timed(spent, name, getattr(owner, method))))
-        stack.enter_context(patch.object(GRPOTrainer, "_get_per_token_logps_and_entropies", score))
+    with (
+        timed_calls(spent, places_of_trl()),
+        patch.object(GRPOTrainer, "_get_per_token_logps_and_entropies", score),
+    ):
         yield
 
 
@@ -209,7 +203,7 @@ def measure_ours(task: Task, settings: RewardSettings, steps: Sequence[Sequence[
     """A block of our side with its parts."""
     spent: dict[str, float] = {}
     told = replace(task, rate=timed(spent, "reward", task.rate))
-    with timed_ours(spent):
+    with timed_calls(spent, places_of_ours(LiveModel)):
         return run_ours(told, settings, steps, seed, warmup=WARMUP, spent=spent)
 
 

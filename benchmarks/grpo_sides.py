@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from holdfast.records import Case, Trajectory, content_id
 from holdfast.rollout.episode import Limits, roll_out
 from holdfast.rollout.worlds import World
 from holdfast.training.encoding import Encoded
+from holdfast.training.loop import loop
 from holdfast.training.objectives import RewardSettings
 from holdfast.training.policy.adapters import Policy
 from holdfast.training.rl import stage as reinforce
@@ -117,6 +119,37 @@ def timed(spent: dict[str, float], name: str, function: Callable[..., Any]) -> C
             spent[name] = spent.get(name, 0.0) + time.process_time() - started
 
     return run
+
+
+@contextmanager
+def timed_calls(spent: dict[str, float], places: Mapping[str, tuple[Any, str]]) -> Iterator[None]:
+    """Inside, the CPU seconds of each of some functions, told by its owner and name, are added to those ``spent``."""
+    with ExitStack() as stack:
+        for name, (owner, function) in places.items():
+            stack.enter_context(patch.object(owner, function, timed(spent, name, getattr(owner, function))))
+        yield
+
+
+def places_of_ours(model: type[Any]) -> dict[str, tuple[Any, str]]:
+    """What of our side is timed, with the kind of model that it samples from; "drawing" has sampling in it."""
+    return {
+        "sampling": (model, "reply"),
+        "drawing": (Practice, "draw"),
+        "scoring": (reinforce, "score_all"),
+        "update": (loop, "descend"),
+    }
+
+
+def places_of_trl() -> dict[str, tuple[Any, str]]:
+    """The same of TRL's; "step" has a step's draw and its update."""
+    from transformers import GenerationMixin
+    from trl import GRPOTrainer
+
+    return {
+        "sampling": (GenerationMixin, "generate"),
+        "drawing": (GRPOTrainer, "_generate_and_score_completions"),
+        "step": (GRPOTrainer, "training_step"),
+    }
 
 
 # --- our side --------------------------------------------------------------------------------------------------

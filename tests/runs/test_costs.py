@@ -215,6 +215,44 @@ def test_what_cannot_be_told_is_said_and_left_away(tmp_path: Path, monkeypatch: 
     assert "untold" not in forecast(plan, tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("holdfast.runs.costs.work.read_demonstrated", ValueError("a suite of mine has no agents")),
+        ("holdfast.runs.costs.work.read_prompts", KeyError("tools")),
+        ("holdfast.runs.costs.seconds.find_speed", MemoryError("12 GB")),
+        ("holdfast.runs.costs.seconds.count_seconds", ZeroDivisionError("division by zero")),
+    ],
+)
+def test_a_forecast_that_fails_stops_nothing(
+    place: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a plan nor a run: what went wrong is said where the figure would stand."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(place, fail)
+    plan = real()
+    document = forecast(plan, tmp_path / "none")
+    assert str(error) in document["untold"]["small"]
+    assert not any(row["cpu_seconds"] for row in document["steps"] if row["kind"] in ("rollout", "reference"))
+    waiting = list(plan.steps)
+    share, left = Outlook(plan, waiting, {}, 1).look(waiting, [])
+    assert share == 0 and left > 0
+
+
+def test_a_layer_whose_heads_do_not_divide_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of an architecture that is computed otherwise."""
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path))
+    plan, odd = real(), Shape(layers=2, hidden=30, ffn=48, heads=5, key_value_heads=2, head_size=7, vocabulary=50)
+    outlined = outline(plan.study.entry("small"))
+    assert outlined is not None
+    monkeypatch.setattr(paces, "outline", lambda _: replace(outlined, shape=odd))
+    document = forecast(plan, tmp_path / "none")
+    assert "small" in document["untold"] and document["left"]["steps"] == len(plan.steps)
+
+
 def test_a_real_study_is_told_in_seconds_and_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path))
     left = forecast(real(), tmp_path / "none")["left"]

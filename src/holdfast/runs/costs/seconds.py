@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from holdfast.models.directories.libraries import first_line
 from holdfast.models.directories.shape import Shape
 from holdfast.models.entries import ModelEntry
 from holdfast.models.hub.counting import Outline, outline
@@ -133,6 +134,13 @@ class Expected:
         return 1.0 if size is None else (float(size.removesuffix("M")) / _USUAL_WEIGHTS) ** _SIZE_EXPONENT
 
     def _expect_real(self, step: Step, base: str, entry: ModelEntry) -> float | None:
+        try:
+            return self._count_real(step, base, entry)
+        except Exception as error:  # of a suite of the user's, a tokenizer, a shape: no forecast stops what it is of
+            self.untold[base] = f"{step.name}: {first_line(error)}"
+            return None
+
+    def _count_real(self, step: Step, base: str, entry: ModelEntry) -> float | None:
         work = self.work.of(step)
         if work is None:
             return None
