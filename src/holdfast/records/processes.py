@@ -15,7 +15,7 @@ from pathlib import Path
 
 _LOOK_SECONDS = 0.5
 # mallopt(3) of glibc: what is freed at the end of the heap stays up to the first; blocks from the second on do not.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = (-1, 2**28), (-3, 2**25)
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = (-1, 2**27), (-3, 2**25)
 
 
 def stop_with(parent: int) -> None:
@@ -40,7 +40,7 @@ def without_collection() -> Iterator[None]:
 
 @cache
 def keep_memory() -> None:
-    """What this process frees stays with it up to 256 MiB, for as long as it lives.
+    """What this process frees stays with it up to 128 MiB, for as long as it lives.
 
     A step of training frees what the next one asks for again, and memory that went back to the system comes page by
     page: a tenth of a tiny model's step. Where the C library is another one than glibc, nothing changes.
