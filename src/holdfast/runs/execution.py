@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from holdfast.records.errors import HoldfastError, StepError
 from holdfast.records.machine import describe_machine
-from holdfast.records.processes import without_collection
+from holdfast.records.processes import hand_back_memory, without_collection
 from holdfast.runs.costs.outlook import Outlook
 from holdfast.runs.engines import End, Engine, Failure, InProcess, Workers
 from holdfast.runs.plan.settings import (
@@ -271,6 +271,8 @@ def carry_out(step: Step, run_path: Path, emit: Emit) -> None:
     # Whoever carries out the plan has checked the run.
     with Store(run_path, check=False) as store, _collection(step.settings):
         finished = _work(step, store, emit)
+    if isinstance(step.settings, TrainSettings | ReferenceSettings):
+        hand_back_memory()
     seconds = round(time.process_time() - started, 3)
     emit(replace(finished, result={**finished.result, "cpu_seconds": seconds}))
 

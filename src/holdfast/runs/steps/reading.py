@@ -16,6 +16,7 @@ from holdfast.models.entries import EndpointSection, ModelEntry
 from holdfast.records import Case, Checkpoint, Trajectory
 from holdfast.records.errors import StepError, StoreError, StudyError
 from holdfast.records.outputs import scratch_directory
+from holdfast.records.processes import hand_back_memory
 from holdfast.rollout.dialogues import Speakers
 from holdfast.runs.plan.settings import SpeakerModel
 from holdfast.runs.plan.step import Means, Step
@@ -164,6 +165,7 @@ def _open(speaker: SpeakerModel, means: Means, store: Store | None, ledger: Any)
 def release_models() -> None:
     """Give up the memory of the model that spoke last, for a step that opens weights of its own."""
     _load_local.cache_clear()
+    hand_back_memory()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -37,6 +37,7 @@ LIMITS: Mapping[Ending, str] = {
     Ending.TOKEN_LIMIT: "max_episode_tokens",
     Ending.TIME_LIMIT: "max_seconds",
 }
+_MEASURED_TOKENS = 4096  # read at once: more take more memory and no less time
 MUCH_CUT = 0.05  # of a step's episodes at one limit, from which a reader is told
 
 if TYPE_CHECKING:
@@ -46,6 +47,27 @@ if TYPE_CHECKING:
 
 def roll_out(step: Step, settings: RolloutSettings, store: Store, emit: Emit) -> Finished:
     """Episodes in batches of a fixed plan, run whole; what is committed is not run again."""
+    cases = reading.cases_of(store)
+    made = _play(step, settings, store, emit)
+    # The order of a sum is part of its value: sorted by id it does not depend on where a run was interrupted.
+    # A reply that could not be read is not kept token by token, so such an episode has no log-probability.
+    # One episode a case is enough for a KL.
+    kept = [item for item in made if item.ending is Ending.FINISHED and item.rollout == 0]
+    kept.sort(key=lambda item: item.id)
+    result: dict[str, Any] = {}
+    if settings.part == "test":
+        result = _measure(settings, store, kept)
+    elif settings.own is not None:
+        kept = [item for item in kept if cases[item.case_id].facts["setting"] == settings.own]
+        result = _measure(settings, store, kept)
+        result["measures"] = {f"{settings.part}_{name}": value for name, value in result["measures"].items()}
+    if broken := sum(item.ending is Ending.ERROR for item in made):  # by the infrastructure
+        result["broken_off"] = broken
+    return Finished(result=result | _count_cut(settings, made))
+
+
+def _play(step: Step, settings: RolloutSettings, store: Store, emit: Emit) -> list[Trajectory]:
+    """All episodes of a step, those of before too; the model that spoke is nobody's afterwards."""
     cases = reading.cases_of(store)
     part = store.splits()[settings.split_seed][settings.part]
     if settings.users is not None:
@@ -86,21 +108,7 @@ def roll_out(step: Step, settings: RolloutSettings, store: Store, emit: Emit) ->
                 )
             packed = tuple(_pack(store, item, cases[item.case_id].state) for item in trajectories)
             emit(Batch(number=number, size=len(packed), trajectories=packed))
-    # The order of a sum is part of its value: sorted by id it does not depend on where a run was interrupted.
-    # A reply that could not be read is not kept token by token, so such an episode has no log-probability.
-    # One episode a case is enough for a KL.
-    kept = [item for item in made if item.ending is Ending.FINISHED and item.rollout == 0]
-    kept.sort(key=lambda item: item.id)
-    result: dict[str, Any] = {}
-    if settings.part == "test":
-        result = _measure(settings, store, kept)
-    elif settings.own is not None:
-        kept = [item for item in kept if cases[item.case_id].facts["setting"] == settings.own]
-        result = _measure(settings, store, kept)
-        result["measures"] = {f"{settings.part}_{name}": value for name, value in result["measures"].items()}
-    if broken := sum(item.ending is Ending.ERROR for item in made):  # by the infrastructure
-        result["broken_off"] = broken
-    return Finished(result=result | _count_cut(settings, made))
+    return made
 
 
 def _count_cut(settings: RolloutSettings, made: Sequence[Trajectory]) -> dict[str, Any]:
@@ -178,7 +186,8 @@ def _episode_logprobs(directory: Path, encoded: Mapping[str, Encoded], precision
     reading.release_models()
     from holdfast.training.dpo.stage import reference_logprobs
 
-    values = reference_logprobs(directory, list(encoded), encoded, "agent", precision=precision)
+    budget = max(_MEASURED_TOKENS, *(len(item.ids) for item in encoded.values()))
+    values = reference_logprobs(directory, list(encoded), encoded, "agent", token_budget=budget, precision=precision)
     return np.array([values[name] for name in encoded])
 
 
