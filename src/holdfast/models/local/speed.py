@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.models.directories.shape import Shape
 from holdfast.records.machine import describe_machine
 from holdfast.records.outputs import write_file
+from holdfast.records.processes import hand_back_memory
 from holdfast.store import weights
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def find_speed(shape: Shape, precision: str, *, sampling: bool, measure: bool = 
     if not has_torch():
         return None
     found = _measure(shape, precision, sampling)
+    hand_back_memory()
     with contextlib.suppress(OSError):  # it is measured again another time
         place.parent.mkdir(parents=True, exist_ok=True)
         write_file(place, json.dumps(asdict(found)))

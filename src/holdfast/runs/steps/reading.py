@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,7 +143,16 @@ def open_speakers(
 
             place = store.path if store else opened.enter_context(scratch_directory())
             ledger = opened.enter_context(contextlib.closing(Ledger(place / LEDGER, Budget(**means.budget))))
-        yield {who: _open(one, means, store, ledger) for who, one in speakers.items()}
+        speaking = {who: _open(one, means, store, ledger) for who, one in speakers.items()}
+        opened.callback(_forget, speaking.values())
+        yield speaking
+
+
+def _forget(speakers: Iterable[Model | RemoteModel]) -> None:
+    if local := [model for model in speakers if hasattr(model, "forget")]:
+        for model in local:
+            model.forget()
+        hand_back_memory()
 
 
 def _open(speaker: SpeakerModel, means: Means, store: Store | None, ledger: Any) -> Model | RemoteModel:
