@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from holdfast.records.errors import StudyError
-from holdfast.runs.engines import End, Engine, Failure, InProcess, Workers
+from holdfast.runs.engines import REST_SECONDS, End, Engine, Failure, InProcess, Workers
 from holdfast.runs.plan.settings import AnalyzeSettings
 from holdfast.runs.plan.step import Step
 
@@ -23,6 +24,8 @@ def step(name: str) -> Step:
 
 def work(task: Step, path: Path, emit: Callable[[Any], None]) -> None:
     emit((task.name, str(path)))
+    if task.name == "rested":
+        emit(os.environ.get("RESTED"))
     if task.name == "wrong":
         raise StudyError("the user's mistake")
     if task.name == "broken":
@@ -32,6 +35,10 @@ def work(task: Step, path: Path, emit: Callable[[Any], None]) -> None:
     if task.name in ("killed", "torn"):
         os.kill(os.getpid(), signal.SIGKILL)
     emit(os.environ.get("OMP_NUM_THREADS"))
+
+
+def rest() -> None:
+    os.environ["RESTED"] = "1"
 
 
 def outcomes(engine: Engine, names: list[str], path: Path) -> dict[str, list[Any]]:
@@ -53,7 +60,7 @@ def outcomes(engine: Engine, names: list[str], path: Path) -> dict[str, list[Any
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_outcomes_in_order_and_errors_by_step(count: int, tmp_path: Path) -> None:
-    engine: Engine = Workers(work, tmp_path, count) if count else InProcess(work, tmp_path)
+    engine: Engine = Workers(work, rest, tmp_path, count) if count else InProcess(work, tmp_path)
     try:
         found = outcomes(engine, ["one", "wrong", "two", "broken", "three"], tmp_path)
     finally:
@@ -69,10 +76,20 @@ def test_outcomes_in_order_and_errors_by_step(count: int, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("how", ["killed", "torn"])
 def test_a_worker_that_dies_fails_its_step_only(how: str, tmp_path: Path) -> None:
-    engine = Workers(work, tmp_path, 2)
+    engine = Workers(work, rest, tmp_path, 2)
     try:
         found = outcomes(engine, [how, "one", "two"], tmp_path)
     finally:
         engine.close()
     assert "died" in found[how][-1].message and "-9" in found[how][-1].message
     assert found["one"][-1] == found["two"][-1] == End()
+
+
+def test_a_worker_that_waits_for_a_while_rests(tmp_path: Path) -> None:
+    engine = Workers(work, rest, tmp_path, 1)
+    try:
+        assert outcomes(engine, ["rested", "rested"], tmp_path)["rested"][1::4] == [None, None]
+        time.sleep(REST_SECONDS + 1)
+        assert outcomes(engine, ["rested"], tmp_path)["rested"][1] == "1"
+    finally:
+        engine.close()

@@ -31,6 +31,7 @@ from holdfast.runs.plan.step import Step
 
 CarryOut = Callable[[Step, Path, Callable[[Any], None]], None]
 Deliver = Callable[[str, Any], None]
+REST_SECONDS = 5.0
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -92,13 +93,24 @@ class InProcess:
 
 
 def _serve(
-    connection: Connection, carry_out: CarryOut, run_path: Path, parent: int, permitted: Sequence[object]
+    connection: Connection,
+    carry_out: CarryOut,
+    rest: Callable[[], object],
+    run_path: Path,
+    *,
+    parent: int,
+    permitted: Sequence[object],
 ) -> None:
-    """A worker's life: take a step, send its outcomes, take the next; ``permitted`` is what it may run of others'."""
+    """A worker's life: take a step, send its outcomes, take the next; ``permitted`` is what it may run of others'.
+
+    ``rest`` is called once it has waited for a while, since those who work want the memory.
+    """
     stop_with(parent)
     allow(permitted)
     with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
         while True:
+            if not connection.poll(REST_SECONDS):
+                rest()
             step = connection.recv()
             try:
                 carry_out(step, run_path, connection.send)
@@ -131,9 +143,9 @@ def _worker_surroundings() -> Iterator[None]:
 class Workers:
     """Runs steps in worker processes, one step each at a time; a worker that dies is replaced."""
 
-    def __init__(self, carry_out: CarryOut, run_path: Path, count: int) -> None:
+    def __init__(self, carry_out: CarryOut, rest: Callable[[], object], run_path: Path, count: int) -> None:
         self.capacity = count
-        self._carry_out, self._path = carry_out, run_path
+        self._carry_out, self._rest, self._path = carry_out, rest, run_path
         self._idle: list[tuple[BaseProcess, Connection]] = []
         self._busy: dict[Connection, tuple[BaseProcess, str]] = {}
         for _ in range(count):
@@ -142,8 +154,9 @@ class Workers:
     def _hire(self) -> None:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        arguments = (theirs, self._carry_out, self._path, os.getpid(), allowed())
-        process = context.Process(target=_serve, args=arguments, daemon=True)
+        arguments = (theirs, self._carry_out, self._rest, self._path)
+        options = {"parent": os.getpid(), "permitted": allowed()}
+        process = context.Process(target=_serve, args=arguments, kwargs=options, daemon=True)
         with _worker_surroundings():
             process.start()
         theirs.close()

@@ -233,7 +233,10 @@ def execute(
 
     sweep()
     state = _Execution(plan, store, listener, waiting, done, Outlook(plan, waiting, known, workers))
-    engine: Engine = Workers(carry_out, store.path, workers) if workers > 1 else InProcess(carry_out, store.path)
+    hand_back_memory()  # which looking at models took; this process now waits
+    engine: Engine = (
+        Workers(carry_out, release_models, store.path, workers) if workers > 1 else InProcess(carry_out, store.path)
+    )
     try:
         while True:
             while len(state.running) < engine.capacity and (step := state.ready()) is not None:

@@ -28,7 +28,6 @@ from holdfast.models.directories.files import FETCH, POINTER
 from holdfast.models.directories.libraries import first_line, first_names, quiet
 from holdfast.records.errors import StudyError, needs
 from holdfast.records.outputs import new_directory, write_file
-from holdfast.records.processes import hand_back_memory
 from holdfast.store import weights
 
 SUFFIX, PACKAGE = ".gguf", "package:"
@@ -66,7 +65,6 @@ def unpack(name: str, revision: str | None = None) -> Path:
         except StudyError:
             if not _is_whole(directory):  # else another process put the same there at the same time
                 raise
-        hand_back_memory()
     return directory
 
 
