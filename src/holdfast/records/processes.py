@@ -53,10 +53,18 @@ def keep_memory() -> None:
 def hand_back_memory() -> None:
     """What this process no longer uses goes back to the system, from the middle of the heap too.
 
-    A real model is part of cycles, and leaves gigabytes in pieces below the size that goes back by itself. The second
-    part is for glibc alone.
+    A real model is part of cycles.
     """
     gc.collect()
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """What this process has freed goes back to the system, from the middle of the heap too; for glibc alone.
+
+    A real model's steps differ in their sizes, and what they free in pieces below the size that goes back by itself
+    comes to gigabytes.
+    """
     if hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)
 

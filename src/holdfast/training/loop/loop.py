@@ -22,7 +22,7 @@ import torch
 from holdfast.models.tiny.llama import one_thread
 from holdfast.records.errors import StepError, StoreError, StudyError
 from holdfast.records.outputs import write_file
-from holdfast.records.processes import keep_memory
+from holdfast.records.processes import keep_memory, trim_heap
 from holdfast.study.stages import TrainingSection
 from holdfast.training.loop.passes import Work, check_budget, descend, descend_together
 from holdfast.training.policy.adapters import Policy
@@ -32,6 +32,7 @@ from holdfast.training.trees.parts import Part, TrainStep
 
 # Tokens of a tree in memory at once where nobody says: the longest published trajectory has 20,000.
 TOKEN_BUDGET = 32_768
+_LONG_STEP = 1.0  # CPU seconds, of which looking through the heap is nothing
 LOG = "train.jsonl"  # in a loop's folder, a line for each step
 # How often a loop with a folder saves its state; saving changes no result.
 SAVE_SECONDS = 300.0
@@ -165,6 +166,9 @@ class Loop:
         # A step without parts has no gradient at all, and momentum is no reason to move.
         if any(weight.grad is not None for weight in self._weights):
             self._optimizer.step()
+        seconds = time.process_time() - started
+        if seconds >= _LONG_STEP:
+            trim_heap()
         history = self.history
         history.position += 1
         history.examples += step.examples
@@ -180,7 +184,7 @@ class Loop:
             learning_rate=rate,
             token_budget=history.token_budget,
             work=work,
-            cpu_seconds=time.process_time() - started,
+            cpu_seconds=seconds,
         )
 
     def _gradients(self, step: TrainStep) -> tuple[dict[str, float], Work]:
