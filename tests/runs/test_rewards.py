@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -171,6 +172,21 @@ def test_rewards_are_the_scores_of_a_judge_step(drawn: Any) -> None:
             # All that the agent wrote is trained on, and the sampler's probability is of that.
             assert one.facts["lost_turns"] == 0 and int(one.encoded.agent.sum()) == trajectory.tokens
             assert one.logprob == pytest.approx((trajectory.detail or {})["logprob"])
+
+
+def test_a_step_of_one_family_has_as_many_cases_as_it_has(finished: hf.Run, drawn: Any) -> None:
+    with Store(finished.path) as store:
+        cases = reading.cases_of(store)
+        trained = Counter(cases[name].family for name in store.splits()[0]["train"])
+    for prompts in (2, PROMPTS):
+        keys = {"grouping": "family", "prompts_per_step": prompts}
+        study = hf.Study.model_validate(settings_of(**{f"stages/R/{key}": value for key, value in keys.items()}))
+        _, seen = drawn(study)
+        met = {case.id: case.family for case, _ in seen}
+        (family,) = set(met.values())
+        assert len(met) == min(prompts, trained[family]) and len(seen) == GROUP * len(met)
+    _, mixed = drawn(hf.Study.model_validate(settings_of()))
+    assert len({case.family for case, _ in mixed}) > 1
 
 
 def test_unfit_rollouts_have_no_reward_where_pairs_leave_them_out(study: hf.Study, drawn: Any) -> None:

@@ -23,6 +23,7 @@ from holdfast.training.encoding import Encoded, score_picked
 from holdfast.training.loop import loop as loop_module
 from holdfast.training.loop.passes import descend
 from holdfast.training.policy.adapters import HubModel, open_policy
+from holdfast.training.rl import stage as stage_module
 from holdfast.training.rl.groups import Batch, describe_policy, gradient_step, order_sequences, watched_step
 from holdfast.training.rl.selection import Rewarded
 from holdfast.training.rl.stage import train_on_rewards
@@ -195,9 +196,10 @@ def test_merging_and_skipping_change_nothing(taught, loss, shifts, kl_weight):
 
 
 @pytest.mark.usefixtures("in_64_bits")
+@pytest.mark.parametrize("whole", [True, False])  # whether what has no part in the loss is in its pass too
 @pytest.mark.parametrize("budget", [1000, 20])
 @pytest.mark.parametrize("kl_weight", [0.0, 0.3])
-def test_a_step_that_watches_itself_is_the_same_step(taught, kl_weight, budget):
+def test_a_step_that_watches_itself_is_the_same_step(taught, kl_weight, budget, whole):
     """Its gradient is that of a step on what has a gradient alone, its metrics those of a pass before it."""
     settings = office.change(SETTINGS, kl_weight=kl_weight)
     batch = Batch.of([replace(item, logprob=-5.0) for item in rollouts_of(taught, False)], settings)
@@ -210,7 +212,10 @@ def test_a_step_that_watches_itself_is_the_same_step(taught, kl_weight, budget):
     gradients = [weight.grad.clone() for weight in policy.trainable()]
     for weight in policy.trainable():
         weight.grad = None
-    watched = watched_step(batch, settings, {"reward": 1.0}, start, places)
+    inside = len(places) if whole else sum(not batch.completions[place].skipped for place in places)
+    assert whole or inside < len(places)
+    known = {place: now[place] for place in places[inside:]}
+    watched = watched_step(batch, settings, {"reward": 1.0}, start, places[:inside], known=known)
     (found,) = [descend(policy, part, budget) for part in watched.parts(budget)]
     assert watched.facts == {"reward": 1.0} and watched.examples == plain.examples
     assert found.loss == pytest.approx(sum(one.loss for one in expected), rel=EXACT, abs=EXACT)
@@ -218,6 +223,29 @@ def test_a_step_that_watches_itself_is_the_same_step(taught, kl_weight, budget):
     wanted = expected[0].metrics | describe_policy(batch, now, start)
     assert set(found.metrics) == set(wanted) and {"kl", "entropy", "mismatch", "ratio"} <= set(wanted)
     assert found.metrics == pytest.approx(wanted, rel=EXACT, abs=EXACT)
+
+
+@pytest.mark.usefixtures("in_64_bits")
+def test_an_adapters_step_watches_itself_where_nothing_is_dropped(taught, tmp_path, monkeypatch):
+    """Without dropout its pass says what one before the update would; with it there is one before."""
+    assert HubModel(taught, lora_r=2, lora_dropout=0.3).drops_out and not HubModel(taught, lora_r=2).drops_out
+    settings = office.change(SETTINGS, lora_r=2, token_budget=60)  # in several trees
+    found = {}
+    for way in ("own", "before"):
+        if way == "before":
+            monkeypatch.setattr(HubModel, "drops_out", True)
+        scored = []
+        monkeypatch.setattr(
+            stage_module, "score_all", lambda *given, said=scored: said.append(given) or score_all(*given)
+        )
+        (result,) = train(taught, tmp_path / way, Draw(taught, settings=settings), settings)
+        found[way] = lines_of(tmp_path / way), read_weights(result.path), sum(len(given[1]) for given in scored)
+    own, before = found["own"], found["before"]
+    assert own[2] < before[2]
+    assert len(own[0]) == settings.steps
+    for line, other in zip(own[0], before[0], strict=True):
+        assert line["metrics"] == pytest.approx(other["metrics"], rel=1e-6, abs=1e-6)
+    assert all(torch.allclose(own[1][name], before[1][name], atol=1e-6) for name in before[1])
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])

@@ -589,6 +589,10 @@ REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
             {"stages/weighted/lag": 2},
             "stages.weighted.lag is 2, but its rollouts are stored",
         ),
+        "families of stored rollouts": (
+            {"stages/own/grouping": "family"},
+            "stages.own.grouping has no effect on rollouts that are stored; remove it",
+        ),
         "a loss for imitation": ({"stages/own/loss": "grpo"}, "stages.own.loss has no effect on method 'best_sft'"),
         "clipping of preferences": ({"stages/other/clip_low": 0.1}, "clip_low has no effect on method 'best_dpo'"),
         "a hold on preferences": ({"stages/other/kl_weight": 0.1}, "kl_weight has no effect on method 'best_dpo'"),

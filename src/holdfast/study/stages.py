@@ -306,10 +306,12 @@ class RewardSection(TrainingSection):
 
     Every step takes ``prompts_per_step`` prompts, or as many as it takes to train ``tokens_per_step`` tokens. A group
     whose rewards are all equal has no gradient and is skipped. The checkpoint is kept and evaluated every ``every``
-    steps. ``kl_weight`` holds the policy to where it started. How rollouts are sampled stands in ``[rollouts]``.
+    steps. ``kl_weight`` holds the policy to where it started. How rollouts are sampled stands in ``[rollouts]``. With
+    ``grouping`` "family" an on-policy step's prompts are of one family of cases, as many as it has, whose system
+    message and tools are computed once; "mixed", the default, takes any.
     """
 
-    optional = ("source", "tokens_per_step", "objective", "setting", "unscored")
+    optional = ("source", "tokens_per_step", "objective", "setting", "unscored", "grouping")
 
     method: str
     objective: str | tuple[str, ...] | None = None
@@ -325,6 +327,7 @@ class RewardSection(TrainingSection):
     scale: Literal["group", "batch", "none"] = "group"
     group_size: Annotated[int, Field(ge=2, le=1024)] = 8
     prompts_per_step: Positive = 8
+    grouping: Literal["family", "mixed"] | None = None
     steps: Positive = 60
     every: Positive = 20
     kl_weight: Annotated[float, Field(ge=0, le=100)] = 0.0

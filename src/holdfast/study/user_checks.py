@@ -154,6 +154,10 @@ def _check_reward_keys(place: str, stage: RewardSection) -> None:
     useful = stage.importance or not stage.on_policy or stage.lag > 0
     require(useful, f"{place}.importance has no effect on rollouts of the present weights; remove it")
     require(
+        stage.grouping is None or stage.on_policy,
+        f"{place}.grouping has no effect on rollouts that are stored; remove it",
+    )
+    require(
         stage.weight == RewardSection.model_fields["weight"].default or stage.reward in ("mixture", "penalized"),
         f"{place}.weight has no effect on reward {stage.reward!r}; remove it, or take 'mixture' or 'penalized'",
     )

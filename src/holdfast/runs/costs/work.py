@@ -205,11 +205,12 @@ class Workload:
                 tree = _demonstration_tree(section, prompts, replies)
             case RewardSection():
                 met = section.prompts_per_step
-                tree = _forest(prompts, replies, _met(prompts.kinds, met), met, section.group_size)
+                openings = 1.0 if section.grouping == "family" else _met(prompts.kinds, met)
+                tree = _forest(prompts, replies, openings, met, section.group_size)
                 if section.on_policy:
                     batch = met * section.group_size
                     amounts += sampling(prompts, replies, episodes=batch * step.size, batch=batch)
-                if section.kl_weight:
+                if section.on_policy or section.kl_weight:  # under the weights at the start
                     amounts[("scored", section.precision)] += tree * step.size
             case _:
                 return None

@@ -61,12 +61,19 @@ _TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 2e-2}
 
 
 class Policy(Protocol):
-    """A model under training, on one ``device``; ``masks`` says whether its attention takes masked blocks."""
+    """A model under training, on one ``device``.
+
+    ``masks`` says whether its attention takes masked blocks.
+    """
 
     max_positions: int
     vocabulary: int
     device: torch.device
     masks: bool
+
+    @property
+    def drops_out(self) -> bool:
+        """Whether it has dropout in training."""
 
     def logprobs(self, packed: Packed) -> Tensor:
         """Log-probabilities [P] in nats, as 32-bit floats, of a packed tree's scored tokens."""
@@ -89,6 +96,8 @@ class Policy(Protocol):
 
 class WholeTiny:
     """All weights of a tiny Llama, in the forward pass that also samples from it; a stack's are merged first."""
+
+    drops_out = False
 
     def __init__(self, source: Path) -> None:
         self._source, self._model = source, TinyLlama.load(source)
@@ -232,6 +241,14 @@ class HubModel:
         if calls not in self._chats:
             self._chats[calls] = HubChat(self._source, calls=calls)
         return LiveModel(self._base, self._chats[calls], self._autocast)
+
+    @property
+    def drops_out(self) -> bool:
+        """Whether training may drop anything out, as a module says, or a configuration of what has no module for it."""
+        if any(isinstance(module, nn.Dropout) and module.p > 0 for module in self._base.modules()):
+            return True
+        settings = self._base.config.get_text_config(decoder=True).to_dict()
+        return any("drop" in name and value for name, value in settings.items() if isinstance(value, int | float))
 
     @property
     def adapted(self) -> bool:

@@ -154,8 +154,8 @@ def order_sequences(batch: Batch) -> list[int]:
 class WatchedPart:
     """A whole step on the policy's own rollouts, whose pass also says what there is to watch of the policy.
 
-    ``sequences`` are those of ``places``, of which ``inner`` takes the first. ``start`` is as in ``describe_policy``.
-    Dropout must be off.
+    ``sequences`` are those of ``places``, of which ``inner`` takes the first; ``known`` are the log-probabilities of
+    completions at other places under the policy. ``start`` is as in ``describe_policy``. Dropout must be off.
     """
 
     sequences: tuple[ScoredSequence, ...]
@@ -163,27 +163,38 @@ class WatchedPart:
     inner: Part
     batch: Batch
     start: Mapping[int, Singles]
+    known: Mapping[int, Singles]
 
     def loss(self, logps: Tensor, owner: Tensor) -> tuple[Tensor, dict[str, float]]:
         """The loss of ``inner``, and its metrics beside what ``describe_policy`` finds."""
         counts = [self.batch.completions[place].sequence.scored for place in self.places]
-        known = torch.split(logps.detach().to("cpu").float(), counts)
-        now = {place: value.numpy() for place, value in zip(self.places, known, strict=True)}
+        found = torch.split(logps.detach().to("cpu").float(), counts)
+        now = {place: value.numpy() for place, value in zip(self.places, found, strict=True)} | dict(self.known)
         trained = sum(counts[: len(self.inner.sequences)])
         loss, metrics = self.inner.loss(logps[:trained], owner[:trained])
         return loss, metrics | describe_policy(self.batch, now, self.start)
 
 
 def watched_step(
-    batch: Batch, settings: RewardSettings, facts: Mapping[str, float], start: Mapping[int, Singles], places: list[int]
+    batch: Batch,
+    settings: RewardSettings,
+    facts: Mapping[str, float],
+    start: Mapping[int, Singles],
+    places: Sequence[int],
+    *,
+    known: Mapping[int, Singles],
 ) -> TrainStep:
-    """``gradient_step`` on a batch with something to learn, watched in its own pass; ``places`` in order."""
+    """``gradient_step`` on a batch with something to learn, watched in its own pass.
+
+    ``places`` are those of ``order_sequences``, from the first on, at least those in the loss; of the others the
+    policy's log-probabilities are ``known``.
+    """
     step = gradient_step(batch, settings, facts, start)
     sequences = tuple(batch.completions[place].sequence for place in places)
 
     def whole(_: int) -> list[Part]:
         (inner,) = step.parts(sys.maxsize)
-        return [WatchedPart(sequences=sequences, places=places, inner=inner, batch=batch, start=start)]
+        return [WatchedPart(sequences=sequences, places=places, inner=inner, batch=batch, start=start, known=known)]
 
     return TrainStep(examples=step.examples, parts=whole, facts=facts)
 

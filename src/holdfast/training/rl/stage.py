@@ -25,7 +25,7 @@ from holdfast.training.loop.loop import Mark, StepLog, cut_log, isolated
 from holdfast.training.loop.passes import check_budget
 from holdfast.training.loop.stage import Progress, Stage, TrainResult
 from holdfast.training.objectives import RewardSettings
-from holdfast.training.policy.adapters import HubModel, Policy, WholeTiny, open_trained
+from holdfast.training.policy.adapters import HubModel, Policy, open_trained
 from holdfast.training.rl.groups import (
     Batch,
     Completion,
@@ -71,11 +71,11 @@ def train_on_rewards(
     there, its steps in ``train.jsonl`` and their rollouts in ``rollouts.jsonl``, and resumes from what it holds.
     ``tokens`` of a result are the agent's own tokens that were trained on.
 
-    Each step also scores its rollouts before the update, without dropout, under the policy (a tiny one in the update's
-    own pass) and under the weights that it started from: an adapter is switched off for that, whole weights need a
-    second copy in memory. Errors: StudyError for rollouts that cannot be learnt from; StepError where no group has two
-    rewards, where rewards never differ within a group, and for a loss that is not finite; UnusableState for what an
-    earlier process left and this one cannot take up.
+    Each step also scores its rollouts before the update, without dropout, under the policy (in the update's own pass
+    where that drops nothing out) and under the weights that it started from: an adapter is switched off for that, whole
+    weights need a second copy in memory. Errors: StudyError for rollouts that cannot be learnt from; StepError where no
+    group has two rewards, where rewards never differ within a group, and for a loss that is not finite; UnusableState
+    for what an earlier process left and this one cannot take up.
     """
     with isolated(seed):
         places: dict[str, Any] = {"out_dir": out_dir, "folder": folder, "tracker": tracker}
@@ -146,10 +146,14 @@ class RewardStage(Stage[RewardSettings]):
         adapted = self._adapted()
         with nullcontext() if adapted is None else adapted.without_adapter():
             start = dict(zip(places, self._score(self._start or self._policy, sequences), strict=True))
-        # A tiny model drops nothing out, so the update's own pass says what one before it would.
         own = not any(item.first.sampled is not None for item in items)
-        if isinstance(self._policy, WholeTiny) and own and not all(item.skipped for item in items):
-            return watched_step(batch, self._settings, facts, start, places)
+        # Without dropout the update's own pass says what one before it would.
+        if own and not self._policy.drops_out and not all(item.skipped for item in items):
+            # Where a pass without gradient is so much cheaper, what has no part in the loss takes that.
+            inside = sum(not item.skipped for item in items) if isinstance(self._policy, HubModel) else len(items)
+            rest = places[inside:]
+            known = dict(zip(rest, self._score(self._policy, sequences[inside:]), strict=True)) if rest else {}
+            return watched_step(batch, self._settings, facts, start, places[:inside], known=known)
         now = dict(zip(places, self._score(self._policy, sequences), strict=True))
         return gradient_step(batch, self._settings, facts | describe_policy(batch, now, start), start)
 

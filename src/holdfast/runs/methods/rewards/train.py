@@ -153,10 +153,14 @@ class _Practice:
 
     def draw(self, policy: Policy, number: int, attempt: int) -> list[Rewarded]:
         """The groups of one step: rollouts of the policy as it is, of cases drawn anew, rewarded."""
-        section, cases = self._settings.section, self._rewards.cases
+        section, cases = self._settings.section, list(self._rewards.cases)
         identity = content_id("practice", self._step.fingerprint, number, attempt)
-        count = min(section.prompts_per_step, len(cases))
         rng = np.random.default_rng(int(identity, 16))
+        if section.grouping == "family":
+            # As often as it has cases.
+            family = cases[rng.integers(len(cases))].family
+            cases = [case for case in cases if case.family == family]
+        count = min(section.prompts_per_step, len(cases))
         chosen = [cases[number] for number in rng.choice(len(cases), count, replace=False)]
         episodes = [(case, rollout) for case in chosen for rollout in range(section.group_size)]
         recorder = _Recorder(self._sampler_of(policy), {})
