@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from holdfast.training.encoding import ScoredSequence
-from holdfast.training.policy.adapters import LOGIT_NUMBERS
+from holdfast.training.policy.adapters import LOGIT_NUMBERS_THERE
 from holdfast.training.trees.packing import pack
 from holdfast.training.trees.parts import TrainStep
 from holdfast.training.trees.trees import partition
@@ -87,7 +87,7 @@ def _count_tree(sequences: list[ScoredSequence], sizes: _Sizes, vocabulary: int,
     head = 2 * scored * sizes.head
     forward = 2 * 2 * seen * sizes.pair  # scores and mixtures
     backward = 2 * tokens * (sizes.base + 2 * sizes.lora - sizes.unneeded)
-    pieces = scored > LOGIT_NUMBERS // vocabulary
+    pieces = scored > LOGIT_NUMBERS_THERE // vocabulary
     again = layers + forward + 2 * seen * sizes.pair + (head if pieces else 0)
     if twice:
         again += layers + head + forward

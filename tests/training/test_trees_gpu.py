@@ -105,7 +105,7 @@ def test_operations_are_those_that_torch_counts(sample_file, monkeypatch, budget
     """All products but those of attention, which torch does not count on a CPU."""
     shape = SHAPES["tiny"]
     for module in (adapters, gpu_flops):
-        monkeypatch.setattr(module, "LOGIT_NUMBERS", rows * shape["vocab_size"])
+        monkeypatch.setattr(module, "LOGIT_NUMBERS_THERE", rows * shape["vocab_size"])
     sample = read_sample(sample_file)
     reference = dict.fromkeys(sample.encoded, 0.0)
     step = next(trees_gpu._epoch(sample, reference, StageSection(objective="safety", pairs_per_step=8)))

@@ -530,8 +530,9 @@ def copy_tiny(network: Any, source: Path) -> TinyModel:
 
 # --- from a model's states to the log-probabilities of given tokens -------------------------------------------------
 
-# Logits are computed for so many numbers at a time (256 MiB), and again in the backward pass, where there are more.
-LOGIT_NUMBERS = 2**26
+# Logits are computed for so many numbers at a time (64 MiB, 256 on an accelerator), and again in the backward pass,
+# where there are more.
+LOGIT_NUMBERS, LOGIT_NUMBERS_THERE = 2**24, 2**26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -568,7 +569,8 @@ def picked_logprobs(states: Tensor, head: Head, targets: Tensor) -> Tensor:
     def piece(states: Tensor, targets: Tensor) -> Tensor:
         return -F.cross_entropy(head.logits(states), targets, reduction="none")
 
-    rows = max(1, LOGIT_NUMBERS // len(head.weight))
+    numbers = LOGIT_NUMBERS if states.device.type == "cpu" else LOGIT_NUMBERS_THERE
+    rows = max(1, numbers // len(head.weight))
     if len(states) <= rows:
         return piece(states, targets)
     from torch.utils.checkpoint import checkpoint
