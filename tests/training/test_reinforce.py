@@ -284,6 +284,11 @@ def test_divergence_of_an_earlier_policys_rollouts_by_hand(taught):
     found = describe_policy(batch, now, start)
     k3 = math.exp(0.5) - 1.5
     assert found["kl"] == pytest.approx((2 * 3.5 + 5) * k3 / 3, rel=EXACT)
+    # Of fewer rollouts under the start, each counts once; nothing else is theirs.
+    assert batch.firsts == [0]
+    part = describe_policy(batch, now, {longer: start[longer]})
+    assert part.pop("kl") == pytest.approx(3.5 * k3, rel=EXACT)
+    assert part == {name: value for name, value in found.items() if name != "kl"}
     surprise = sum(
         {longer: 2, shorter: 1}[place] * float((value * (1 - np.log(value))).sum()) for place, value in ratios.items()
     )

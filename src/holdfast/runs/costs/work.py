@@ -211,7 +211,8 @@ class Workload:
                     batch = met * section.group_size
                     amounts += sampling(prompts, replies, episodes=batch * step.size, batch=batch)
                 if section.on_policy or section.kl_weight:  # under the weights at the start
-                    amounts[("scored", section.precision)] += tree * step.size
+                    asked = tree if section.kl_weight else _forest(prompts, replies, openings, met, 1)
+                    amounts[("scored", section.precision)] += asked * step.size
             case _:
                 return None
         pieces = math.ceil(tree / section.token_budget)

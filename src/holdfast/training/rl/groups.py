@@ -99,6 +99,14 @@ class Batch:
         )
 
     @property
+    def firsts(self) -> list[int]:
+        """Places of the completions that the first rollouts of all groups have."""
+        places: dict[int, int] = {}
+        for place, item in enumerate(self.completions):
+            places.setdefault(item.first.group, place)
+        return list(places.values())
+
+    @property
     def rewards(self) -> list[float]:
         """All rewards that there are."""
         return [item.reward for item in self.rollouts if item.reward is not None]
@@ -224,15 +232,16 @@ def describe_policy(batch: Batch, now: Mapping[int, Singles], start: Mapping[int
 
     Both are by place of the completion. ``entropy`` is the mean negative log-probability a token, ``kl`` the sum over
     an episode's tokens of exp(d) - d - 1 with d = start - now (Schulman 2020, "Approximating KL divergence", k3), in
-    nats, averaged over rollouts. Rollouts of an earlier policy, with ``sampled``, weigh each token by its ratio of
-    probabilities, which corrects the token and not what stands before it; they give ``log_ratio`` and ``ess`` too.
-    ``mismatch`` is how far the sampler's log-probability of an episode is from training's, in nats a token.
+    nats, averaged over rollouts: all of them, or where ``start`` is of fewer, one for each of its places. Rollouts of
+    an earlier policy, with ``sampled``, weigh each token by its ratio of probabilities, which corrects the token and
+    not what stands before it; they give ``log_ratio`` and ``ess`` too. ``mismatch`` is how far the sampler's
+    log-probability of an episode is from training's, in nats a token.
     """
-    items = [(batch.completions[place], value, start[place]) for place, value in now.items()]
+    items = [(batch.completions[place], value, start.get(place)) for place, value in now.items()]
     if not items:
         return {}
     surprise = divergence = weight = mismatch = 0.0
-    reported = 0  # tokens of rollouts of which the sampler reported a log-probability
+    reported = compared = 0  # tokens of rollouts of which the sampler reported a log-probability, and rollouts
     for item, value, reference in items:
         sampled = value if item.first.sampled is None else item.first.sampled
         if item.first.logprob is not None:
@@ -240,11 +249,14 @@ def describe_policy(batch: Batch, now: Mapping[int, Singles], start: Mapping[int
             reported += item.count * item.sequence.scored
         # Bounded, so that a token that one side all but rules out leaves a number.
         ratios = item.count * np.exp(np.minimum(value.astype(np.float64) - sampled, _MOST_NATS))
-        gaps = np.minimum(reference.astype(np.float64) - value, _MOST_NATS)
         weight += float(ratios.sum())
         surprise -= float((ratios * value).sum())
-        divergence += float((ratios * (np.exp(gaps) - gaps - 1)).sum())
-    numbers = {"kl": divergence / sum(item.count for item, *_ in items)}
+        if reference is not None:
+            rollouts = item.count if len(start) == len(now) else 1
+            gaps = np.minimum(reference.astype(np.float64) - value, _MOST_NATS)
+            divergence += float((ratios * (np.exp(gaps) - gaps - 1)).sum()) * rollouts / item.count
+            compared += rollouts
+    numbers = {"kl": divergence / compared} if compared else {}
     if weight > 0:
         numbers["entropy"] = surprise / weight
     repeated = [(value, item.first.sampled) for item, value, _ in items for _ in range(item.count)]

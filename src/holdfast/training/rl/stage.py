@@ -72,10 +72,11 @@ def train_on_rewards(
     ``tokens`` of a result are the agent's own tokens that were trained on.
 
     Each step also scores its rollouts before the update, without dropout, under the policy (in the update's own pass
-    where that drops nothing out) and under the weights that it started from: an adapter is switched off for that, whole
-    weights need a second copy in memory. Errors: StudyError for rollouts that cannot be learnt from; StepError where no
-    group has two rewards, where rewards never differ within a group, and for a loss that is not finite; UnusableState
-    for what an earlier process left and this one cannot take up.
+    where that drops nothing out) and under the weights that it started from (without a ``kl_weight`` one rollout of
+    each group): an adapter is switched off for that, whole weights need a second copy in memory. Errors: StudyError for
+    rollouts that cannot be learnt from; StepError where no group has two rewards, where rewards never differ within a
+    group, and for a loss that is not finite; UnusableState for what an earlier process left and this one cannot take
+    up.
     """
     with isolated(seed):
         places: dict[str, Any] = {"out_dir": out_dir, "folder": folder, "tracker": tracker}
@@ -143,9 +144,7 @@ class RewardStage(Stage[RewardSettings]):
         check_budget(sequences, self._settings.token_budget)
         self._batch, self._completions = batch, batch.completions
         facts = describe_batch(batch)
-        adapted = self._adapted()
-        with nullcontext() if adapted is None else adapted.without_adapter():
-            start = dict(zip(places, self._score(self._start or self._policy, sequences), strict=True))
+        start = self._ask_start(batch, places)
         own = not any(item.first.sampled is not None for item in items)
         # Without dropout the update's own pass says what one before it would.
         if own and not self._policy.drops_out and not all(item.skipped for item in items):
@@ -156,6 +155,20 @@ class RewardStage(Stage[RewardSettings]):
             return watched_step(batch, self._settings, facts, start, places[:inside], known=known)
         now = dict(zip(places, self._score(self._policy, sequences), strict=True))
         return gradient_step(batch, self._settings, facts | describe_policy(batch, now, start), start)
+
+    def _ask_start(self, batch: Batch, places: Sequence[int]) -> dict[int, Singles]:
+        """Log-probabilities [tokens] under the weights at the start, by place.
+
+        Where the loss does not ask for them it is of one rollout a group, which is enough to watch the KL by.
+        """
+        asked = set(places if self._settings.kl_weight > 0 else batch.firsts)
+        kept = [place for place in places if place in asked]
+        if not kept:
+            return {}
+        sequences = [batch.completions[place].sequence for place in kept]
+        adapted = self._adapted()
+        with nullcontext() if adapted is None else adapted.without_adapter():
+            return dict(zip(kept, self._score(self._start or self._policy, sequences), strict=True))
 
     def _compare(self, step: TrainStep, known: Mapping[bytes, Rewarded]) -> TrainStep:
         """A step on stored rollouts, by their tokens, with how far they are from the policy that learns from them."""
