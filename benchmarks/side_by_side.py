@@ -47,12 +47,13 @@ def find(analysis: Mapping[str, Any], row: Row, beta: float) -> Mapping[str, Any
         and item.get("unit") in (UNIT, None)
         and (item.get("axes") or {}).get("dose", 1) == dose
         and (item.get("axes") or {}).get("beta", beta) == beta
+        and not item.get("beside")
     ]
     fitting = [item for item in fitting if "beta" in (item.get("axes") or {})] or fitting
     # Of all together, or of the only one that there is.
     for name in ("base", "judge"):
         fitting = [item for item in fitting if item.get(name) is None] or fitting
-    if len({json.dumps(item.get("value")) for item in fitting}) > 1:
+    if len({json.dumps([item["value"], item["interval"]]) for item in fitting}) > 1:
         raise ValueError(f"{row[0]}: {len(fitting)} estimates fit: {[(i.get('base'), i.get('axes')) for i in fitting]}")
     return fitting[0] if fitting else None
 
@@ -63,10 +64,10 @@ def tell(estimate: Mapping[str, Any] | None) -> str:
         return "–"
     value, ends = estimate["value"], estimate["interval"]
     told = "not identified" if value is None else f"{value:+.2f}"
-    if not ends:
+    if ends is None:
         return told
-    bounds = ["−∞" if ends[0] is None else f"{ends[0]:+.2f}", "∞" if ends[1] is None else f"{ends[1]:+.2f}"]
-    return f"{told} [{', '.join(bounds)}]"
+    # A ratio whose denominator may be zero has no bounded set.
+    return f"{told} [unbounded]" if isinstance(ends, dict) else f"{told} [{ends[0]:+.2f}, {ends[1]:+.2f}]"
 
 
 def read(place: str) -> Mapping[str, Any]:
@@ -81,9 +82,11 @@ def main() -> None:
     parser.add_argument("studies", nargs="+", metavar="NAME=RUN")
     parser.add_argument("--beta", type=float, default=0.1)
     arguments = parser.parse_args()
-    studies = dict(study.split("=", 1) for study in arguments.studies)
+    studies = dict(study.partition("=")[::2] for study in arguments.studies)
+    if len(studies) < len(arguments.studies) or not all(studies.values()):
+        parser.error("studies are told as NAME=RUN, each name once")
     analyses = {name: read(place) for name, place in studies.items()}
-    print(f"| Points of 3 | {' | '.join(studies)} |\n|---|{'---|' * len(studies)}")
+    print(f"| In points of 3; persistence is a share | {' | '.join(studies)} |\n|---|{'---|' * len(studies)}")
     for row in ROWS:
         found = [tell(find(analysis, row, arguments.beta)) for analysis in analyses.values()]
         print(f"| {row[0]} | {' | '.join(found)} |")

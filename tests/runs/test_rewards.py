@@ -134,7 +134,7 @@ def drawn(finished: hf.Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """What a stage draws with the weights at its start: its rollouts, and the episodes that were scored for them."""
     scored = training.score_all
 
-    def draw(study: hf.Study, **rule: bool) -> tuple[list[Any], list[tuple[Case, Trajectory]]]:
+    def draw(study: hf.Study, *, attempt: int = 0, **rule: bool) -> tuple[list[Any], list[tuple[Case, Trajectory]]]:
         step, seen = step_of(study), list[tuple[Case, Trajectory]]()
         settings = step.settings
         assert isinstance(settings, RewardStageSettings) and settings.training is not None
@@ -151,7 +151,7 @@ def drawn(finished: hf.Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             practice = training._Practice(step, settings, store, {}, open_rewards(settings, store))
             policy = open_policy(reading.weights_of(store, settings.parent))
             policy.set_training(False)
-            return practice.draw(policy, 0, 0), seen
+            return practice.draw(policy, 0, attempt), seen
 
     yield draw
 
@@ -185,6 +185,9 @@ def test_a_step_of_one_family_has_as_many_cases_as_it_has(finished: hf.Run, draw
         met = {case.id: case.family for case, _ in seen}
         (family,) = set(met.values())
         assert len(met) == min(prompts, trained[family]) and len(seen) == GROUP * len(met)
+        # Where a step lacks tokens, it draws more of the same.
+        _, more = drawn(study, attempt=1)
+        assert {case.family for case, _ in more} == {family}
     _, mixed = drawn(hf.Study.model_validate(settings_of()))
     assert len({case.family for case, _ in mixed}) > 1
 

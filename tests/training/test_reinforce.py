@@ -23,8 +23,7 @@ from holdfast.training.encoding import Encoded, score_picked
 from holdfast.training.loop import loop as loop_module
 from holdfast.training.loop.passes import descend
 from holdfast.training.policy.adapters import HubModel, open_policy
-from holdfast.training.rl import stage as stage_module
-from holdfast.training.rl.groups import Batch, describe_policy, gradient_step, order_sequences, watched_step
+from holdfast.training.rl.groups import Batch, Watch, describe_policy, gradient_step, order_sequences, watched_step
 from holdfast.training.rl.selection import Rewarded
 from holdfast.training.rl.stage import train_on_rewards
 from holdfast.training.rl.supply import score_all
@@ -196,7 +195,7 @@ def test_merging_and_skipping_change_nothing(taught, loss, shifts, kl_weight):
 
 
 @pytest.mark.usefixtures("in_64_bits")
-@pytest.mark.parametrize("whole", [True, False])  # whether what has no part in the loss is in its pass too
+@pytest.mark.parametrize("whole", [True, False])  # in one pass with what has no part in the loss, or in parts
 @pytest.mark.parametrize("budget", [1000, 20])
 @pytest.mark.parametrize("kl_weight", [0.0, 0.3])
 def test_a_step_that_watches_itself_is_the_same_step(taught, kl_weight, budget, whole):
@@ -212,17 +211,22 @@ def test_a_step_that_watches_itself_is_the_same_step(taught, kl_weight, budget, 
     gradients = [weight.grad.clone() for weight in policy.trainable()]
     for weight in policy.trainable():
         weight.grad = None
-    inside = len(places) if whole else sum(not batch.completions[place].skipped for place in places)
-    assert whole or inside < len(places)
-    known = {place: now[place] for place in places[inside:]}
-    watched = watched_step(batch, settings, {"reward": 1.0}, start, places[:inside], known=known)
-    (found,) = [descend(policy, part, budget) for part in watched.parts(budget)]
+    known = {place: now[place] for place in places if batch.completions[place].skipped}
+    assert known or kl_weight
+    watch = Watch(batch=batch, start=start)
+    watched = watched_step(batch, settings, {"reward": 1.0}, watch, None if whole else known)
+    parts = watched.parts(budget)
+    assert len(parts) == 1 if whole or budget == 1000 else len(parts) > 1
+    found = [descend(policy, part, budget) for part in parts]
     assert watched.facts == {"reward": 1.0} and watched.examples == plain.examples
-    assert found.loss == pytest.approx(sum(one.loss for one in expected), rel=EXACT, abs=EXACT)
+    assert sum(one.loss for one in found) == pytest.approx(sum(one.loss for one in expected), rel=EXACT, abs=EXACT)
     assert apart([weight.grad for weight in policy.trainable()], gradients) < EXACT
-    wanted = expected[0].metrics | describe_policy(batch, now, start)
-    assert set(found.metrics) == set(wanted) and {"kl", "entropy", "mismatch", "ratio"} <= set(wanted)
-    assert found.metrics == pytest.approx(wanted, rel=EXACT, abs=EXACT)
+    wanted = expected[0].metrics | describe_policy(watch, now)
+    assert all(set(one.metrics) == set(wanted) for one in found) and {"kl", "entropy", "mismatch", "ratio"} <= set(
+        wanted
+    )
+    told = {name: sum(one.metrics[name] for one in found) for name in wanted}
+    assert told == pytest.approx(wanted, rel=EXACT, abs=EXACT)
 
 
 @pytest.mark.usefixtures("in_64_bits")
@@ -230,16 +234,19 @@ def test_an_adapters_step_watches_itself_where_nothing_is_dropped(taught, tmp_pa
     """Without dropout its pass says what one before the update would; with it there is one before."""
     assert HubModel(taught, lora_r=2, lora_dropout=0.3).drops_out and not HubModel(taught, lora_r=2).drops_out
     settings = office.change(SETTINGS, lora_r=2, token_budget=60)  # in several trees
-    found = {}
+    found, computed, compute = {}, [], HubModel.logprobs
+
+    def count(policy, packed):
+        computed.append(packed.ids.numel())
+        return compute(policy, packed)
+
+    monkeypatch.setattr(HubModel, "logprobs", count)
     for way in ("own", "before"):
         if way == "before":
             monkeypatch.setattr(HubModel, "drops_out", True)
-        scored = []
-        monkeypatch.setattr(
-            stage_module, "score_all", lambda *given, said=scored: said.append(given) or score_all(*given)
-        )
+        computed.clear()
         (result,) = train(taught, tmp_path / way, Draw(taught, settings=settings), settings)
-        found[way] = lines_of(tmp_path / way), read_weights(result.path), sum(len(given[1]) for given in scored)
+        found[way] = lines_of(tmp_path / way), read_weights(result.path), sum(computed)
     own, before = found["own"], found["before"]
     assert own[2] < before[2]
     assert len(own[0]) == settings.steps
@@ -281,12 +288,12 @@ def test_divergence_of_an_earlier_policys_rollouts_by_hand(taught):
     ratios = {longer: np.array([2.0, 0.5, 1.0]), shorter: np.array([1.0, 4.0])}
     now = {place: np.log(value) - 1 for place, value in ratios.items()}
     start = {place: value + 0.5 for place, value in now.items()}
-    found = describe_policy(batch, now, start)
+    found = describe_policy(Watch(batch=batch, start=start), now)
     k3 = math.exp(0.5) - 1.5
     assert found["kl"] == pytest.approx((2 * 3.5 + 5) * k3 / 3, rel=EXACT)
     # Of fewer rollouts under the start, each counts once; nothing else is theirs.
     assert batch.firsts == [0]
-    part = describe_policy(batch, now, {longer: start[longer]})
+    part = describe_policy(Watch(batch=batch, start={longer: start[longer]}, firsts=True), now)
     assert part.pop("kl") == pytest.approx(3.5 * k3, rel=EXACT)
     assert part == {name: value for name, value in found.items() if name != "kl"}
     surprise = sum(

@@ -15,7 +15,7 @@ SCRIPT = ROOT / "benchmarks" / "side_by_side.py"
 
 def estimate(value: float | None, **keys: Any) -> dict[str, Any]:
     told = {"kind": "delta", "estimator": "pooled", "claim": "recipe", "lineage": ["S"], "objective": "safety"}
-    return {**told, "labelled": "all", "value": value, "interval": [0.1, None], **keys}
+    return {**told, "labelled": "all", "value": value, "interval": [0.1, 0.9], **keys}
 
 
 def table_of(tmp_path: Path, deltas: list[dict[str, Any]]) -> tuple[list[list[str]], str]:
@@ -35,15 +35,16 @@ def test_the_estimate_of_all_together_is_taken(tmp_path: Path) -> None:
         estimate(0.8, axes={"dose": 1}, judge="one"),
         estimate(0.9, axes={"dose": 1}, claim="checkpoint"),
         estimate(-0.4, axes={"dose": 1}, objective="helpfulness", base="one", interval=None),
-        estimate(None, axes={"dose": 2}, lineage=["H"], base="one", interval=None),
+        estimate(0.3, axes={"dose": 1}, beside=True),
+        estimate(None, axes={"dose": 2}, lineage=["H"], base="one", interval={"kind": "unbounded"}),
     ]
     rows, complaint = table_of(tmp_path, deltas)
     assert not complaint and rows[0][1:] == ["run", "file"]
     found = {row[0]: row[1] for row in rows[2:]}
     assert all(row[1] == row[2] for row in rows[2:])
-    assert found["S alone: safety gained"] == "+0.50 [+0.10, ∞]"
+    assert found["S alone: safety gained"] == "+0.50 [+0.10, +0.90]"
     assert found["S alone: helpfulness"] == "-0.40"
-    assert found["H alone: safety, two doses"] == "not identified"
+    assert found["H alone: safety, two doses"] == "not identified [unbounded]"
     assert found["S→H: persistence of safety"] == "–"
 
 

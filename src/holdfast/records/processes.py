@@ -51,10 +51,7 @@ def keep_memory() -> None:
 
 
 def hand_back_memory() -> None:
-    """What this process no longer uses goes back to the system, from the middle of the heap too.
-
-    A real model is part of cycles.
-    """
+    """Collects what is in cycles, as real models are, and gives it back to the system with all else that is free."""
     gc.collect()
     trim_heap()
 
@@ -62,8 +59,7 @@ def hand_back_memory() -> None:
 def trim_heap() -> None:
     """What this process has freed goes back to the system, from the middle of the heap too; for glibc alone.
 
-    A real model's steps differ in their sizes, and what they free in pieces below the size that goes back by itself
-    comes to gigabytes.
+    Steps of a real model differ in size, and what they free in pieces too small to go back by themselves is gigabytes.
     """
     if hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)

@@ -31,7 +31,7 @@ from holdfast.runs.plan.step import Step
 
 CarryOut = Callable[[Step, Path, Callable[[Any], None]], None]
 Deliver = Callable[[str, Any], None]
-REST_SECONDS = 5.0
+REST_SECONDS = 5.0  # long against what comes between two steps, short against what a step takes
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -110,7 +110,8 @@ def _serve(
     with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
         while True:
             if not connection.poll(REST_SECONDS):
-                rest()
+                with contextlib.suppress(Exception):  # what cannot be given up stays
+                    rest()
             step = connection.recv()
             try:
                 carry_out(step, run_path, connection.send)

@@ -40,7 +40,7 @@ from holdfast.runs.plan.settings import (
 from holdfast.runs.plan.step import Plan, Step
 from holdfast.runs.steps import bases, judging, references, rollout
 from holdfast.runs.steps.outcomes import Batch, Emit, Finished, Progress
-from holdfast.runs.steps.reading import release_models
+from holdfast.runs.steps.reading import release_models, rest
 from holdfast.store import Store, weights
 from holdfast.store.database import PRIVATE_DIRECTORY, PRIVATE_FILE
 from holdfast.store.places import LOGS, MACHINES_KEY
@@ -48,6 +48,7 @@ from holdfast.store.steplog import LOG_DIGESTS
 from holdfast.store.weights import WEIGHTS
 from holdfast.study.kinds import METHODS
 
+_LONG_STEP = 20.0  # CPU seconds, of which a look for garbage is nothing
 ProgressState = Literal["started", "running", "done", "failed"]
 
 
@@ -233,10 +234,8 @@ def execute(
 
     sweep()
     state = _Execution(plan, store, listener, waiting, done, Outlook(plan, waiting, known, workers))
-    hand_back_memory()  # which looking at models took; this process now waits
-    engine: Engine = (
-        Workers(carry_out, release_models, store.path, workers) if workers > 1 else InProcess(carry_out, store.path)
-    )
+    hand_back_memory()  # which looking at models took
+    engine: Engine = Workers(carry_out, rest, store.path, workers) if workers > 1 else InProcess(carry_out, store.path)
     try:
         while True:
             while len(state.running) < engine.capacity and (step := state.ready()) is not None:
@@ -274,9 +273,9 @@ def carry_out(step: Step, run_path: Path, emit: Emit) -> None:
     # Whoever carries out the plan has checked the run.
     with Store(run_path, check=False) as store, _collection(step.settings):
         finished = _work(step, store, emit)
-    if isinstance(step.settings, TrainSettings | ReferenceSettings):
-        hand_back_memory()
     seconds = round(time.process_time() - started, 3)
+    if seconds >= _LONG_STEP:
+        hand_back_memory()
     emit(replace(finished, result={**finished.result, "cpu_seconds": seconds}))
 
 

@@ -26,6 +26,7 @@ from holdfast.runs.costs.talk import (
     replies_to_users,
 )
 from holdfast.runs.plan.settings import (
+    MEASURED_TOKENS,
     MergeSettings,
     OpenSettings,
     RandomSettings,
@@ -153,12 +154,14 @@ class Workload:
         if settings.users is not None:
             replies = replies_to_users(self._plan.study, settings.users.section)
         entry = settings.agent.entry
-        work = sampling(prompts, replies, episodes=step.size, batch=settings.limits.batch_size)
+        batch = settings.limits.batch_size
+        work = sampling(prompts, replies, episodes=step.size, batch=batch, openings=prompts.kinds)
         parent = self._parents.get(settings.checkpoint)
         if settings.part == "test" and parent is not None:
             # How far conduct moved: its own, its parent's and its base's log-probabilities, one episode a case.
             models = 2 if self._parents.get(parent) is None else 3
             tree = _forest(prompts, replies, prompts.kinds, prompts.cases, 1)
+            tree += prompts.opening * (math.ceil(tree / MEASURED_TOKENS) - 1)  # as those of references
             work += {("scored", entry.precision): models * tree, ("load", ""): models}
         work[("load", "")] += 1
         return Work(work.told(), _context(prompts, replies))
@@ -204,12 +207,17 @@ class Workload:
                 replies = shown
                 tree = _demonstration_tree(section, prompts, replies)
             case RewardSection():
-                met = section.prompts_per_step
+                met: float = section.prompts_per_step
+                if section.grouping == "family":
+                    met = min(met, prompts.cases / max(1, prompts.kinds))
                 openings = 1.0 if section.grouping == "family" else _met(prompts.kinds, met)
                 tree = _forest(prompts, replies, openings, met, section.group_size)
                 if section.on_policy:
-                    batch = met * section.group_size
-                    amounts += sampling(prompts, replies, episodes=batch * step.size, batch=batch)
+                    each, batch = met * section.group_size, math.ceil(met * section.group_size)
+                    read = openings * step.size
+                    amounts += sampling(prompts, replies, episodes=each * step.size, batch=batch, openings=read)
+                if section.lora_dropout or section.lag:  # before the update too, or as they were sampled
+                    amounts[("scored", section.precision)] += tree * step.size
                 if section.on_policy or section.kl_weight:  # under the weights at the start
                     asked = tree if section.kl_weight else _forest(prompts, replies, openings, met, 1)
                     amounts[("scored", section.precision)] += asked * step.size
@@ -241,11 +249,14 @@ class _Amounts(defaultdict[tuple[Sort, str], float]):
         return {key: amount for key, amount in self.items() if amount}
 
 
-def sampling(prompts: Prompts, replies: Replies, *, episodes: float, batch: int) -> _Amounts:
-    """Episodes that are sampled in batches, whose rows grow in lockstep until the longest reply ends."""
+def sampling(prompts: Prompts, replies: Replies, *, episodes: float, batch: int, openings: float) -> _Amounts:
+    """Episodes that are sampled in batches, whose rows grow in lockstep until the longest reply ends.
+
+    ``openings`` is how many are read in all.
+    """
     whole, rest = divmod(episodes, batch)
     calls = whole * math.ceil(batch / ROWS) + math.ceil(rest / ROWS)
-    read = prompts.kinds * prompts.opening + episodes * (prompts.own + replies.heard)
+    read = openings * prompts.opening + episodes * (prompts.own + replies.heard)
     return _Amounts(
         {
             ("read", ""): read,

@@ -118,6 +118,11 @@ class Settings(Record):
         return {who: model for who, model in asked.items() if model is not None}
 
 
+# Of held-out episodes whose KL is measured, so many are read at once on a processor: more take more memory and no less
+# time.
+MEASURED_TOKENS = 4096
+
+
 @dataclass(frozen=True, kw_only=True)
 class RolloutSettings(Settings):
     """Episodes of a checkpoint. Without an ``agent`` it is a tiny model.

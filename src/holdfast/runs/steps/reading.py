@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.models import Model, RemoteModel, Speaker
+from holdfast.models import Model, Remembering, RemoteModel, Speaker
 from holdfast.models.entries import EndpointSection, ModelEntry
 from holdfast.records import Case, Checkpoint, Trajectory
 from holdfast.records.errors import StepError, StoreError, StudyError
@@ -149,7 +149,7 @@ def open_speakers(
 
 
 def _forget(speakers: Iterable[Model | RemoteModel]) -> None:
-    if local := [model for model in speakers if hasattr(model, "forget")]:
+    if local := [model for model in speakers if isinstance(model, Remembering)]:
         for model in local:
             model.forget()
         hand_back_memory()
@@ -173,11 +173,20 @@ def _open(speaker: SpeakerModel, means: Means, store: Store | None, ledger: Any)
 
 def release_models() -> None:
     """Give up the memory of the model that spoke last, for a step that opens weights of its own."""
+    held = _load_local.cache_info().currsize
     _load_local.cache_clear()
-    hand_back_memory()
+    if held:
+        hand_back_memory()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def rest() -> None:
+    """Give up the model that spoke last while others work. One on an accelerator stays: to open it again takes long."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        release_models()
 
 
 @lru_cache(maxsize=1)

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from holdfast.models.tiny.chat import is_tiny
 from holdfast.records import JSON, Ending, Trajectory, content_id
 from holdfast.records.errors import StepError, StudyError
+from holdfast.records.processes import hand_back_memory
 from holdfast.records.words import CUT_OFF_AT
 from holdfast.rollout.episode import episode_id
 from holdfast.rollout.episode import roll_out as roll_out_episodes
-from holdfast.runs.plan.settings import BringSettings, RolloutSettings
+from holdfast.runs.plan.settings import MEASURED_TOKENS, BringSettings, RolloutSettings
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps import reading
 from holdfast.runs.steps.outcomes import Batch, Emit, Finished, complete, in_batches
@@ -37,7 +38,6 @@ LIMITS: Mapping[Ending, str] = {
     Ending.TOKEN_LIMIT: "max_episode_tokens",
     Ending.TIME_LIMIT: "max_seconds",
 }
-_MEASURED_TOKENS = 4096  # read at once: more take more memory and no less time
 MUCH_CUT = 0.05  # of a step's episodes at one limit, from which a reader is told
 
 if TYPE_CHECKING:
@@ -184,9 +184,13 @@ def _episode_logprobs(directory: Path, encoded: Mapping[str, Encoded], precision
         )
         return np.array([float(row.sum()) for row in rows])
     reading.release_models()
+    hand_back_memory()  # of the checkpoint that was measured before
+    from holdfast.models.local.speed import has_accelerator
     from holdfast.training.dpo.stage import reference_logprobs
+    from holdfast.training.loop.loop import TOKEN_BUDGET
 
-    budget = max(_MEASURED_TOKENS, *(len(item.ids) for item in encoded.values()))
+    longest = max(len(item.ids) for item in encoded.values())
+    budget = TOKEN_BUDGET if has_accelerator() else max(MEASURED_TOKENS, longest)
     values = reference_logprobs(directory, list(encoded), encoded, "agent", token_budget=budget, precision=precision)
     return np.array([values[name] for name in encoded])
 

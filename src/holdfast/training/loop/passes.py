@@ -88,7 +88,7 @@ def score_within(
     return known
 
 
-# What is scored before an update comes again in the update.
+# What is scored before an update may come again in it.
 @lru_cache(maxsize=1)
 def _plant(
     sequences: tuple[ScoredSequence, ...], device: torch.device, masks: bool, budget: int

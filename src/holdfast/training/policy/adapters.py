@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -242,13 +243,17 @@ class HubModel:
             self._chats[calls] = HubChat(self._source, calls=calls)
         return LiveModel(self._base, self._chats[calls], self._autocast)
 
-    @property
+    @cached_property
     def drops_out(self) -> bool:
-        """Whether training may drop anything out, as a module says, or a configuration of what has no module for it."""
+        """Whether training may use luck, as a module says, or a configuration of what has no module for it."""
         if any(isinstance(module, nn.Dropout) and module.p > 0 for module in self._base.modules()):
             return True
         settings = self._base.config.get_text_config(decoder=True).to_dict()
-        return any("drop" in name and value for name, value in settings.items() if isinstance(value, int | float))
+        named = [name for name, value in settings.items() if isinstance(value, int | float) and value]
+        # Heads that summarise or classify are not used.
+        return any(
+            ("drop" in name or "jitter" in name) and not name.startswith(("summary", "classifier")) for name in named
+        )
 
     @property
     def adapted(self) -> bool:

@@ -100,10 +100,11 @@ class Batch:
 
     @property
     def firsts(self) -> list[int]:
-        """Places of the completions that the first rollouts of all groups have."""
+        """Places of the completions that the first rollouts with tokens of all groups have."""
         places: dict[int, int] = {}
         for place, item in enumerate(self.completions):
-            places.setdefault(item.first.group, place)
+            if item.sequence.scored:
+                places.setdefault(item.first.group, place)
         return list(places.values())
 
     @property
@@ -159,52 +160,69 @@ def order_sequences(batch: Batch) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class WatchedPart:
-    """A whole step on the policy's own rollouts, whose pass also says what there is to watch of the policy.
+class Watch:
+    """What a step's rollouts are held against: the policy at the ``start`` of the stage.
 
-    ``sequences`` are those of ``places``, of which ``inner`` takes the first; ``known`` are the log-probabilities of
-    completions at other places under the policy. ``start`` is as in ``describe_policy``. Dropout must be off.
+    Its log-probabilities [tokens] are by place of the completion: of all that have tokens, or where ``firsts`` is true
+    of the first rollout of each group alone.
+    """
+
+    batch: Batch
+    start: Mapping[int, Singles]
+    firsts: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WatchedPart:
+    """A part of a step on the policy's own rollouts, whose pass also says what there is to watch of the policy.
+
+    ``sequences`` are those of ``places``, of which ``inner`` takes the first; ``known`` are the policy's
+    log-probabilities of completions at further places. Dropout must be off.
     """
 
     sequences: tuple[ScoredSequence, ...]
     places: Sequence[int]
     inner: Part
-    batch: Batch
-    start: Mapping[int, Singles]
+    watch: Watch
     known: Mapping[int, Singles]
 
     def loss(self, logps: Tensor, owner: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The loss of ``inner``, and its metrics beside what ``describe_policy`` finds."""
-        counts = [self.batch.completions[place].sequence.scored for place in self.places]
+        """The loss of ``inner``, and its metrics beside the part's share of what ``describe_policy`` finds."""
+        counts = [item.scored for item in self.sequences]
         found = torch.split(logps.detach().to("cpu").float(), counts)
-        now = {place: value.numpy() for place, value in zip(self.places, found, strict=True)} | dict(self.known)
+        now = {place: value.numpy() for place, value in zip(self.places, found, strict=True)}
         trained = sum(counts[: len(self.inner.sequences)])
         loss, metrics = self.inner.loss(logps[:trained], owner[:trained])
-        return loss, metrics | describe_policy(self.batch, now, self.start)
+        own = _sum_up(self.watch, now | dict(self.known))
+        return loss, metrics | own.over(_count_up(self.watch))
 
 
 def watched_step(
     batch: Batch,
     settings: RewardSettings,
     facts: Mapping[str, float],
-    start: Mapping[int, Singles],
-    places: Sequence[int],
-    *,
-    known: Mapping[int, Singles],
+    watch: Watch,
+    known: Mapping[int, Singles] | None,
 ) -> TrainStep:
-    """``gradient_step`` on a batch with something to learn, watched in its own pass.
+    """``gradient_step`` on a batch with something to learn, watched in its own passes.
 
-    ``places`` are those of ``order_sequences``, from the first on, at least those in the loss; of the others the
-    policy's log-probabilities are ``known``.
+    ``known`` are the policy's log-probabilities of what has tokens and no part in the loss; where it is None, that is
+    in the step's one pass too.
     """
-    step = gradient_step(batch, settings, facts, start)
-    sequences = tuple(batch.completions[place].sequence for place in places)
+    step, places = gradient_step(batch, settings, facts, watch.start), order_sequences(batch)
+    items = [batch.completions[place].sequence for place in places]
+    place_of = {id(item): place for item, place in zip(items, places, strict=True)}
 
-    def whole(_: int) -> list[Part]:
-        (inner,) = step.parts(sys.maxsize)
-        return [WatchedPart(sequences=sequences, places=places, inner=inner, batch=batch, start=start, known=known)]
+    def parts(budget: int) -> list[Part]:
+        found: list[Part] = []
+        for inner in step.parts(sys.maxsize if known is None else budget):
+            sequences = tuple(items if known is None else inner.sequences)
+            own = [place_of[id(item)] for item in sequences]
+            beside = {} if found or known is None else known
+            found.append(WatchedPart(sequences=sequences, places=own, inner=inner, watch=watch, known=beside))
+        return found
 
-    return TrainStep(examples=step.examples, parts=whole, facts=facts)
+    return TrainStep(examples=step.examples, parts=parts, facts=facts)
 
 
 def describe_batch(batch: Batch) -> dict[str, float]:
@@ -227,42 +245,72 @@ def describe_batch(batch: Batch) -> dict[str, float]:
     }
 
 
-def describe_policy(batch: Batch, now: Mapping[int, Singles], start: Mapping[int, Singles]) -> dict[str, float]:
-    """What a batch says of the policy: log-probabilities [tokens] of it ``now`` and at the ``start`` of the stage.
+def describe_policy(watch: Watch, now: Mapping[int, Singles]) -> dict[str, float]:
+    """What a batch says of the policy, whose log-probabilities [tokens] are ``now`` by place of the completion.
 
-    Both are by place of the completion. ``entropy`` is the mean negative log-probability a token, ``kl`` the sum over
-    an episode's tokens of exp(d) - d - 1 with d = start - now (Schulman 2020, "Approximating KL divergence", k3), in
-    nats, averaged over rollouts: all of them, or where ``start`` is of fewer, one for each of its places. Rollouts of
-    an earlier policy, with ``sampled``, weigh each token by its ratio of probabilities, which corrects the token and
-    not what stands before it; they give ``log_ratio`` and ``ess`` too. ``mismatch`` is how far the sampler's
-    log-probability of an episode is from training's, in nats a token.
+    ``entropy`` is the mean negative log-probability a token, ``kl`` the sum over an episode's tokens of exp(d) - d - 1
+    with d = start - now (Schulman 2020, "Approximating KL divergence", k3), in nats, averaged over the rollouts that
+    the start was asked about. Rollouts of an earlier policy, with ``sampled``, weigh each token by its ratio of
+    probabilities, which corrects the token and not what stands before it; they give ``log_ratio`` and ``ess`` too.
+    ``mismatch`` is how far the sampler's log-probability of an episode is from training's, in nats a token.
     """
-    items = [(batch.completions[place], value, start.get(place)) for place, value in now.items()]
-    if not items:
-        return {}
-    surprise = divergence = weight = mismatch = 0.0
-    reported = compared = 0  # tokens of rollouts of which the sampler reported a log-probability, and rollouts
-    for item, value, reference in items:
+    sums = _sum_up(watch, now)
+    items = [(watch.batch.completions[place], value) for place, value in now.items()]
+    repeated = [(value, item.first.sampled) for item, value in items for _ in range(item.count)]
+    stored = [(value, sampled) for value, sampled in repeated if sampled is not None]
+    off = measure([value for value, _ in stored], [sampled for _, sampled in stored]) if stored else {}
+    return sums.over(sums) | off
+
+
+@dataclass(slots=True, kw_only=True)
+class _Sums:
+    """Sums over rollouts or their tokens, and what each is divided by: rollouts, weights of tokens, tokens."""
+
+    divergence: float = 0.0
+    surprise: float = 0.0
+    mismatch: float = 0.0
+    compared: float = 0.0
+    weight: float = 0.0
+    reported: float = 0.0
+
+    def over(self, totals: _Sums) -> dict[str, float]:
+        """The means, or of sums over a part its shares of them; without those that there is nothing of."""
+        found = {
+            "kl": (self.divergence, totals.compared),
+            "entropy": (self.surprise, totals.weight),
+            "mismatch": (self.mismatch, totals.reported),
+        }
+        return {name: value / total for name, (value, total) in found.items() if total > 0}
+
+
+def _sum_up(watch: Watch, now: Mapping[int, Singles]) -> _Sums:
+    sums = _Sums()
+    for place, value in now.items():
+        item = watch.batch.completions[place]
         sampled = value if item.first.sampled is None else item.first.sampled
-        if item.first.logprob is not None:
-            mismatch += item.count * abs(item.first.logprob - float(sampled.sum(dtype=np.float64)))
-            reported += item.count * item.sequence.scored
+        if item.first.logprob is not None:  # of which the sampler reported one
+            sums.mismatch += item.count * abs(item.first.logprob - float(sampled.sum(dtype=np.float64)))
+            sums.reported += item.count * item.sequence.scored
         # Bounded, so that a token that one side all but rules out leaves a number.
-        ratios = item.count * np.exp(np.minimum(value.astype(np.float64) - sampled, _MOST_NATS))
-        weight += float(ratios.sum())
-        surprise -= float((ratios * value).sum())
-        if reference is not None:
-            rollouts = item.count if len(start) == len(now) else 1
-            gaps = np.minimum(reference.astype(np.float64) - value, _MOST_NATS)
-            divergence += float((ratios * (np.exp(gaps) - gaps - 1)).sum()) * rollouts / item.count
-            compared += rollouts
-    numbers = {"kl": divergence / compared} if compared else {}
-    if weight > 0:
-        numbers["entropy"] = surprise / weight
-    repeated = [(value, item.first.sampled) for item, value, _ in items for _ in range(item.count)]
-    if stored := [(value, sampled) for value, sampled in repeated if sampled is not None]:
-        numbers |= measure([value for value, _ in stored], [sampled for _, sampled in stored])
-    return numbers | ({"mismatch": mismatch / reported} if reported else {})
+        ratios = np.exp(np.minimum(value.astype(np.float64) - sampled, _MOST_NATS))
+        sums.weight += item.count * float(ratios.sum())
+        sums.surprise -= item.count * float((ratios * value).sum())
+        if place in watch.start:
+            rollouts = 1 if watch.firsts else item.count
+            gaps = np.minimum(watch.start[place].astype(np.float64) - value, _MOST_NATS)
+            sums.divergence += rollouts * float((ratios * (np.exp(gaps) - gaps - 1)).sum())
+            sums.compared += rollouts
+    return sums
+
+
+def _count_up(watch: Watch) -> _Sums:
+    """What the sums over a whole batch of the policy's own rollouts are divided by."""
+    items = {place: item for place, item in enumerate(watch.batch.completions) if item.sequence.scored}
+    return _Sums(
+        compared=sum(1 if watch.firsts else items[place].count for place in watch.start),
+        weight=sum(item.count * item.sequence.scored for item in items.values()),
+        reported=sum(item.count * item.sequence.scored for item in items.values() if item.first.logprob is not None),
+    )
 
 
 def list_completions(step: int, completions: Sequence[Completion]) -> list[dict[str, Any]]:

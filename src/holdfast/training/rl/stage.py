@@ -30,6 +30,7 @@ from holdfast.training.rl.groups import (
     Batch,
     Completion,
     Singles,
+    Watch,
     describe_batch,
     describe_policy,
     gradient_step,
@@ -143,32 +144,32 @@ class RewardStage(Stage[RewardSettings]):
         check_sequences(((item.sequence.name, item.first.encoded) for item in items), self._policy)
         check_budget(sequences, self._settings.token_budget)
         self._batch, self._completions = batch, batch.completions
-        facts = describe_batch(batch)
-        start = self._ask_start(batch, places)
-        own = not any(item.first.sampled is not None for item in items)
-        # Without dropout the update's own pass says what one before it would.
-        if own and not self._policy.drops_out and not all(item.skipped for item in items):
-            # Where a pass without gradient is so much cheaper, what has no part in the loss takes that.
-            inside = sum(not item.skipped for item in items) if isinstance(self._policy, HubModel) else len(items)
-            rest = places[inside:]
-            known = dict(zip(rest, self._score(self._policy, sequences[inside:]), strict=True)) if rest else {}
-            return watched_step(batch, self._settings, facts, start, places[:inside], known=known)
+        facts, watch = describe_batch(batch), self._ask_start(batch, places)
+        # Without dropout the update's own passes say what one before it would.
+        if all(item.first.sampled is None for item in items) and not self._policy.drops_out:
+            inside = sum(not item.skipped for item in items)
+            if inside and not isinstance(self._policy, HubModel):
+                return watched_step(batch, self._settings, facts, watch, None)
+            # A pass without gradient is so much cheaper that what has no part in the loss takes one.
+            if inside:
+                known = dict(zip(places[inside:], self._score(self._policy, sequences[inside:]), strict=True))
+                return watched_step(batch, self._settings, facts, watch, known)
         now = dict(zip(places, self._score(self._policy, sequences), strict=True))
-        return gradient_step(batch, self._settings, facts | describe_policy(batch, now, start), start)
+        return gradient_step(batch, self._settings, facts | describe_policy(watch, now), watch.start)
 
-    def _ask_start(self, batch: Batch, places: Sequence[int]) -> dict[int, Singles]:
-        """Log-probabilities [tokens] under the weights at the start, by place.
+    def _ask_start(self, batch: Batch, places: Sequence[int]) -> Watch:
+        """The batch against the weights at the start.
 
         Where the loss does not ask for them it is of one rollout a group, which is enough to watch the KL by.
         """
-        asked = set(places if self._settings.kl_weight > 0 else batch.firsts)
+        firsts = self._settings.kl_weight == 0
+        asked = set(batch.firsts if firsts else places)
         kept = [place for place in places if place in asked]
-        if not kept:
-            return {}
         sequences = [batch.completions[place].sequence for place in kept]
         adapted = self._adapted()
         with nullcontext() if adapted is None else adapted.without_adapter():
-            return dict(zip(kept, self._score(self._start or self._policy, sequences), strict=True))
+            scores = self._score(self._start or self._policy, sequences)
+        return Watch(batch=batch, start=dict(zip(kept, scores, strict=True)), firsts=firsts)
 
     def _compare(self, step: TrainStep, known: Mapping[bytes, Rewarded]) -> TrainStep:
         """A step on stored rollouts, by their tokens, with how far they are from the policy that learns from them."""
@@ -185,6 +186,8 @@ class RewardStage(Stage[RewardSettings]):
 
     def _score(self, policy: Policy, sequences: Sequence[ScoredSequence]) -> list[Singles]:
         """Log-probabilities [tokens] of each sequence, without dropout."""
+        if not sequences:
+            return []
         self._policy.set_training(False)
         try:
             return score_all(policy, sequences, self._settings.token_budget)
@@ -252,7 +255,8 @@ class RewardStage(Stage[RewardSettings]):
 def _identify(settings: RewardSettings, groups: Sequence[Rewarded], seed: int) -> str:
     """All that decides where a stage goes, besides its weights; a state of another stage is not taken up."""
     # A stage that users reward is the same whether there could be an objective or not.
-    free = {"token_budget", "recompute", *(key for key in ("objective", "unscored") if getattr(settings, key) is None)}
+    unsaid = (key for key in ("objective", "unscored", "grouping") if getattr(settings, key) is None)
+    free = {"token_budget", "recompute", *unsaid}
     if settings.schedule == "constant" and settings.lag == 0 and settings.steps >= _PATIENCE:
         free |= {"steps"}
     kept = {name: value for name, value in settings.model_dump().items() if name not in free}

@@ -157,8 +157,9 @@ class _Practice:
         identity = content_id("practice", self._step.fingerprint, number, attempt)
         rng = np.random.default_rng(int(identity, 16))
         if section.grouping == "family":
-            # As often as it has cases.
-            family = cases[rng.integers(len(cases))].family
+            # A family comes as often as it has cases, and is the same in all attempts at a step.
+            luck = np.random.default_rng(int(content_id("family", self._step.fingerprint, number), 16))
+            family = cases[luck.integers(len(cases))].family
             cases = [case for case in cases if case.family == family]
         count = min(section.prompts_per_step, len(cases))
         chosen = [cases[number] for number in rng.choice(len(cases), count, replace=False)]
