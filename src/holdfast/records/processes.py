@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import os
 import threading
 import time
@@ -14,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 _LOOK_SECONDS = 0.5
+_LONG = 1.0
 # mallopt(3) of glibc: what is freed at the end of the heap stays up to the first; blocks from the second on do not.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = (-1, 2**27), (-3, 2**25)
 
@@ -56,12 +58,13 @@ def hand_back_memory() -> None:
     trim_heap()
 
 
-def trim_heap() -> None:
+def trim_heap(*, after: float = math.inf) -> None:
     """What this process has freed goes back to the system, from the middle of the heap too; for glibc alone.
 
     Steps of a real model differ in size, and what they free in pieces too small to go back by themselves is gigabytes.
+    ``after`` are the CPU seconds of the work that is over: nothing is done after work so short that it would tell.
     """
-    if hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+    if after >= _LONG and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)
 
 

@@ -194,10 +194,10 @@ class Decoder:
         openings = [self._open(row) for row in rows]
         known = [self.turns.find(row.prompt, row.opening) for row in rows]
         counts = [row.opening + count_states(states) for row, states in zip(rows, known, strict=True)]
-        states = SharedRows(openings, known, self._device)
         rest = [row.prompt[count:] for row, count in zip(rows, counts, strict=True)]
         self.prefilled += sum(map(len, rest))
         width = max(map(len, rest))
+        states = SharedRows(openings, known, self._device, room=width + max(row.limit for row in rows))
         tokens = torch.zeros(len(rows), width, dtype=torch.long)
         held = torch.zeros(len(rows), width, dtype=torch.bool)
         positions = torch.zeros(len(rows), width, dtype=torch.long)
@@ -301,7 +301,7 @@ class Decoder:
         row = batch.rows[number]
         ids = [*row.prompt, *row.ids[:-1]]
         if isinstance(batch.states, SharedRows) and len(ids) - row.opening <= self.turns.tokens:
-            self.turns.add(ids, row.opening, batch.states.own_states(number))
+            self.turns.add(ids, row.opening, batch.states.own_states(number, narrow=True))
 
 
 def _own_cache(model: Any) -> Any:

@@ -8,6 +8,7 @@ Code of a model's own is never run, and weights are read from safetensors alone.
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
@@ -27,6 +28,7 @@ from holdfast.models.local.decoding import OWN_ATTENTION, Decoder, Grammars, Row
 from holdfast.models.local.speed import ROWS, computes_wide
 from holdfast.records import Message
 from holdfast.records.errors import MissingExtra, StepError, StudyError
+from holdfast.records.processes import trim_heap
 
 Quantization = Literal["none", "int8", "int4"]
 Precision = Literal["fp32", "bf16"]
@@ -39,7 +41,7 @@ _MOST_OPENINGS = 1024  # whose ids are known
 # Shorter openings are read with each conversation.
 _SHORT = 16
 # Replies that are sampled at once where they have more own tokens than that together; else at most ROWS.
-_FEW_ROWS, _ROW_TOKENS = 16, 1 << 15
+_FEW_ROWS, _ROW_TOKENS, _ROW_TOKENS_HERE = 16, 1 << 15, 1 << 14  # on an accelerator, and in a processor's memory
 
 
 class LocalModel:
@@ -96,6 +98,7 @@ class LocalModel:
         A token takes one uniform draw from the request's own generator unless the temperature is 0. Errors: StudyError
         for a conversation that the chat template refuses, StepError where memory does not suffice for one reply.
         """
+        started = time.process_time()
         rows = [self._row(ask) for ask in asks]
         waiting = [row for row in rows if row.limit > 0]
         # Equal openings become neighbours, and so do equal prompts, which are read once.
@@ -112,6 +115,7 @@ class LocalModel:
                 del waiting[:count]
             if alone:
                 self.decoder.turns.clear()
+        trim_heap(after=time.process_time() - started)
         return [self._finish(row, ask) for row, ask in zip(rows, asks, strict=True)]
 
     def forget(self) -> None:
@@ -124,11 +128,11 @@ class LocalModel:
 
     def _count_fitting(self, waiting: Sequence[Row]) -> int:
         """How many of the first rows are sampled together."""
-        tokens = 0
+        tokens, most = 0, _ROW_TOKENS_HERE if self.model.device.type == "cpu" else _ROW_TOKENS
         for count, row in enumerate(waiting[: self.rows]):
             tokens += len(row.prompt) - row.opening + row.limit
             apart = bool(self.decoder.unshared) and len(row.prompt) != len(waiting[0].prompt)
-            if apart or self._is_long(row) or (count >= _FEW_ROWS and tokens > _ROW_TOKENS):
+            if apart or self._is_long(row) or (count >= _FEW_ROWS and tokens > most):
                 return count
         return min(len(waiting), self.rows)
 

@@ -36,14 +36,18 @@ class SharedRows:
     """The states of R rows: ``openings`` gives each row its opening, () for none, equal ones as neighbours.
 
     ``seen`` [R, columns] says which of a row's own columns hold tokens. ``known`` are states that rows go on from, laid
-    into the first columns.
+    into the first columns; ``room`` is how many more columns there may be, which are then laid out once.
     """
 
-    def __init__(self, openings: Sequence[States], known: Sequence[States], device: torch.device) -> None:
+    def __init__(
+        self, openings: Sequence[States], known: Sequence[States], device: torch.device, *, room: int = 0
+    ) -> None:
         self._openings = list(openings)
         self._own: dict[int, tuple[Tensor, Tensor]] = {}
         counts = [count_states(states) for states in known]
         self.seen = torch.arange(max(counts), device=device)[None] < torch.tensor(counts, device=device)[:, None]
+        self._columns = max(counts) + room
+        self._narrow = torch.float32  # until the network says how it computes
         for layer, states in enumerate(lay_side_by_side(known, max(counts))):
             self._own[layer] = states
 
@@ -56,19 +60,19 @@ class SharedRows:
         chosen = torch.tensor(numbers, device=self.seen.device)
         self._openings = [self._openings[number] for number in numbers]
         self.seen = self.seen[chosen]
-        self._own = {layer: (keys[chosen], values[chosen]) for layer, (keys, values) in self._own.items()}
+        for layer, (keys, values) in self._own.items():  # one after the other: the states are never there twice
+            self._own[layer] = keys[chosen], values[chosen]
 
-    def own_states(self, number: int) -> States:
-        """The states of a row's own tokens, without gaps."""
+    def own_states(self, number: int, *, narrow: bool = False) -> States:
+        """The states of a row's own tokens, without gaps; ``narrow`` as the network computes, which loses nothing."""
         columns = self.seen[number].nonzero()[:, 0]
-        return [
-            (keys[number].index_select(1, columns), values[number].index_select(1, columns))
-            for _, (keys, values) in sorted(self._own.items())
-        ]
+        kept = [[part[number].index_select(1, columns) for part in pair] for _, pair in sorted(self._own.items())]
+        return [(keys.to(self._narrow), values.to(self._narrow)) if narrow else (keys, values) for keys, values in kept]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         """Attention [R, new, heads, size] of the newest columns; ``key`` and ``value`` may have fewer heads."""
         scale = query.shape[-1] ** -0.5 if scale is None else scale
+        self._narrow = query.dtype
         if query.device.type == "cpu":  # where widening at every step costs more than the memory
             query, key, value = query.float(), key.float(), value.float()
         keys, values = self._write(layer, key, value)
@@ -94,7 +98,7 @@ class SharedRows:
         start = columns - key.shape[2]
         found = self._own.get(layer)
         if found is None or found[0].shape[2] < columns:
-            room = (*key.shape[:2], columns + _GROWTH)
+            room = (*key.shape[:2], max(columns + _GROWTH, self._columns))
             grown = key.new_zeros(*room, key.shape[3]), value.new_zeros(*room, value.shape[3])
             for new, old in zip(grown, found or (), strict=False):
                 new[:, :, :start] = old[:, :, :start]

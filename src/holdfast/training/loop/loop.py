@@ -32,7 +32,6 @@ from holdfast.training.trees.parts import Part, TrainStep
 
 # Tokens of a tree in memory at once where nobody says: the longest published trajectory has 20,000.
 TOKEN_BUDGET = 32_768
-_LONG_STEP = 1.0  # CPU seconds, of which looking through the heap is nothing
 LOG = "train.jsonl"  # in a loop's folder, a line for each step
 # How often a loop with a folder saves its state; saving changes no result.
 SAVE_SECONDS = 300.0
@@ -167,8 +166,7 @@ class Loop:
         if any(weight.grad is not None for weight in self._weights):
             self._optimizer.step()
         seconds = time.process_time() - started
-        if seconds >= _LONG_STEP:
-            trim_heap()
+        trim_heap(after=seconds)
         history = self.history
         history.position += 1
         history.examples += step.examples
