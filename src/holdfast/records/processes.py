@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 _LOOK_SECONDS = 0.5
-_LONG = 1.0
+_LONG = 1.0  # CPU seconds
 # mallopt(3) of glibc: what is freed at the end of the heap stays up to the first; blocks from the second on do not.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = (-1, 2**27), (-3, 2**25)
 

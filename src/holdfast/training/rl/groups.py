@@ -193,8 +193,8 @@ class WatchedPart:
         now = {place: value.numpy() for place, value in zip(self.places, found, strict=True)}
         trained = sum(counts[: len(self.inner.sequences)])
         loss, metrics = self.inner.loss(logps[:trained], owner[:trained])
-        own = _sum_up(self.watch, now | dict(self.known))
-        return loss, metrics | own.over(_count_up(self.watch))
+        own, _ = _sum_up(self.watch, now | dict(self.known))
+        return loss, metrics | _divide(own, _count_up(self.watch))
 
 
 def watched_step(
@@ -254,63 +254,48 @@ def describe_policy(watch: Watch, now: Mapping[int, Singles]) -> dict[str, float
     probabilities, which corrects the token and not what stands before it; they give ``log_ratio`` and ``ess`` too.
     ``mismatch`` is how far the sampler's log-probability of an episode is from training's, in nats a token.
     """
-    sums = _sum_up(watch, now)
+    sums, totals = _sum_up(watch, now)
     items = [(watch.batch.completions[place], value) for place, value in now.items()]
     repeated = [(value, item.first.sampled) for item, value in items for _ in range(item.count)]
     stored = [(value, sampled) for value, sampled in repeated if sampled is not None]
     off = measure([value for value, _ in stored], [sampled for _, sampled in stored]) if stored else {}
-    return sums.over(sums) | off
+    return _divide(sums, totals) | off
 
 
-@dataclass(slots=True, kw_only=True)
-class _Sums:
-    """Sums over rollouts or their tokens, and what each is divided by: rollouts, weights of tokens, tokens."""
-
-    divergence: float = 0.0
-    surprise: float = 0.0
-    mismatch: float = 0.0
-    compared: float = 0.0
-    weight: float = 0.0
-    reported: float = 0.0
-
-    def over(self, totals: _Sums) -> dict[str, float]:
-        """The means, or of sums over a part its shares of them; without those that there is nothing of."""
-        found = {
-            "kl": (self.divergence, totals.compared),
-            "entropy": (self.surprise, totals.weight),
-            "mismatch": (self.mismatch, totals.reported),
-        }
-        return {name: value / total for name, (value, total) in found.items() if total > 0}
-
-
-def _sum_up(watch: Watch, now: Mapping[int, Singles]) -> _Sums:
-    sums = _Sums()
+def _sum_up(watch: Watch, now: Mapping[int, Singles]) -> tuple[dict[str, float], dict[str, float]]:
+    """What is averaged over some completions, and what each sum is divided by: rollouts, weights of tokens, tokens."""
+    sums, totals = (dict.fromkeys(("kl", "entropy", "mismatch"), 0.0) for _ in range(2))
     for place, value in now.items():
         item = watch.batch.completions[place]
         sampled = value if item.first.sampled is None else item.first.sampled
         if item.first.logprob is not None:  # of which the sampler reported one
-            sums.mismatch += item.count * abs(item.first.logprob - float(sampled.sum(dtype=np.float64)))
-            sums.reported += item.count * item.sequence.scored
+            sums["mismatch"] += item.count * abs(item.first.logprob - float(sampled.sum(dtype=np.float64)))
+            totals["mismatch"] += item.count * item.sequence.scored
         # Bounded, so that a token that one side all but rules out leaves a number.
         ratios = np.exp(np.minimum(value.astype(np.float64) - sampled, _MOST_NATS))
-        sums.weight += item.count * float(ratios.sum())
-        sums.surprise -= item.count * float((ratios * value).sum())
+        sums["entropy"] -= item.count * float((ratios * value).sum())
+        totals["entropy"] += item.count * float(ratios.sum())
         if place in watch.start:
             rollouts = 1 if watch.firsts else item.count
             gaps = np.minimum(watch.start[place].astype(np.float64) - value, _MOST_NATS)
-            sums.divergence += rollouts * float((ratios * (np.exp(gaps) - gaps - 1)).sum())
-            sums.compared += rollouts
-    return sums
+            sums["kl"] += rollouts * float((ratios * (np.exp(gaps) - gaps - 1)).sum())
+            totals["kl"] += rollouts
+    return sums, totals
 
 
-def _count_up(watch: Watch) -> _Sums:
+def _count_up(watch: Watch) -> dict[str, float]:
     """What the sums over a whole batch of the policy's own rollouts are divided by."""
-    items = {place: item for place, item in enumerate(watch.batch.completions) if item.sequence.scored}
-    return _Sums(
-        compared=sum(1 if watch.firsts else items[place].count for place in watch.start),
-        weight=sum(item.count * item.sequence.scored for item in items.values()),
-        reported=sum(item.count * item.sequence.scored for item in items.values() if item.first.logprob is not None),
-    )
+    items = watch.batch.completions
+    return {
+        "kl": sum(1 if watch.firsts else items[place].count for place in watch.start),
+        "entropy": sum(item.count * item.sequence.scored for item in items),
+        "mismatch": sum(item.count * item.sequence.scored for item in items if item.first.logprob is not None),
+    }
+
+
+def _divide(sums: Mapping[str, float], totals: Mapping[str, float]) -> dict[str, float]:
+    """The means, or of sums over a part its shares of them; without those that there is nothing of."""
+    return {name: value / totals[name] for name, value in sums.items() if totals[name] > 0}
 
 
 def list_completions(step: int, completions: Sequence[Completion]) -> list[dict[str, Any]]:
