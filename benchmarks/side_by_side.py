@@ -85,7 +85,10 @@ def main() -> None:
     studies = dict(study.partition("=")[::2] for study in arguments.studies)
     if len(studies) < len(arguments.studies) or not all(studies.values()):
         parser.error("studies are told as NAME=RUN, each name once")
-    analyses = {name: read(place) for name, place in studies.items()}
+    try:
+        analyses = {name: read(place) for name, place in studies.items()}
+    except (OSError, ValueError) as error:
+        parser.error(f"{error}; give a run that was analysed, or what holdfast analyze RUN --json printed")
     print(f"| In points of 3; persistence is a share | {' | '.join(studies)} |\n|---|{'---|' * len(studies)}")
     for row in ROWS:
         found = [tell(find(analysis, row, arguments.beta)) for analysis in analyses.values()]
