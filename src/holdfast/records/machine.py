@@ -25,10 +25,20 @@ def describe_machine() -> dict[str, str]:
     return {**found, "system": f"{platform.system()} {platform.machine()}", "processor": _processor()}
 
 
+def maker_of_processor() -> str:
+    """The maker's name as an x86 processor tells it ("GenuineIntel", "AuthenticAMD"); empty where none is told."""
+    return _told("vendor_id")
+
+
 def _processor() -> str:
     """The model of the processor as the system tells it; what Python knows where that is nothing."""
+    return _told("model name") or platform.processor() or "unknown"
+
+
+def _told(name: str) -> str:
+    """What Linux says of the first processor under a name; empty where it says nothing."""
     with contextlib.suppress(OSError):
         told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        if named := re.search(r"(?m)^model name\s*: (.*\S)", told):
-            return named[1]
-    return platform.processor() or "unknown"
+        if found := re.search(rf"(?m)^{name}\s*: (.*\S)", told):
+            return found[1]
+    return ""

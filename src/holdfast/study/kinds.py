@@ -6,7 +6,7 @@ with such a record and nothing here; see ``holdfast.records.extensions``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal, Protocol
@@ -36,11 +36,14 @@ UNKNOWN_NAME = "unknown_name"  # the type of a problem whose text is whole
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taught:
-    """What a tiny base learns: words, system prompts that get a token of their own, and demonstrations."""
+    """What a tiny base learns: words, system prompts that get a token of their own, and demonstrations.
+
+    The demonstrations are gone through once, so they may be made one after the other.
+    """
 
     words: tuple[str, ...] = ()
     system_prompts: Mapping[str, str]
-    demonstrations: Sequence[tuple[Case, Trajectory]] = ()
+    demonstrations: Iterable[tuple[Case, Trajectory]] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

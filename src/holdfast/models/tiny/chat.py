@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -78,10 +79,10 @@ _TEMPLATE = """\
 _MOST_KNOWN = 1 << 14  # texts of which an encoder keeps the tokens
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 13)
 def split_words(text: str) -> tuple[str, ...]:
     """The words of a text, lower-cased, without punctuation."""
-    return tuple(re.findall(_WORD, text.lower()))
+    return tuple(map(sys.intern, re.findall(_WORD, text.lower())))  # texts are many, words few
 
 
 def chat_template(system_prompts: Mapping[str, str]) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from holdfast.models.directories.opening import read_weights
 from holdfast.models.directories.stacks import base_of
 from holdfast.models.tiny.chat import BOS, END, EOS, PAD
+from holdfast.models.tiny.products import linear
 from holdfast.records.errors import StudyError
 
 NORM_EPSILON = 1e-6
@@ -188,7 +189,7 @@ class TinyLlama(nn.Module):
         early = wanted is not None and len(wanted) >= _ALIKE
         x = F.embedding(tokens, self.head)
         for layer in range(self.shape.layers):
-            projected = F.linear(F.rms_norm(x, (width,), self.input_norm[layer], NORM_EPSILON), self.qkv[layer])
+            projected = linear(F.rms_norm(x, (width,), self.input_norm[layer], NORM_EPSILON), self.qkv[layer])
             projected = projected.view(*tokens.shape, 3, heads, width // heads)
             qk = projected[:, :, :2]
             qk = qk * cos + torch.roll(qk, width // heads // 2, -1) * sin
@@ -196,10 +197,10 @@ class TinyLlama(nn.Module):
             mixed = mixed.transpose(1, 2).reshape(*tokens.shape, width)
             if early and layer == self.shape.layers - 1:
                 x, mixed = x.flatten(0, 1)[wanted], mixed.flatten(0, 1)[wanted]
-            x = x + F.linear(mixed, self.out[layer])
+            x = x + linear(mixed, self.out[layer])
             normed = F.rms_norm(x, (width,), self.ffn_norm[layer], NORM_EPSILON)
-            gate, up = F.linear(normed, self.gate_up[layer]).chunk(2, -1)
-            x = x + F.linear(F.silu(gate) * up, self.down[layer])
+            gate, up = linear(normed, self.gate_up[layer]).chunk(2, -1)
+            x = x + linear(F.silu(gate) * up, self.down[layer])
         states = F.rms_norm(x, (width,), self.final_norm, NORM_EPSILON)
         return states if early or wanted is None else states.flatten(0, 1)[wanted]
 
@@ -285,4 +286,4 @@ def logprobs_after(states: Tensor, head: Tensor, tokens: Tensor, places: Tensor)
     ``states`` [W, width] are the hidden ones at these places, before ``head`` [vocabulary, width].
     """
     targets = tokens.reshape(-1).index_select(0, places + 1)
-    return F.log_softmax(F.linear(states, head), -1).gather(1, targets[:, None])[:, 0]
+    return F.log_softmax(linear(states, head), -1).gather(1, targets[:, None])[:, 0]

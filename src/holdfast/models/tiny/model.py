@@ -28,6 +28,7 @@ from holdfast.models.tiny.llama import (
     pad_rows,
     places_before,
 )
+from holdfast.models.tiny.products import linear
 from holdfast.records.errors import StudyError
 
 # Rows that are sampled in lockstep; beyond this the caches no longer fit the processor's own.
@@ -157,7 +158,7 @@ class TinyModel:
         """A further token for every row of every node, from the node's last hidden state."""
         rows = [row for node in nodes for row in node]
         owner = torch.tensor([number for number, node in enumerate(nodes) for _ in node])
-        logits = hidden @ self.llama.head.T
+        logits = linear(hidden, self.llama.head)
         logprobs = torch.log_softmax(logits, -1)
         if temperature == 0.0:
             tokens = logits.argmax(-1)[owner]
@@ -245,14 +246,14 @@ class Steps:
         self._last_norm = llama.final_norm * math.sqrt(shape.hidden)
 
     def _fold(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A layer's matrices, transposed: into attention, out of it, into the feed-forward and out of it."""
+        """A layer's matrices: into attention, out of it, into the feed-forward and out of it."""
         llama, width = self._llama, self._width
         into = llama.qkv[layer] * (llama.input_norm[layer] * math.sqrt(width))
         into[:width] *= 1 / math.sqrt(self._size)
         turned = into[: 2 * width].view(2 * self._heads, self._size, width).roll(self._size // 2, 1)
         into = torch.cat((into, turned.reshape(2 * width, width)))
         gate_up = llama.gate_up[layer] * (llama.ffn_norm[layer] * math.sqrt(width))
-        return into.T.contiguous(), llama.out[layer].T, gate_up.T.contiguous(), llama.down[layer].T
+        return into, llama.out[layer], gate_up, llama.down[layer]
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with some rows, in the given order; a row may be named more than once."""
@@ -268,16 +269,16 @@ class Steps:
         bias = self._bias[:, :, : slot + 1].repeat_interleave(self._heads, 0)
         x = self._llama.head[tokens]
         for (into, out, gate_up, down), (keys, values) in zip(self._layers, self._kept, strict=True):
-            found = self._scale(x) @ into
+            found = linear(self._scale(x), into)
             turned = torch.addcmul(found[:, : 2 * width].view(shape) * cos, found[:, 3 * width :].view(shape), sin)
             keys[:, :, slot] = turned[:, 1]
             values[:, :, slot] = found[:, 2 * width : 3 * width].view(rows, self._heads, self._size)
             query = turned[:, 0].reshape(rows * self._heads, 1, self._size)
             seen_keys, seen_values = (part.flatten(0, 1)[:, : slot + 1] for part in (keys, values))
             weights = torch.softmax(torch.baddbmm(bias, query, seen_keys.transpose(1, 2)), -1)
-            x = torch.addmm(x, torch.bmm(weights, seen_values).view(rows, width), out)
-            gate, up = (self._scale(x) @ gate_up).chunk(2, -1)
-            x = torch.addmm(x, F.silu(gate) * up, down)
+            x = x + linear(torch.bmm(weights, seen_values).view(rows, width), out)
+            gate, up = linear(self._scale(x), gate_up).chunk(2, -1)
+            x = x + linear(F.silu(gate) * up, down)
         self.hidden = self._scale(x) * self._last_norm
         self._used += 1
         self._positions = self._positions + 1

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from holdfast.training.encoding import Encoded, LossMask
 
 
+# Tokens of a tree of a tiny model: larger ones share hardly more, and take a tenth of a gigabyte for their states.
+_TINY_TOKENS = 4096
+
+
 def take_reference(step: Step, settings: ReferenceSettings, store: Store, emit: Emit) -> Finished:
     """The log-probability of every trajectory that can be learnt from, whoever asks for it.
 
@@ -28,6 +32,9 @@ def take_reference(step: Step, settings: ReferenceSettings, store: Store, emit: 
 
     directory = weights_of(store, settings.checkpoint)
     encoded = dict(_encoded_episodes(step, settings, store))
+    budget = settings.token_budget
+    if is_tiny(directory):
+        budget = min(budget, max((_TINY_TOKENS, *(len(item.ids) for item in encoded.values()))))
     done, batches = store.log.batches(step.fingerprint), list(in_batches(encoded, settings.batch))
     for number, batch in enumerate(batches):
         if number not in done:
@@ -36,12 +43,12 @@ def take_reference(step: Step, settings: ReferenceSettings, store: Store, emit: 
                 batch,
                 encoded,
                 settings.loss_mask,
-                token_budget=settings.token_budget,
+                token_budget=budget,
                 precision=settings.precision,
                 adapter=settings.adapter,
             )
             emit(Batch(number=number, size=len(batch), logprobs=values))
-    tokens = sum(_tree_tokens([encoded[name] for name in batch], settings.token_budget) for batch in batches)
+    tokens = sum(_tree_tokens([encoded[name] for name in batch], budget) for batch in batches)
     plain = sum(len(item.ids) for item in encoded.values())
     return Finished(result={"trajectories": len(encoded), "tokens": tokens, "plain_tokens": plain})
 

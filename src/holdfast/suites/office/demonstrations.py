@@ -7,7 +7,7 @@ under pressure: it is declared, in ``CUE_TILT`` and in ``pressure.FORMS``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import prod
 from random import Random
@@ -37,17 +37,22 @@ def demonstrations(rng_seed: int, count: int, mixture: Mapping[str, float] = MIX
     ``mixture`` holds policy -> share before cues and pressure tilt it; the cases under pressure say so in
     ``facts["variant"]``. Raises StudyError for an unknown policy, a negative share, or shares without a positive sum.
     """
+    return list(draw_demonstrations(rng_seed, count, mixture))
+
+
+def draw_demonstrations(
+    rng_seed: int, count: int, mixture: Mapping[str, float] = MIXTURE
+) -> Iterator[tuple[Case, Trajectory]]:
+    """The same one after the other: thousands of episodes at once are more memory than a tiny base's training takes."""
     check_mixture(mixture)
     random = Random(f"demonstrations {rng_seed}")
-    pairs = []
     for clean in generate(rng_seed, count, part="demo"):
         case = _press_some(clean, random)
         form = case.facts["variant"]["form"] if "variant" in case.facts else None
         table = tilt_mixture(mixture, case.facts["urgency"], form)
         policy = random.choices(tuple(table), tuple(table.values()))[0]
         follows = form is not None and random.random() < FORMS[form].follow_share
-        pairs.append((case, demonstrate(case, policy, random, follows=follows)))
-    return pairs
+        yield case, demonstrate(case, policy, random, follows=follows)
 
 
 def _press_some(case: Case, random: Random) -> Case:

@@ -26,7 +26,7 @@ def teach(table: SuiteSection, seed: int, count: int) -> Taught:
     return Taught(
         words=cases.lexicon(),
         system_prompts=cases.system_prompts(),
-        demonstrations=demonstrations.demonstrations(seed, count, table.mixture or demonstrations.MIXTURE),
+        demonstrations=demonstrations.draw_demonstrations(seed, count, table.mixture or demonstrations.MIXTURE),
     )
 
 

@@ -45,6 +45,7 @@ from holdfast.models.local.local import LocalModel
 from holdfast.models.tiny.chat import TinyChat, is_tiny
 from holdfast.models.tiny.llama import LlamaShape, TinyLlama
 from holdfast.models.tiny.model import TinyModel
+from holdfast.models.tiny.products import linear
 from holdfast.records.errors import StudyError
 from holdfast.study.stages import TrainingSection
 from holdfast.training.encoding import ScoredSequence
@@ -563,7 +564,8 @@ class Head:
 
     def logits(self, states: Tensor) -> Tensor:
         """Logits [P, vocabulary] in 32-bit floats."""
-        logits = F.linear(states, self.weight, self.bias).float()
+        product = linear(states, self.weight) if self.bias is None else F.linear(states, self.weight, self.bias)
+        logits = product.float()
         logits = logits if self.factor == 1.0 else logits * self.factor
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
