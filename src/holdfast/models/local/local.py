@@ -41,7 +41,7 @@ _MOST_OPENINGS = 1024  # whose ids are known
 # Shorter openings are read with each conversation.
 _SHORT = 16
 # Replies that are sampled at once where they have more own tokens than that together; else at most ROWS.
-_FEW_ROWS, _ROW_TOKENS, _ROW_TOKENS_HERE = 16, 1 << 15, 1 << 14  # on an accelerator, and in a processor's memory
+_FEW_ROWS, _ROW_TOKENS, _ROW_TOKENS_HERE = 16, 1 << 15, 3 << 12  # on an accelerator, and in a processor's memory
 
 
 class LocalModel:
