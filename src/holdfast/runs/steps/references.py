@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 # Tokens of a tree of a tiny model: larger ones share hardly more, and take a tenth of a gigabyte for their states.
-_TINY_TOKENS = 4096
+_TINY_TOKENS = 2048
 
 
 def take_reference(step: Step, settings: ReferenceSettings, store: Store, emit: Emit) -> Finished:
