@@ -105,7 +105,7 @@ SHAPES: Mapping[str, RewardSettings] = {
 }
 # Kernels that multiply matrices, and those of attention.
 PRODUCTS = frozenset(
-    [f"aten::{name}" for name in ("mm", "addmm", "bmm", "baddbmm")]
+    ["mkldnn::_linear_pointwise", *(f"aten::{name}" for name in ("mm", "addmm", "bmm", "baddbmm"))]
     + [f"aten::_scaled_dot_product_flash_attention_for_cpu{end}" for end in ("", "_backward")]
 )
 # Steps of a block that count. The first is long enough for rewards to rise.
