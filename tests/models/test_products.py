@@ -43,6 +43,21 @@ def test_products_and_gradients_are_those_of_torch(
 
 
 @OTHER
+@pytest.mark.parametrize("rows", [64, 100, 1024])
+def test_it_takes_what_lies_in_memory_in_any_way(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(products, "_ONEDNN", True)
+    weight = draw(40, 96).requires_grad_()
+    for states in (draw(96, rows).t(), draw(rows, 192)[:, ::2], draw(1, 96).expand(rows, 96), draw(rows, 2, 96)[:, 1]):
+        for given in (weight, draw(96, 40).t().requires_grad_(), draw(80, 96)[::2].detach().requires_grad_()):
+            # A sum's gradient is one number that stands for all of them.
+            both = [kind(states, given) for kind in (products.linear, F.linear)]
+            torch.testing.assert_close(*both, rtol=1e-5, atol=1e-4)
+            torch.testing.assert_close(
+                *(torch.autograd.grad(one.sum(), given)[0] for one in both), rtol=1e-4, atol=1e-3
+            )
+
+
+@OTHER
 def test_only_what_is_asked_for_has_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "_ONEDNN", True)
     states, weight = draw(80, 96), draw(40, 96).requires_grad_()
@@ -65,6 +80,8 @@ def test_few_rows_and_other_numbers_stay_with_torch(monkeypatch: pytest.MonkeyPa
         (draw(80, 96).bfloat16(), draw(40, 96).bfloat16()),
     ):
         assert torch.equal(products.linear(states, weight), F.linear(states, weight))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert products.linear(draw(80, 96), draw(40, 96)).dtype == torch.bfloat16
     with pytest.raises(AssertionError, match="was asked"):
         products.linear(draw(64, 96), draw(40, 96))
 

@@ -36,6 +36,8 @@ _ONEDNN = _gains()
 def linear(states: Tensor, weight: Tensor) -> Tensor:
     """States [..., in] times the transpose of a weight [out, in]: [..., out]."""
     suits = states.dtype == weight.dtype == torch.float32 and states.device.type == weight.device.type == "cpu"
+    # Under autocast torch's own product narrows what it is given, and this one would not.
+    suits = suits and not torch.is_autocast_enabled("cpu")
     if not (_ONEDNN and suits and states.numel() >= _FEWEST_ROWS * states.shape[-1]):
         return F.linear(states, weight)
     flat = states.flatten(0, -2)
