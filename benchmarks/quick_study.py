@@ -1,10 +1,14 @@
-"""The quick study from nothing: wall clock, CPU by phase, rollouts and tokens a second, peak memory.
+"""A study from nothing: wall clock, CPU by phase, rollouts and tokens a second, peak memory.
 
-    python benchmarks/quick_study.py [--json] [--study FILE]
+    python benchmarks/quick_study.py [--json] [--study FILE] [--set KEY=VALUE] [--output RUN]
+
+The quick study unless another is named; one seed of the real model's is
+
+    python benchmarks/quick_study.py --study studies/smol.toml --set 'study.train_seeds=[0]' --json
 
 Nothing is taken from a cache. Memory is the sum over the study's processes of their proportional share (PSS), read
-once a second. CPU seconds of a phase are those of its steps in the workers. The ratio compares the wall clock
-with the bar of 150 seconds.
+once a second. CPU seconds of a phase are those of its steps in the workers. The ratios compare the wall clock and the
+memory with the study's bar, where it has one.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +34,8 @@ from holdfast.study.study import load
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
-BAR_SECONDS = 150
+# The most seconds and MB that a study may take on two cores, by its name.
+BARS = {"quick": (150, 1500), "smol": (3600, 6000)}
 # Reading it takes some milliseconds of a core that the study would have.
 SAMPLE_SECONDS = 1.0
 
@@ -57,10 +63,11 @@ def proportional_mb(root: int) -> float:
     return total * 1024 / 1e6
 
 
-def run_study(study: Path, output: Path, cache: Path) -> dict[str, float]:
+def run_study(study: Path, changes: Sequence[str], output: Path, cache: Path) -> dict[str, float]:
     """Run the command as a user does; wall clock, CPU and peak memory."""
     environment = {**os.environ, "HOLDFAST_CACHE": str(cache), "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, "-m", "holdfast", "run", str(study), "-o", str(output), "--quiet"]
+    command += [word for change in changes for word in ("--set", change)]
     before, started, peak = os.times(), time.perf_counter(), 0.0
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     while process.poll() is None:
@@ -79,12 +86,12 @@ def phase_of(step: Step) -> str:
     return step.settings.work
 
 
-def read_phases(study: Path, output: Path) -> dict[str, dict[str, float]]:
+def read_phases(study: Path, changes: Sequence[str], output: Path) -> dict[str, dict[str, float]]:
     """CPU seconds, units and rates of every phase, from what the steps noted."""
     totals: dict[str, dict[str, Any]] = defaultdict(lambda: defaultdict(float))
     with Store(output) as store:
         noted = store.log.steps()
-    for step in build(load(study)).steps:
+    for step in build(load(study, changes=changes)).steps:
         result, phase = noted[step.fingerprint].result, totals[phase_of(step)]
         phase["steps"] += 1
         phase["cpu_s"] += result["cpu_seconds"]
@@ -105,12 +112,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--study", type=Path, default=ROOT / "studies" / "quick.toml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of `holdfast run`")
+    parser.add_argument("--output", type=Path, metavar="RUN", help="keep the run there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        whole = run_study(options.study, Path(folder) / "run", Path(folder) / "cache")
-        figures = {"whole": whole, **read_phases(options.study, Path(folder) / "run")}
-    ratios = {"bar_over_wall": round(BAR_SECONDS / whole["wall_s"], 2)}
-    show(document("quick_study", PACKAGES, figures, ratios), as_json=options.json)
+        output = options.output or Path(folder) / "run"
+        whole = run_study(options.study, options.set, output, Path(folder) / "cache")
+        figures = {"whole": whole, **read_phases(options.study, options.set, output)}
+    name = load(options.study, changes=options.set).study.name
+    seconds, megabytes = BARS.get(name, (None, None))
+    ratios = {"bar_over_wall": round(seconds / whole["wall_s"], 2)} if seconds else {}
+    if megabytes:
+        ratios["bar_over_memory"] = round(megabytes / whole["peak_pss_mb"], 2)
+    show(document(f"{name}_study", PACKAGES, figures, ratios), as_json=options.json)
 
 
 if __name__ == "__main__":
