@@ -53,10 +53,10 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         output = options.output or Path(folder) / "run"
-        whole = run_study(STUDY, output, Path(folder) / "cache")
+        whole = run_study(STUDY, (), output, Path(folder) / "cache")
         figures = {
             "whole": whole,
-            **read_phases(STUDY, output),
+            **read_phases(STUDY, (), output),
             "found": describe(hf.Run(output).analysis().exploitation),
         }
     ratios = {"bar_over_wall": round(BAR_SECONDS / whole["wall_s"], 2)}

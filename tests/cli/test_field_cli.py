@@ -40,6 +40,7 @@ INNER: dict[str, tuple[str, Sequence[str]]] = {
     "run": ("holdfast.study.study.load", ("x.toml",)),
     "lineage": ("holdfast.cli.lineage.carry_out", ("base=x", "-o", "out")),
     "join": ("holdfast.runs.joining.join.join", ("one", "two", "-o", "out")),
+    "carry": ("holdfast.runs.carrying.carry.carry_to_directory", ("slice", "-o", "out")),
     "import": ("holdfast.exchange.imports.import_run", ("logs", "-o", "out")),
     "judge": ("holdfast.runs.rescoring.rescore", ("run", "--with", "state")),
     "pairs": ("holdfast.store.Store", ("run", "--objective", "safety", "--judge", "state")),

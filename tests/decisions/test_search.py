@@ -212,7 +212,7 @@ def test_a_finished_search_is_repeated_without_work(done: Search, monkeypatch: p
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a step was done again")
 
-    monkeypatch.setattr("holdfast.runs.execution.InProcess", refuse)
+    monkeypatch.setattr("holdfast.runs.engines.opening.InProcess", refuse)
     again = search(done.study, done.path, Means(workers=1))
     assert search_document(again) == search_document(done)
 

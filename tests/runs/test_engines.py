@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from holdfast.records.errors import StudyError
-from holdfast.runs.engines import REST_SECONDS, End, Engine, Failure, InProcess, Workers
+from holdfast.runs.engines.engine import Engine
+from holdfast.runs.engines.local import REST_SECONDS, InProcess, Workers
 from holdfast.runs.plan.settings import AnalyzeSettings
 from holdfast.runs.plan.step import Step
+from holdfast.runs.steps.outcomes import End, Failure
 
 
 def step(name: str) -> Step:
@@ -45,8 +47,9 @@ def outcomes(engine: Engine, names: list[str], path: Path) -> dict[str, list[Any
     found: dict[str, list[Any]] = {name: [] for name in names}
     left, running = list(names), 0
     while left or running:
-        while left and running < engine.capacity:
-            engine.submit(step(left.pop(0)))
+        while left and engine.takes(waiting := step(left[0])):
+            engine.submit(waiting)
+            del left[0]
             running += 1
 
         def deliver(name: str, outcome: Any) -> None:

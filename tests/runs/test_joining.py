@@ -24,7 +24,6 @@ from builders.smoke_study import smoke_settings
 import holdfast as hf
 from holdfast.exchange.exports import export_run
 from holdfast.models.remote.ledger import Ledger, read_spending
-from holdfast.runs import execution
 from holdfast.runs.build import build
 from holdfast.runs.run import begin, fork_run
 from holdfast.store import DATABASE, Store
@@ -128,7 +127,7 @@ def test_the_joined_run_is_the_run_of_all_seeds(root: Path, tmp_path: Path, monk
     def refuse(*_: Any) -> None:
         raise AssertionError("a finished step was carried out again")
 
-    monkeypatch.setattr(execution, "carry_out", refuse)
+    monkeypatch.setattr("holdfast.runs.engines.opening.carry_out", refuse)
     before = (again / "analysis.json").stat().st_mtime_ns
     hf.run(study(0, 1), again, workers=1)
     assert (again / "analysis.json").stat().st_mtime_ns == before

@@ -16,11 +16,11 @@ from builders.smoke_study import SMOKE, smoke_settings, write_toml
 import holdfast as hf
 from holdfast.cli.main import main
 from holdfast.records import Score
-from holdfast.runs import execution
 from holdfast.runs.build import build
-from holdfast.runs.execution import StepProgress, carry_out
+from holdfast.runs.execution import StepProgress
 from holdfast.runs.plan.step import Step
 from holdfast.runs.readiness import PACKAGES
+from holdfast.runs.steps.working import carry_out
 from holdfast.store import Store
 from holdfast.store.steplog import StepStatus
 from holdfast.study.study import load
@@ -81,7 +81,7 @@ def test_a_finished_run_repeats_nothing(own_run: Path, monkeypatch: pytest.Monke
         raise AssertionError("a finished step was carried out again")
 
     before, document = steps_of(own_run), (own_run / "analysis.json").stat()
-    monkeypatch.setattr(execution, "carry_out", refuse)
+    monkeypatch.setattr("holdfast.runs.engines.opening.carry_out", refuse)
     told: list[StepProgress] = []
     hf.run(SMOKE, own_run, workers=1, listener=told.append)
     assert not told and steps_of(own_run) == before
@@ -194,13 +194,13 @@ def test_what_failed_by_accident_is_made_good_by_repeating(
             raise MemoryError("no room")
         carry_out(step, path, emit)
 
-    monkeypatch.setattr(execution, "carry_out", stumble)
+    monkeypatch.setattr("holdfast.runs.engines.opening.carry_out", stumble)
     with pytest.raises(hf.StepError, match=r"train tiny-0 · H,S · seed 0: MemoryError: no room \(1 failed, 2 that"):
         hf.run(SMOKE, tmp_path / "run", workers=1)
     failed = [status for status in steps_of(tmp_path / "run").values() if status.status == "failed"]
     assert [status.result["error"] for status in failed] == ["MemoryError: no room"]
     assert "Traceback" in failed[0].result["log"]
-    monkeypatch.setattr(execution, "carry_out", carry_out)
+    monkeypatch.setattr("holdfast.runs.engines.opening.carry_out", carry_out)
     hf.run(SMOKE, tmp_path / "run", workers=1)
     assert by_identity(tmp_path / "run") == by_identity(smoke_run)
 

@@ -13,9 +13,8 @@ from builders.smoke_study import smoke_settings
 
 import holdfast as hf
 from holdfast.records import Checkpoint, Trajectory
-from holdfast.runs import execution
-from holdfast.runs.execution import carry_out
 from holdfast.runs.plan.step import Step
+from holdfast.runs.steps.working import carry_out
 from holdfast.store import Store
 
 # The smoke study's base, which the session's cache holds; two lineages and few episodes.
@@ -192,6 +191,6 @@ def test_a_base_that_cannot_be_read_fails_its_steps(
             spoil(path / "weights", removed=removed)
         carry_out(step, path, emit)
 
-    monkeypatch.setattr(execution, "carry_out", carry_out_after_loss)
+    monkeypatch.setattr("holdfast.runs.engines.opening.carry_out", carry_out_after_loss)
     with pytest.raises(hf.StepError, match=rf"roll out tiny-0 · base .*{told}.* failed, \d+ that depend"):
         hf.run(small({}), tmp_path / "run", workers=1)

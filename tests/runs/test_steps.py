@@ -21,11 +21,11 @@ from holdfast.models.tiny.model import TinyModel
 from holdfast.records import Case, Ending, Trajectory
 from holdfast.records.errors import StepError, StudyError
 from holdfast.runs.build import build
-from holdfast.runs.execution import carry_out
 from holdfast.runs.plan.settings import ReferenceSettings
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps import reading
 from holdfast.runs.steps.outcomes import Batch, Finished, Outcome
+from holdfast.runs.steps.working import carry_out
 from holdfast.store import DATABASE, Store, weights
 from holdfast.store.checking import reseal
 from holdfast.study.study import load

@@ -94,19 +94,20 @@ def test_leftovers_go_and_weights_stay(tmp_path: Path) -> None:
 
 
 def test_unfinished_work_waits_for_the_next_process_and_serves_one_at_a_time(tmp_path: Path) -> None:
-    with weights.open_scratch(tmp_path / "weights", "abc") as scratch:
+    with weights.open_scratch(weights.scratch_of(tmp_path / "weights", "abc")) as scratch:
         directory(scratch / "taught")
         (scratch / "note").write_text("half")
     script = (
         "import sys, time, pathlib\nfrom holdfast.store import weights\n"
-        "with weights.open_scratch(pathlib.Path(sys.argv[1]), 'abc'):\n print('held', flush=True)\n time.sleep(60)\n"
+        "with weights.open_scratch(weights.scratch_of(pathlib.Path(sys.argv[1]), 'abc')):\n"
+        " print('held', flush=True)\n time.sleep(60)\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "weights")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         threading.Timer(0.3, holder.kill).start()
         started = time.monotonic()
-        with weights.open_scratch(tmp_path / "weights", "abc") as scratch:
+        with weights.open_scratch(weights.scratch_of(tmp_path / "weights", "abc")) as scratch:
             assert time.monotonic() - started > 0.2
             assert {path.name for path in scratch.iterdir()} == {"taught", "note"}
             weights.clear_scratch(scratch)

@@ -23,7 +23,7 @@ from holdfast.models.entries import ModelEntry
 from holdfast.models.hub.random_base import build_random
 from holdfast.records import Case, Checkpoint, Ending, Message, PreferencePair, StageRecord, Trajectory
 from holdfast.records.errors import StepError
-from holdfast.runs.execution import carry_out, execute
+from holdfast.runs.execution import execute
 from holdfast.runs.methods.pairs.plan import PairStageSettings
 from holdfast.runs.plan.settings import (
     BringSettings,
@@ -36,6 +36,7 @@ from holdfast.runs.plan.settings import (
 from holdfast.runs.plan.step import Plan, Step
 from holdfast.runs.steps.outcomes import Finished
 from holdfast.runs.steps.reading import encode, load_chat, weights_of
+from holdfast.runs.steps.working import carry_out
 from holdfast.store import Store, codec
 from holdfast.store.weights import lend
 from holdfast.study.sections import PairSection, SuiteSection

@@ -18,10 +18,10 @@ import holdfast as hf
 from holdfast.models.directories.opening import read_weights
 from holdfast.records.errors import StepError, StudyError
 from holdfast.runs import build as plans
-from holdfast.runs.execution import carry_out
 from holdfast.runs.plan.step import Plan, Step
 from holdfast.runs.run import Run, measures
 from holdfast.runs.steps.outcomes import Finished, Outcome
+from holdfast.runs.steps.working import carry_out
 from holdfast.store import Store
 from holdfast.store.weights import digest_directory
 from holdfast.study.stages import MERGE

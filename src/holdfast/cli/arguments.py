@@ -94,6 +94,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "holdfast join runs/seed-0 runs/seed-1 runs/seed-2 -o runs/all",
         "holdfast join here/run there/run -o runs/all --shared here/run --without-weights",
     ),
+    "carry": ("holdfast carry slice -o outcomes --weights runs/mine/weights",),
     "import": (
         "holdfast import logs/before.eval -o runs/before --score 'safety=-harm[0,1]'",
         "holdfast import published.tar -o runs/published",
@@ -173,13 +174,20 @@ def _add_study(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_engine(command: argparse.ArgumentParser) -> None:
+    words = "where steps are carried out: local, ray, ray:ADDRESS, slurm, jobs (default: HOLDFAST_ENGINE, else local)"
+    command.add_argument("--engine", metavar="NAME", help=words)
+
+
 def _add_study_commands(commands: Any) -> None:
     check = commands.add_parser("check", help="validate a study; spends nothing")
     _add_study(check)
+    _add_engine(check)
     plan = commands.add_parser("plan", help="list a study's steps, what is done, what the rest will cost")
     _add_study(plan)
     plan.add_argument("-o", "--output", type=Path, metavar="RUN", help="a run to compare with (default: runs/NAME)")
     plan.add_argument("--full", action="store_true", help="every step, not only their counts")
+    _add_engine(plan)
     plan.add_argument("--json", action="store_true")
 
     run = commands.add_parser("run", help="do what is missing of a study; repeating it resumes")
@@ -189,6 +197,7 @@ def _add_study_commands(commands: Any) -> None:
     run.add_argument(
         "--fork", type=Path, metavar="NEW_RUN", help="start NEW_RUN with the steps of RUN that still match"
     )
+    _add_engine(run)
     _add_budget(run)
     run.add_argument(
         "--search", action="store_true", help="carry out the study's [search] in a run beside RUN (--fork: elsewhere)"
@@ -203,6 +212,7 @@ def _add_study_commands(commands: Any) -> None:
     )
 
     _add_join(commands.add_parser("join", help="runs of one study with other seeds → one run of all seeds"))
+    _add_carry(commands.add_parser("carry", help="one step of a run, carried out from the slice that its driver wrote"))
 
     bring = commands.add_parser("import", help="a published study, or Inspect logs → a run")
     words = "a .tar, .tar.zst or an unpacked directory; .eval or .json logs"
@@ -224,6 +234,7 @@ def _add_lineage(command: argparse.ArgumentParser) -> None:
     command.add_argument("--cases", type=count(1), metavar="N", help="held-out cases (default: the suite's)")
     command.add_argument("-o", "--output", type=Path, metavar="RUN", required=True, help="the run's directory")
     command.add_argument("--workers", type=workers, help="worker processes of one thread each (default: 2)")
+    _add_engine(command)
     _add_budget(command)
     command.add_argument("--full", action="store_true", help="end with every table, not with a summary")
     command.add_argument("--quiet", action="store_true", help="no progress")
@@ -241,6 +252,13 @@ def _add_join(command: argparse.ArgumentParser) -> None:
     words = "a study file that names the code of yours (package.module:object) that the runs' studies use"
     command.add_argument("--study", type=Path, metavar="STUDY", help=words)
     command.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _add_carry(command: argparse.ArgumentParser) -> None:
+    command.add_argument("slice", type=Path, metavar="SLICE", help="what a run's driver wrote of it for one step")
+    command.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="where its outcomes go")
+    words = "where weights lie under their digests, as in RUN/weights (default: SLICE/weights)"
+    command.add_argument("--weights", type=Path, metavar="DIR", help=words)
 
 
 def _add_run_commands(commands: Any) -> None:

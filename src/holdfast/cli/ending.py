@@ -20,6 +20,7 @@ def carry_out(study: Study, options: argparse.Namespace, lines: ProgressLines) -
         fork=options.fork,
         max_calls=options.max_calls,
         max_cost=options.max_cost,
+        engine=options.engine,
     )
     return "" if options.no_report else _conclude(made, lines, full=options.full)
 

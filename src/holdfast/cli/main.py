@@ -74,11 +74,14 @@ def _new(options: argparse.Namespace) -> str:
 
 
 def _check(options: argparse.Namespace) -> str:
+    from holdfast.runs.engines.opening import look_at_engine, name_engine
     from holdfast.runs.readiness import look_around
     from holdfast.study.study import load
 
     study = load(options.study, scale=options.scale, changes=options.set)
+    engine = name_engine(options.engine)
     problems, facts = look_around(study)
+    facts += look_at_engine(engine, study)
     for fact in facts:
         _say(fact)
     if problems:
@@ -89,12 +92,14 @@ def _check(options: argparse.Namespace) -> str:
 
 def _plan(options: argparse.Namespace) -> str:
     from holdfast.runs.build import build
+    from holdfast.runs.engines.opening import LOCAL, name_engine
     from holdfast.runs.forecast import forecast, render_forecast
     from holdfast.runs.run import default_output
     from holdfast.study.study import load
 
     study = load(options.study, scale=options.scale, changes=options.set)
-    document = forecast(build(study), options.output or default_output(study.study.name))
+    cluster = name_engine(options.engine) != LOCAL
+    document = forecast(build(study), options.output or default_output(study.study.name), cluster=cluster)
     return to_json(document) if options.json else render_forecast(document, full=options.full)
 
 
@@ -120,6 +125,12 @@ def _lineage(options: argparse.Namespace) -> str:
 
 def _join(options: argparse.Namespace) -> str:
     from holdfast.cli.join import carry_out
+
+    return carry_out(options)
+
+
+def _carry(options: argparse.Namespace) -> tuple[str, int]:
+    from holdfast.cli.carry import carry_out
 
     return carry_out(options)
 
@@ -319,6 +330,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], str | tuple[str, int]]] = 
     "run": _run,
     "lineage": _lineage,
     "join": _join,
+    "carry": _carry,
     "import": _import,
     "judge": _judge,
     "pairs": _pairs,

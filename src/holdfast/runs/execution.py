@@ -1,55 +1,40 @@
 """Carries out the steps of a plan that are not done: which run next, and what is committed of their outcomes.
 
 A finished step is never repeated, a killed one goes on at its last committed batch or its last saved state, and a
-failed one stops only what depends on it. ``carry_out`` does the work of one step where an engine runs it, and never
-writes to the run's database: records go to the one process that writes, in batches that it commits. Weights are written
-to a temporary directory that the writer adopts.
+failed one stops only what depends on it. The one process that writes to the run is this one; ``steps.working`` does
+the work, where an engine runs it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import shutil
-import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from bisect import insort
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
-from holdfast.records.errors import HoldfastError, StepError
+from holdfast.records.disks import is_shared
+from holdfast.records.errors import StepError
 from holdfast.records.machine import describe_machine
-from holdfast.records.processes import hand_back_memory, without_collection
+from holdfast.records.processes import hand_back_memory
 from holdfast.runs.costs.outlook import Outlook
-from holdfast.runs.engines import End, Engine, Failure, InProcess, Workers
-from holdfast.runs.plan.settings import (
-    BringSettings,
-    JudgeSettings,
-    MergeSettings,
-    OpenSettings,
-    PairSettings,
-    RandomSettings,
-    ReferenceSettings,
-    RolloutSettings,
-    StartSettings,
-    TeachSettings,
-    TrainSettings,
-)
+from holdfast.runs.engines.engine import Engine
+from holdfast.runs.engines.opening import LOCAL, open_engine
+from holdfast.runs.plan.settings import JudgeSettings, RolloutSettings
 from holdfast.runs.plan.step import Plan, Step
-from holdfast.runs.steps import bases, judging, references, rollout
-from holdfast.runs.steps.outcomes import Batch, Emit, Finished, Progress
-from holdfast.runs.steps.reading import release_models, rest
+from holdfast.runs.steps.outcomes import Batch, Began, End, Failure, Finished, Lost, Progress
 from holdfast.store import Store, weights
 from holdfast.store.database import PRIVATE_DIRECTORY, PRIVATE_FILE
 from holdfast.store.places import LOGS, MACHINES_KEY
 from holdfast.store.steplog import LOG_DIGESTS
 from holdfast.store.weights import WEIGHTS
-from holdfast.study.kinds import METHODS
 
-_LONG_STEP = 20.0  # CPU seconds, of which a look for garbage is nothing
-ProgressState = Literal["started", "running", "done", "failed"]
+ProgressState = Literal["started", "running", "done", "failed", "lost"]
+SNAPSHOT_SECONDS = 60.0  # between two snapshots of a run on a network disk
+MOST_LOST = 3  # times that a step is carried out again because its machine or process was lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +42,8 @@ class StepProgress:
     """How a run is getting on: one step (``done`` in its unit, ``seconds`` since it was started), and all steps.
 
     ``share`` is the part of the work this execution had before it that is done, by CPU time, and ``left`` are the
-    seconds until all of it is, by what steps of each kind took so far.
+    seconds until all of it is, by what steps of each kind took so far. ``node`` names the machine that carries the step
+    out, where that may be another one than the driver's; None while it waits for a place there.
     """
 
     step: Step
@@ -69,9 +55,55 @@ class StepProgress:
     left: float
     state: ProgressState
     message: str = ""
+    node: str | None = None
 
 
 Listener = Callable[[StepProgress], None]
+
+
+class _Queue:
+    """The steps that wait, in the plan's order, and which of them have all that they need."""
+
+    def __init__(self, steps: Sequence[Step], done: Collection[str]) -> None:
+        self.waiting = {step.fingerprint: step for step in steps}
+        self._order = {name: number for number, name in enumerate(self.waiting)}
+        self._lacking = {step.fingerprint: {name for name in step.inputs if name not in done} for step in steps}
+        self._later: dict[str, list[str]] = {}
+        for name, lacking in self._lacking.items():
+            for needed in lacking:
+                self._later.setdefault(needed, []).append(name)
+        self._ready = sorted((number, name) for name, number in self._order.items() if not self._lacking[name])
+
+    def find(self, takes: Callable[[Step], bool]) -> Step | None:
+        """The first step that has all that it needs and is taken now."""
+        return next((step for _, name in self._ready if takes(step := self.waiting[name])), None)
+
+    def remove(self, step: Step) -> None:
+        """A step is under way."""
+        del self.waiting[step.fingerprint]
+        self._ready.remove((self._order[step.fingerprint], step.fingerprint))
+
+    def put_back(self, step: Step) -> None:
+        """A step is to be carried out again."""
+        self.waiting[step.fingerprint] = step
+        insort(self._ready, (self._order[step.fingerprint], step.fingerprint))
+
+    def finish(self, name: str) -> None:
+        """What a step made is there for those that need it."""
+        for other in self._later.get(name, ()):
+            self._lacking[other].discard(name)
+            if not self._lacking[other]:
+                insort(self._ready, (self._order[other], other))
+
+
+@dataclass(slots=True)
+class _Running:
+    """A step that an engine has: since when, how many of its units are done, and where, once that is known."""
+
+    step: Step
+    since: float
+    done: int
+    node: str | None = None
 
 
 @dataclass(slots=True)
@@ -81,56 +113,86 @@ class _Execution:
     plan: Plan
     store: Store
     listener: Listener
-    waiting: list[Step]
+    queue: _Queue
+    wanted: Mapping[str, Step]
     done: set[str]
     outlook: Outlook
-    running: dict[str, tuple[Step, float, int]] = field(default_factory=dict)
+    snapshots: bool = False
+    next_snapshot: float = 0.0
+    running: dict[str, _Running] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    lost: Counter[str] = field(default_factory=Counter)  # how often, by fingerprint
     notes: dict[str, Sequence[str]] = field(default_factory=dict)  # of finished steps, for people
 
-    def ready(self) -> Step | None:
-        """The first waiting step whose inputs are all done."""
-        return next((step for step in self.waiting if all(name in self.done for name in step.inputs)), None)
-
     def start(self, step: Step, engine: Engine) -> None:
-        self.waiting.remove(step)
+        self.queue.remove(step)
         with self.store.transaction():
             self.store.log.begin(step.fingerprint, step.kind, step.name)
         settings = step.settings
         batch = settings.limits.batch_size if isinstance(settings, RolloutSettings) else settings.batch
         done = min(step.size, len(self.store.log.batches(step.fingerprint)) * batch)
-        self.running[step.fingerprint] = (step, time.monotonic(), done)
-        self._tell(step, "started")
+        self.running[step.fingerprint] = _Running(step, time.monotonic(), done)
+        self._tell(step.fingerprint, "started")
         engine.submit(step)
 
     def deliver(self, fingerprint: str, outcome: Any) -> None:
         """Take one outcome of a running step: commit it, and tell the listener."""
-        step, started, done = self.running[fingerprint]
-        if isinstance(outcome, Batch | Progress):
-            if isinstance(outcome, Batch):
-                self._commit(step, outcome)
-                done += outcome.size
-            else:
-                step, done = replace(step, size=outcome.size or step.size), outcome.done
-            self.running[fingerprint] = (step, started, done)
-            self._tell(step, "running")
-        elif isinstance(outcome, Finished):
-            self._finish(step, outcome)
-            cached = outcome.result.get("cached")
-            self.outlook.finish(step, None if cached else outcome.result.get("cpu_seconds"), time.monotonic() - started)
-            self.notes[fingerprint] = outcome.result.get("notes", ())
-        elif isinstance(outcome, Failure):
-            with self.store.transaction():
-                self.store.log.finish(fingerprint, {"error": outcome.message, "log": outcome.log}, status="failed")
-            self.failed[fingerprint] = outcome.message
-            self._tell(step, "failed", outcome.message)
-            del self.running[fingerprint]
-        elif isinstance(outcome, End):
-            self.done.add(fingerprint)
-            self.running[fingerprint] = (step, started, step.size)
-            lines = [*self.notes.pop(fingerprint, ()), self._read_scores(step) if step.kind == "judge" else ""]
-            self._tell(step, "done", " · ".join(filter(None, lines)))
-            del self.running[fingerprint]
+        at = self.running[fingerprint]
+        match outcome:
+            case Batch():
+                self._commit(at.step, outcome)
+                at.done += outcome.size
+                self._tell(fingerprint, "running")
+            case Progress():
+                at.step, at.done = replace(at.step, size=outcome.size or at.step.size), outcome.done
+                self._tell(fingerprint, "running")
+            case Began():  # from now on: what waited for a place was not at work
+                at.since, at.node = time.monotonic(), outcome.node
+                self._tell(fingerprint, "running")
+            case Finished():
+                self._finish(at.step, outcome)
+                cpu_seconds = None if outcome.result.get("cached") else outcome.result.get("cpu_seconds")
+                self.outlook.finish(at.step, cpu_seconds, time.monotonic() - at.since)
+                self.notes[fingerprint] = outcome.result.get("notes", ())
+            case Lost():
+                self._put_back(at, outcome)
+            case Failure():
+                self._fail(at, outcome)
+            case End():
+                self.done.add(fingerprint)
+                self.queue.finish(fingerprint)
+                at.done = at.step.size
+                lines = [*self.notes.pop(fingerprint, ())]
+                lines += [self._read_scores(at.step)] if at.step.kind == "judge" else []
+                self._tell(fingerprint, "done", " · ".join(filter(None, lines)))
+                del self.running[fingerprint]
+
+    def take_snapshot(self) -> None:
+        """Let readers see how far the run is, where they may not open it; it takes a small part of the time."""
+        now = time.monotonic()
+        if not self.snapshots or now < self.next_snapshot:
+            return
+        self.store.write_snapshot()
+        self.next_snapshot = time.monotonic() + max(SNAPSHOT_SECONDS, 20 * (time.monotonic() - now))
+
+    def _put_back(self, at: _Running, lost: Lost) -> None:
+        """A step goes back to those that wait, unless it was lost too often."""
+        name = at.step.fingerprint
+        self.lost[name] += lost.counted
+        if self.lost[name] > MOST_LOST:
+            self._fail(at, Failure(message=f"{lost.message} (lost {self.lost[name]} times)", log=""))
+            return
+        self._tell(name, "lost", lost.message)
+        del self.running[name]
+        self.queue.put_back(self.wanted[name])
+
+    def _fail(self, at: _Running, failure: Failure) -> None:
+        name = at.step.fingerprint
+        with self.store.transaction():
+            self.store.log.finish(name, {"error": failure.message, "log": failure.log}, status="failed")
+        self.failed[name] = failure.message
+        self._tell(name, "failed", failure.message)
+        del self.running[name]
 
     def _commit(self, step: Step, batch: Batch) -> None:
         with self.store.transaction():
@@ -164,11 +226,11 @@ class _Execution:
                 self.store.add_pairs(step.fingerprint, finished.pairs)
             result = {**finished.result, **({LOG_DIGESTS: logs} if logs else {})}
             self.store.log.finish(step.fingerprint, result)
-        shutil.rmtree(root / f"{weights.TEMPORARY}{step.fingerprint}", ignore_errors=True)
+        weights.discard_scratch(root, step.fingerprint)
 
     def _read_scores(self, step: Step) -> str:
         """A line on a checkpoint that is evaluated now: its scores by this judge; empty for its training cases."""
-        rolled = self.plan.step(step.inputs[0])
+        rolled = self.wanted[step.inputs[0]]
         assert isinstance(step.settings, JudgeSettings) and isinstance(rolled.settings, RolloutSettings)
         if rolled.settings.part != "test":
             return ""
@@ -181,23 +243,23 @@ class _Execution:
         ]
         return f"{checkpoint.name}: {', '.join(shown)}"
 
-    def _tell(self, step: Step, state: ProgressState, message: str = "") -> None:
-        _, started, done = self.running[step.fingerprint]
-        now = time.monotonic()
+    def _tell(self, fingerprint: str, state: ProgressState, message: str = "") -> None:
+        at, now = self.running[fingerprint], time.monotonic()
         share, left = self.outlook.look(
-            self.waiting, [(one, now - since, units) for one, since, units in self.running.values()]
+            self.queue.waiting.values(), [(one.step, now - one.since, one.done) for one in self.running.values()]
         )
         self.listener(
             StepProgress(
-                step=step,
-                done=done,
-                seconds=now - started,
+                step=at.step,
+                done=at.done,
+                seconds=now - at.since,
                 steps_done=len(self.done),
                 steps_total=len(self.plan.steps),
                 share=share,
                 left=left,
                 state=state,
                 message=message,
+                node=at.node,
             )
         )
 
@@ -209,9 +271,11 @@ def execute(
     workers: int,
     listener: Listener = lambda _: None,
     budget: Mapping[str, float | None] | None = None,
+    where: str = LOCAL,
 ) -> None:
     """Carry out every step of a plan that is not done, but for the analysis.
 
+    ``where`` names the engine (``engines.opening``).
     ``budget`` bounds calls to remote models: ``max_calls``, ``max_cost``. Errors: StepError naming the first.
     """
     wanted = [
@@ -233,24 +297,27 @@ def execute(
         weights.discard_leftovers(store.path / WEIGHTS, keep={step.fingerprint for step in wanted} - done)
 
     sweep()
-    state = _Execution(plan, store, listener, waiting, done, Outlook(plan, waiting, known, workers))
+    by_name = {step.fingerprint: step for step in wanted}
+    outlook = Outlook(plan, waiting, known, workers)
+    state = _Execution(plan, store, listener, _Queue(waiting, done), by_name, done, outlook, is_shared(store.path))
     hand_back_memory()  # which looking at models took
-    engine: Engine = Workers(carry_out, rest, store.path, workers) if workers > 1 else InProcess(carry_out, store.path)
+    engine = open_engine(where, store, workers)
     try:
         while True:
-            while len(state.running) < engine.capacity and (step := state.ready()) is not None:
+            while (step := state.queue.find(engine.takes)) is not None:
                 state.start(step, engine)
             if not state.running:
                 break
             engine.wait(state.deliver)
+            state.take_snapshot()
     finally:
         engine.close()
         sweep()
     if state.failed:
         fingerprint, message = next(iter(state.failed.items()))
-        left = len(state.waiting)
+        left = len(state.queue.waiting)
         raise StepError(
-            f"{plan.step(fingerprint).name}: {message} ({len(state.failed)} failed, {left} that depend on it not run);"
+            f"{by_name[fingerprint].name}: {message} ({len(state.failed)} failed, {left} that depend on it not run);"
             f" see `holdfast show {store.path}`, then repeat the command to retry"
         )
 
@@ -260,90 +327,3 @@ def _note_machine(store: Store) -> None:
     known, here = json.loads(store.meta(MACHINES_KEY) or "[]"), describe_machine()
     if here not in known:
         store.set_meta(MACHINES_KEY, json.dumps([*known, here]))
-
-
-# --- one step, in the process of a worker: the run is read, never written ------------------------------------------
-
-
-def carry_out(step: Step, run_path: Path, emit: Emit) -> None:
-    """Carry out a step and give every outcome to ``emit``, last ``Finished``. Errors: any HoldfastError."""
-    started = time.process_time()
-    if isinstance(step.settings, TrainSettings | ReferenceSettings):
-        release_models()
-    # Whoever carries out the plan has checked the run.
-    with Store(run_path, check=False) as store, _collection(step.settings):
-        finished = _work(step, store, emit)
-    seconds = round(time.process_time() - started, 3)
-    if seconds >= _LONG_STEP:
-        hand_back_memory()
-    emit(replace(finished, result={**finished.result, "cpu_seconds": seconds}))
-
-
-def _collection(settings: object) -> contextlib.AbstractContextManager[None]:
-    """Without a look for garbage in cycles where tiny models alone speak, or none: that is over in seconds."""
-    if not isinstance(settings, RolloutSettings | JudgeSettings):
-        return contextlib.nullcontext()
-    tiny = all(speaker.entry.kind == "tiny" for speaker in settings.speakers().values())
-    return without_collection() if tiny else contextlib.nullcontext()
-
-
-def _work(step: Step, store: Store, emit: Emit) -> Finished:
-    match step.settings:
-        case RolloutSettings() as settings:
-            return rollout.roll_out(step, settings, store, emit)
-        case JudgeSettings() as settings:
-            return judging.judge_episodes(step, settings, store, emit)
-        case PairSettings() as settings:
-            return judging.make_pairs(step, settings, store)
-        case ReferenceSettings() as settings:
-            return references.take_reference(step, settings, store, emit)
-        case BringSettings() as settings:
-            return rollout.bring(step, settings, store, emit)
-        case OpenSettings() as settings:
-            return bases.open_base(step, settings.entry, store)
-        case StartSettings() as settings:
-            return bases.begin_with(step, settings, store)
-        case TrainSettings() as settings:
-            return _train(step, settings, store, emit)
-    raise TypeError(f"{step.name}: nothing carries out {type(step.settings).__name__}")
-
-
-def _train(step: Step, settings: TrainSettings, store: Store, emit: Emit) -> Finished:
-    """New weights in the step's own directory, which the writer takes over."""
-    with weights.open_scratch(store.path / WEIGHTS, step.fingerprint) as scratch:
-        match settings:
-            case TeachSettings():
-                return bases.teach_base(step, settings, scratch, emit)
-            case RandomSettings():
-                return bases.make_base(step, settings, store, scratch)
-            case MergeSettings():
-                return bases.merge(step, settings, store, scratch)
-        return _train_stage(step, settings, store, scratch, emit)
-
-
-def _train_stage(step: Step, settings: TrainSettings, store: Store, scratch: Path, emit: Emit) -> Finished:
-    """A stage by its method. Errors: StepError where that does not leave weights for every checkpoint."""
-    method = f"the method {settings.method!r}"
-    try:
-        finished = METHODS.find(settings.method).carry_out(step, settings, store, scratch, emit)
-    except (HoldfastError, OSError, sqlite3.Error):
-        raise
-    except Exception as error:
-        if settings.method in METHODS.shipped:
-            raise
-        raise StepError(f"{method} failed ({type(error).__name__}: {error}); mend the method") from error
-    if not isinstance(finished, Finished):
-        raise StepError(
-            f"{method} gives {type(finished).__name__}, and no holdfast.runs.methods.Finished; mend the method"
-        )
-    made = {checkpoint.id: (checkpoint, directory) for checkpoint, directory in finished.checkpoints}
-    for checkpoint in step.checkpoints:
-        told, directory = made.pop(checkpoint.id, (checkpoint, None))
-        if directory is None and told.model is not None and told.digest is not None:
-            continue  # its weights stay where they are, and are held by this digest whenever they are opened
-        if directory is None or scratch not in directory.parents or not any(directory.glob("*.safetensors")):
-            raise StepError(
-                f"{method} leaves no weights for {checkpoint.name} (*.safetensors in a directory of its own below the"
-                " step's); mend the method"
-            )
-    return finished

@@ -10,6 +10,7 @@ from typing import Any
 from holdfast.models import Speaker
 from holdfast.models.entries import EndpointSection, ModelEntry
 from holdfast.runs.costs.outlook import time_on_clock
+from holdfast.runs.costs.schedule import schedule
 from holdfast.runs.costs.seconds import Expected, measured_seconds
 from holdfast.runs.costs.talk import TALK_TOKENS, calls_with_users
 from holdfast.runs.plan.settings import (
@@ -68,8 +69,11 @@ def _cost_of(plan: Plan, step: Step) -> Cost:
     return cost
 
 
-def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
-    """Steps with their status in the run at ``run_path`` and the cost of the rest, as one JSON document."""
+def forecast(plan: Plan, run_path: Path, *, cluster: bool = False) -> dict[str, Any]:
+    """Steps with their status in the run at ``run_path`` and the cost of the rest, as one JSON document.
+
+    For a ``cluster`` it says also how long the critical path is, and how many places help.
+    """
     known: Mapping[str, StepStatus] = {}
     if (run_path / DATABASE).is_file():
         with Store(run_path) as store:
@@ -99,6 +103,7 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
         "traffic": [asdict(row) for row in traffic],
         **_list_commands(plan),
         **({"untold": expected.untold} if expected.untold else {}),
+        **({"cluster": _spread(waiting, seconds)} if cluster else {}),
         "left": {
             "steps": len(waiting),
             "cpu_seconds": round(left, 1),
@@ -108,6 +113,15 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
             "money": round(sum(row.money for row in remote), 2),
             **(_accelerator_work(plan, waiting, traffic) if real else {}),
         },
+    }
+
+
+def _spread(waiting: Sequence[Step], seconds: Mapping[str, float]) -> dict[str, Any]:
+    """The critical path and hours by the number of places, each of which carries out one step at a time."""
+    found = schedule(waiting, lambda step: seconds[step.fingerprint])
+    return {
+        "critical_path_hours": round(found.critical_path / 3600, 4),
+        "hours_by_places": {str(places): round(spent / 3600, 4) for places, spent in found.by_places},
     }
 
 
@@ -160,6 +174,8 @@ def render_forecast(document: Mapping[str, Any], *, full: bool = True) -> str:
         f"{left['calls']:,} calls, {left['tokens']:,} tokens, {left['money']:.2f} of money",
         *([_render_work(left)] if "written_tokens" in left else []),
     ]
+    if "cluster" in document:
+        sentences.append(_render_spread(document["cluster"]))
     for base, why in document.get("untold", {}).items():
         sentences.append(f"how long {base} takes is told once a step of its kind is done: {why}")
     blocks = [rows_text(heads, rows, wide, words=4 if full else 3)]
@@ -182,6 +198,14 @@ def render_forecast(document: Mapping[str, Any], *, full: bool = True) -> str:
         ]
         blocks.append(rows_text(columns, rows, wide, words=4))
     return "\n\n".join(blocks)
+
+
+def _render_spread(told: Mapping[str, Any]) -> str:
+    """How a cluster helps, in a line."""
+    hours = {int(places): value for places, value in told["hours_by_places"].items()}
+    shown = ", ".join(f"{value * 60:,.1f} min on {places:,}" for places, value in hours.items())
+    path = f"the longest chain of steps takes {told['critical_path_hours'] * 60:,.1f} min"
+    return f"on a cluster, by places that carry out one step each at a time: {shown}; more save little, for {path}"
 
 
 def _render_work(left: Mapping[str, Any]) -> str:

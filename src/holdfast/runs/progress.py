@@ -166,6 +166,8 @@ class ProgressLines:
         ends = time.monotonic() + progress.left
         if progress.state == "failed":
             self._keep(f"{head} failed: {step.name}: {progress.message}", "bold red")
+        elif progress.state == "lost":
+            self.line(f"{head} to be done again: {step.name}: {progress.message}")
         elif progress.state == "done" and progress.message:
             self.line(f"{head} {progress.message}")
         if self._live is not None:

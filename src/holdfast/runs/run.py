@@ -22,12 +22,13 @@ from holdfast.records.errors import StepError, StoreError, StudyError
 from holdfast.records.outputs import new_directory, write_file
 from holdfast.records.processes import without_collection
 from holdfast.runs.build import build
-from holdfast.runs.engines import describe_failure
+from holdfast.runs.engines.opening import name_engine
 from holdfast.runs.execution import Listener, execute
 from holdfast.runs.methods.command.look import check_commands
 from holdfast.runs.plan.settings import JudgeSettings
 from holdfast.runs.plan.step import Plan, Step
 from holdfast.runs.readiness import look_around
+from holdfast.runs.steps.outcomes import describe_failure
 from holdfast.runs.steps.rollout import MUCH_CUT, tell_cut
 from holdfast.store import DATABASE, Store
 from holdfast.store.cells import score_rows
@@ -329,6 +330,7 @@ def run(
     max_calls: int | None = None,
     max_cost: float | None = None,
     allow_command: bool = False,
+    engine: str | None = None,
 ) -> Run:
     """Do what is missing of a study in the run at ``output`` (by default ``runs/NAME``) and open it.
 
@@ -338,12 +340,16 @@ def run(
     ``fork`` names a new directory for a study that differs from the one in ``output``: the new run starts
     with every finished step of ``output`` that the study still needs.
 
+    ``engine`` says where steps are carried out ("local", "ray", "ray:ADDRESS", "slurm", "jobs"), by default what
+    ``HOLDFAST_ENGINE`` says, else on this machine; results are the same.
+
     Commands of stages are carried out where a study file that was loaded in this process holds them; ``allow_command``
     lets those of a study that was made otherwise be carried out too. Errors: StudyError before anything is spent,
     StepError where a step failed.
     """
     if not isinstance(study, Study):
         study = load(study)
+    engine = name_engine(engine)
     check_commands(study, allow_command)
     plan = build(study)
     study.check_prices(max_cost)
@@ -359,7 +365,7 @@ def run(
                 store.set_meta(EXTERNAL_KEY, json.dumps(places, sort_keys=True))
             store.set_meta(ENDPOINTS_KEY, json.dumps(study.model_dump(mode="json")["endpoints"], sort_keys=True))
         budget = {"max_calls": max_calls, "max_cost": max_cost}
-        execute(plan, store, workers=workers or study.run.workers, listener=listener, budget=budget)
+        execute(plan, store, workers=workers or study.run.workers, listener=listener, budget=budget, where=engine)
         opened = Run(output)
         opened.conclude(store, plan.steps[-1])
     return opened

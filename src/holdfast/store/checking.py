@@ -11,6 +11,7 @@ from pathlib import Path
 
 from holdfast.records.errors import StoreError
 from holdfast.records.groups import group_by_key
+from holdfast.store.places import CARRIED
 from holdfast.store.seals import ADDED_TO, REPLACED, SEAL_ROWS, START, Digest, SealedTable, chunks, digest_table, link
 
 REMEDY = "restore the run from a copy, or make it anew"
@@ -20,14 +21,15 @@ def refuse_links(path: Path) -> None:
     """Refuse a run that holds a link, a pipe or a device: what is written to it would go elsewhere.
 
     A file that has another name (a hard link) is one, too. The run's directory itself may be named through a link.
+    What queues of jobs leave beside a step's outcomes is not looked at: nothing in it is opened as a part of the run.
     Errors: StoreError.
     """
-    waiting = [str(path)]
+    waiting, apart = [str(path)], str(path / CARRIED)
     while waiting:
         with contextlib.suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
+                    waiting += [entry.path] * (entry.path != apart)
                 elif (kind := _find_strange(entry)) is not None:
                     raise StoreError(
                         f"{entry.path}: {kind}, and a run holds files and directories of its own only; put a copy in"

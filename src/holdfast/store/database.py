@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from holdfast.records.disks import is_shared
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.records.inputs import reading_address
 from holdfast.store.checking import refuse_links, reseal
@@ -23,6 +24,7 @@ FORMAT = 2
 UNSEALED = 1  # the format before, whose rows have no digests: it is read, and never written
 DATABASE = "run.db"
 LOCK = "run.lock"
+SNAPSHOT = "snapshot.db"  # of a run that is being written on a network disk
 COPIED_KEY = "digests"  # under ``meta`` of a copy whose source had none
 PRIVATE_FILE, PRIVATE_DIRECTORY = 0o600, 0o700  # what a run holds is for its owner's eyes
 FILES = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal")
@@ -114,14 +116,59 @@ def _take(file: int, path: Path, how: int) -> None:
         raise StoreError(f"{path}: another process writes to this run (pid {owner}); wait for it or stop it") from error
 
 
+def readable(path: Path) -> Path:
+    """The database to read of the run at ``path``: its own, or the last snapshot where its own may not be opened now.
+
+    On a disk that several machines share, whoever writes has the database alone. Errors: StoreError where it is being
+    written and there is no snapshot yet.
+    """
+    if not is_shared(path) or not _is_written(path):
+        return path / DATABASE
+    if not (path / SNAPSHOT).is_file():
+        raise StoreError(
+            f"{path}: is being written on a network disk, and there is no snapshot to read yet; try again in a minute"
+        )
+    return path / SNAPSHOT
+
+
+def _is_written(path: Path) -> bool:
+    """Whether a process holds the right to write to a run."""
+    try:
+        with hold_still(path):
+            return False
+    except StoreError:
+        return True
+
+
+def write_snapshot(db: sqlite3.Connection, path: Path) -> None:
+    """Write what is committed as a database of its own, which readers open while the run's may not be."""
+    part = path / f"{SNAPSHOT}.part"
+    part.unlink(missing_ok=True)
+    os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE))
+    with contextlib.closing(sqlite3.connect(part)) as copy:
+        copy.execute("PRAGMA locking_mode=EXCLUSIVE")
+        db.backup(copy)
+        copy.execute("PRAGMA journal_mode=DELETE")  # so that it is one file, whole
+    part.replace(path / SNAPSHOT)
+
+
+def _have_alone(db: sqlite3.Connection, path: Path) -> None:
+    """Let no other process open the database that ``db`` writes, where machines share its disk: no memory is shared."""
+    if is_shared(path):
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
+
+
 def connect(path: Path, *, writable: bool) -> tuple[sqlite3.Connection, dict[int, bytes], bool]:
     """A connection to the run at ``path``, its compression dictionaries by number, and whether its rows have digests.
 
     Errors: StoreError where it is damaged, of another format, or of the earlier one and is to be written.
     """
-    address = f"{(path / DATABASE).absolute().as_uri()}?mode=rw" if writable else reading_address(path / DATABASE)
+    file = path / DATABASE if writable else readable(path)
+    address = f"{file.absolute().as_uri()}?mode=rw" if writable else reading_address(file)
     db = sqlite3.connect(address, uri=True, isolation_level=None)
     try:
+        if writable:
+            _have_alone(db, path)
         db.executescript(f"PRAGMA busy_timeout=10000; PRAGMA cache_size=-{PAGE_CACHE_KIB};")
         if writable:
             db.executescript("PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;")
@@ -166,7 +213,7 @@ def create(path: Path) -> None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if holds_tables(path) or not {one.name for one in path.iterdir()} <= {LOCK, *FILES}:
+        if holds_tables(path) or not {one.name for one in path.iterdir()} <= {LOCK, SNAPSHOT, *FILES}:
             raise StudyError(f"{path}: the directory is not empty and holds no run; choose another output")
         refuse_links(path)
         with contextlib.suppress(PermissionError):  # somebody else's directory, that we may write to
@@ -185,6 +232,7 @@ def make_tables(path: Path) -> None:
             (path / name).unlink(missing_ok=True)
         os.close(os.open(path / DATABASE, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE))
         with contextlib.closing(sqlite3.connect(path / DATABASE, isolation_level=None)) as db:
+            _have_alone(db, path)
             db.executescript(f"PRAGMA page_size={PAGE_BYTES}; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
             db.executescript("BEGIN;" + SCHEMA)
             db.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT),))
@@ -212,7 +260,8 @@ def copy_rows(source: Path, target: Path, change: Callable[[sqlite3.Connection],
     make_tables(target)
     address = (target / DATABASE).absolute().as_uri()
     with contextlib.closing(sqlite3.connect(address, uri=True, isolation_level=None)) as db:
-        db.execute("ATTACH ? AS old", (reading_address(source / DATABASE),))
+        _have_alone(db, target)
+        db.execute("ATTACH ? AS old", (reading_address(readable(source)),))
         db.execute("BEGIN IMMEDIATE")
         held = {row[0] for row in db.execute("SELECT name FROM old.sqlite_master WHERE type = 'table'")}
         for (table,) in db.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall():
@@ -249,12 +298,12 @@ def holds_tables(path: Path) -> bool:
         return True  # damaged is not empty: opening it says what is wrong
 
 
-def signature(path: Path) -> tuple[object, ...]:
+def signature(file: Path) -> tuple[object, ...]:
     """What tells whether a database was written since: which file it and its log are, their sizes and times."""
     found: list[object] = []
-    for name in (DATABASE, f"{DATABASE}-wal"):
+    for path in (file, file.with_name(f"{file.name}-wal")):
         with contextlib.suppress(FileNotFoundError):
-            if not (told := (path / name).stat()).st_size:  # a reader may leave an empty log
+            if not (told := path.stat()).st_size:  # a reader may leave an empty log
                 continue
-            found += [name, told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns]
+            found += [path.name, told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns]
     return tuple(found)

@@ -18,7 +18,7 @@ from holdfast.records.errors import StoreError
 from holdfast.records.inputs import reading_address
 from holdfast.store import Store
 from holdfast.store.checking import reseal
-from holdfast.store.database import DATABASE, make_tables
+from holdfast.store.database import DATABASE, make_tables, readable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ class Pair:
         self._one, self._other = one, other
         self._db = sqlite3.connect(":memory:", isolation_level=None, uri=True)
         for name, store in (("one", one), ("other", other)):
-            self._db.execute(f"ATTACH ? AS {name}", (reading_address(store.path / DATABASE),))
+            self._db.execute(f"ATTACH ? AS {name}", (reading_address(readable(store.path)),))
 
     def close(self) -> None:
         """Let both runs go."""
@@ -137,7 +137,7 @@ def _scored_by(db: sqlite3.Connection, run: str) -> set[tuple[str, str]]:
 
 def scored_by(store: Store) -> set[tuple[str, str]]:
     """Whose scores a run holds: (step of the trajectories, judge)."""
-    with contextlib.closing(sqlite3.connect(reading_address(store.path / DATABASE), uri=True)) as db:
+    with contextlib.closing(sqlite3.connect(reading_address(readable(store.path)), uri=True)) as db:
         return _scored_by(db, "main")
 
 
@@ -297,7 +297,7 @@ def _number_trajectories(db: sqlite3.Connection, shares: Sequence[Share], order:
 @contextlib.contextmanager
 def _attached(db: sqlite3.Connection, share: Share, starts: Mapping[str, int] = MappingProxyType({})) -> Iterator[None]:
     """A run's database as ``old``, with what is taken of it in tables beside; one transaction."""
-    db.execute("ATTACH ? AS old", (reading_address(share.path / DATABASE),))
+    db.execute("ATTACH ? AS old", (reading_address(readable(share.path)),))
     try:
         steps = ((step, name, starts.get(step)) for step, name in share.steps.items())
         _name_table(db, "taken_steps", ("step", "name", "start"), steps)

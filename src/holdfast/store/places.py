@@ -11,3 +11,4 @@ MACHINES_KEY = "machines"  # on which machines, by which versions, steps of the 
 LEDGER = "calls.db"  # of a run: every call to a remote model, with its reply
 ANALYSIS_FILE = "analysis.json"
 LOGS = "logs"  # where a run keeps the logs of its training stages, by step
+CARRIED = "carried"  # where the slices and outcomes of steps lie that other machines carry out

@@ -14,7 +14,8 @@ import contextlib
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,12 @@ from typing import Any
 from holdfast.records import Case, Checkpoint, PreferencePair, Score, Trajectory
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.records.groups import group_by_key
-from holdfast.store import codec, database, tables
+from holdfast.store import codec, database, slices, tables
 from holdfast.store.checking import check_rows, digest_run, refuse_links
 from holdfast.store.database import DATABASE
 from holdfast.store.seals import Seals
 from holdfast.store.steplog import StepLog
-from holdfast.store.weights import holds
+from holdfast.store.weights import WEIGHTS, holds
 
 READ_ROWS = 256  # of one query by id: round trips cost more than rows
 NOUNS = {"cases": "case", "checkpoints": "checkpoint", "trajectories": "trajectory"}
@@ -51,14 +52,17 @@ _checked: set[tuple[Any, ...]] = set()  # databases that this process has held a
 class Store:
     """A run directory, opened to read, or by one process at a time to write."""
 
-    def __init__(self, path: Path, *, writable: bool = False, check: bool = True) -> None:
-        """Open an existing run; ``create`` makes a new one.
+    def __init__(
+        self, path: Path, *, writable: bool = False, check: bool = True, weights_root: Path | None = None
+    ) -> None:
+        """Open an existing run; ``create`` makes a new one. Weights lie in ``weights_root``, by default in the run.
 
         Every row is held against the digests that were written with it, once a process as long as the files stay as
         they are; without ``check``, for parts of one execution, that is left to whoever began it. Errors: StoreError
         where there is no run, where it holds a link, and where it is damaged.
         """
         self.path = Path(path)
+        self.weights_root = weights_root or self.path / WEIGHTS
         if not (self.path / DATABASE).is_file():
             raise StoreError(
                 f"{self.path}: no run here (no {DATABASE}); make one with `holdfast run` or `holdfast import`"
@@ -67,6 +71,7 @@ class Store:
         with contextlib.ExitStack() as opened:
             if writable:
                 opened.enter_context(contextlib.closing(database.WriteLock(self.path)))
+            self._file = self.path / DATABASE if writable else database.readable(self.path)
             self._db, dictionaries, self.sealed = database.connect(self.path, writable=writable)
             opened.enter_context(contextlib.closing(self._db))
             self._codec = codec.TextCodec(dictionaries)
@@ -80,10 +85,10 @@ class Store:
 
     def _check(self) -> None:
         """Hold the rows against their digests, unless this process has since they were last written."""
-        if (now := database.signature(self.path)) in _checked:
+        if (now := database.signature(self._file)) in _checked:
             return
         try:
-            check_rows(self.path / DATABASE, self._db, database.known_schema())
+            check_rows(self._file, self._db, database.known_schema())
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             database.tell_damage(self.path, error)
             raise
@@ -104,7 +109,8 @@ class Store:
         """Close the database and give up the right to write."""
         if self._is_sound:
             self._db.close()
-            _checked.add(database.signature(self.path))  # what this process wrote itself, on top of what it checked
+            (self.path / database.SNAPSHOT).unlink(missing_ok=True)  # the run itself can be read again
+            _checked.add(database.signature(self._file))  # what this process wrote itself, on top of what it checked
         self._opened.close()
 
     def __enter__(self) -> Store:
@@ -143,6 +149,9 @@ class Store:
         """What cannot be said of the rows, for whoever reads results of the run; None where they are checked."""
         if not self.sealed:
             return UNSEALED
+        if self._file.name == database.SNAPSHOT:
+            taken = time.strftime("%H:%M", time.localtime(self._file.stat().st_mtime))
+            return f"a snapshot of {taken}: the run is being written on a network disk, where nobody else may open it"
         return SEALED_LATE if self.meta(database.COPIED_KEY) is not None else None
 
     def digest(self) -> str | None:
@@ -151,6 +160,14 @@ class Store:
         It is computed from the digests that were written with the rows, which opening the run holds them against.
         """
         return digest_run(self._db) if self.sealed else None
+
+    def write_snapshot(self) -> None:
+        """Let readers see what is committed, where they may not open the run while it is written."""
+        database.write_snapshot(self._db, self.path)
+
+    def write_slice(self, target: Path, *, step: str, inputs: Collection[str], checkpoint: str | None = None) -> str:
+        """Write what one step reads into the new directory ``target``; the slice's digest. See ``store.slices``."""
+        return slices.write_slice(self._db, target, step=step, inputs=inputs, checkpoint=checkpoint)
 
     # --- meta -------------------------------------------------------------------------------------------
 
@@ -268,7 +285,7 @@ class Store:
 
         Errors: StudyError with the ``remedy`` where they are not there, StoreError where they are not those.
         """
-        directory = self.path / (checkpoint.path or "")
+        directory = self.weights_root / Path(checkpoint.path or "").name
         if checkpoint.path is None or not directory.is_dir():
             raise StudyError(f"{checkpoint.name}: its weights are not at {directory}; {remedy}")
         if not holds(directory, directory.name):

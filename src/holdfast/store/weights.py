@@ -21,6 +21,7 @@ from holdfast.records.outputs import new_directory, sync_directory, sync_tree
 
 WEIGHTS = "weights"  # where a run keeps them
 TEMPORARY = ".part-"  # prefix of directories that are not complete
+ATTEMPT = "~"  # in the name of a step's unfinished work: before that of the attempt that is at it
 _HELD = re.compile(rf"{WEIGHTS}/[0-9a-f]{{64}}")
 ALLOWED_SUFFIXES = {".json", ".safetensors", ".jinja", ".txt", ".model"}
 
@@ -119,13 +120,38 @@ def lend(directory: Path, root: Path) -> None:
         adopt(Path(shutil.copytree(directory, part)), root)
 
 
+def scratch_of(root: Path, fingerprint: str, attempt: str = "") -> Path:
+    """The directory in ``root`` for a step's unfinished work; each ``attempt`` at it has one of its own."""
+    return root / f"{TEMPORARY}{fingerprint}{ATTEMPT if attempt else ''}{attempt}"
+
+
+def hand_on_scratch(root: Path, fingerprint: str, attempt: str = "") -> Path:
+    """Give what earlier attempts at a step left to a new one; its directory.
+
+    One that was given up and is still at work finds its directory gone: it cannot write into the new one's.
+    """
+    target = scratch_of(root, fingerprint, attempt)
+    left = [one for one in root.glob(f"{TEMPORARY}{fingerprint}*") if _step_of(one) == fingerprint and one != target]
+    newest = max(left, key=lambda one: one.stat().st_mtime, default=None)
+    if newest is not None and not target.exists():
+        newest.rename(target)
+        left.remove(newest)
+    for one in left:
+        shutil.rmtree(one, ignore_errors=True)
+    return target
+
+
+def _step_of(scratch: Path) -> str:
+    """The fingerprint of the step whose unfinished work a directory holds."""
+    return scratch.name.removeprefix(TEMPORARY).partition(ATTEMPT)[0]
+
+
 @contextlib.contextmanager
-def open_scratch(root: Path, fingerprint: str) -> Iterator[Path]:
+def open_scratch(scratch: Path) -> Iterator[Path]:
     """A step's own directory for unfinished work, with what an earlier process left there.
 
     One process at a time: a worker that outlives its parent for a moment is waited for.
     """
-    scratch = root / f"{TEMPORARY}{fingerprint}"
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle = os.open(scratch, os.O_RDONLY)
     try:
@@ -142,10 +168,17 @@ def clear_scratch(scratch: Path, keep: Collection[str] = ()) -> None:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
+def discard_scratch(root: Path, fingerprint: str) -> None:
+    """Remove a step's unfinished work, of whichever attempt."""
+    for leftover in root.glob(f"{TEMPORARY}{fingerprint}*"):
+        if _step_of(leftover) == fingerprint:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
 def discard_leftovers(root: Path, keep: Collection[str] = ()) -> None:
     """Remove unfinished work, but for that of the steps in ``keep``; only the run's one writer may call this."""
     for leftover in root.glob(TEMPORARY + "*"):
-        if leftover.name.removeprefix(TEMPORARY) not in keep:
+        if _step_of(leftover) not in keep:
             shutil.rmtree(leftover, ignore_errors=True)
 
 

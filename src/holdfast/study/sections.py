@@ -164,6 +164,19 @@ class PairSection(Section):
     exclude_unfit: bool = False
 
 
+class NeedSection(Section):
+    """``[resources.KIND]``: what a step of a kind needs where machines are given out; it changes no result.
+
+    ``gpus`` of 0 is none; left open, a step with a real model takes one (a stage on several devices so many) where
+    there are any. ``memory_gb`` is in gigabytes, ``accelerator`` its name as the cluster tells it.
+    """
+
+    gpus: Annotated[int, Field(ge=0, le=1024)] | None = None
+    cpus: Annotated[int, Field(ge=0, le=4096)] = 1
+    memory_gb: Annotated[float, Field(gt=0, le=1e5)] | None = None
+    accelerator: Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)] | None = None
+
+
 class RunSection(Section):
     """``[run]``: how the work is done; it changes no result and is no part of a fingerprint.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -15,7 +15,15 @@ from holdfast.study.kinds import AnyJudge, AnyStage, AnySuite, rates_users
 from holdfast.study.parts import AttackSection, ProbeSection, ShiftSection
 from holdfast.study.problems import read_axis
 from holdfast.study.rules import GateSection, SearchSection
-from holdfast.study.sections import ModelSection, PairSection, RolloutSection, RunSection, StudySection, SuiteSection
+from holdfast.study.sections import (
+    ModelSection,
+    NeedSection,
+    PairSection,
+    RolloutSection,
+    RunSection,
+    StudySection,
+    SuiteSection,
+)
 from holdfast.study.stages import MergeSection, StageSection
 from holdfast.study.users import ApprovalSection
 
@@ -29,7 +37,7 @@ class Tables(Section):
     the models that go by a name, ``endpoints`` how the remote ones among all models are reached. ``merges`` are
     checkpoints made of others without training. ``attacks``, ``shifts`` and ``probes`` say what checkpoints meet beside
     the held-out cases, ``approval`` the users whose approval is trained on, ``gate`` what a child must not lose,
-    ``search`` what ``run --search`` looks for.
+    ``search`` what ``run --search`` looks for. ``resources`` say by kind what a step needs of a cluster.
     """
 
     study: StudySection
@@ -51,6 +59,7 @@ class Tables(Section):
     approval: ApprovalSection | None = None
     search: SearchSection | None = None
     run: RunSection = RunSection()
+    resources: Mapping[Literal["train", "rollout", "reference", "judge"], NeedSection] = Field(default_factory=dict)
 
     def entry(self, name: str) -> ModelEntry:
         """The model that the study calls ``name``: an entry of ``models``, a base, or a provider's model."""
@@ -65,6 +74,10 @@ class Tables(Section):
     def endpoint(self, name: str) -> EndpointSection:
         """How the remote model ``name`` is reached."""
         return self.endpoints.get(name, EndpointSection())
+
+    def needs(self, kind: str) -> NeedSection:
+        """What a step of a kind needs of a machine."""
+        return next((needed for name, needed in self.resources.items() if name == kind), NeedSection())
 
     def check_prices(self, max_cost: float | None) -> None:
         """Raise StudyError for a bound on money where nothing has a price, so that it would never be met."""
@@ -124,7 +137,7 @@ class Tables(Section):
 
     def settings(self) -> dict[str, Any]:
         """The study as JSON without what changes no result."""
-        found = self.model_dump(mode="json", exclude={"run", "endpoints"})
+        found = self.model_dump(mode="json", exclude={"run", "endpoints", "resources"})
         for name, stage in self.stages.items():
             found["stages"][name] = {key: one for key, one in found["stages"][name].items() if key not in stage.means}
         if self.approval is not None:

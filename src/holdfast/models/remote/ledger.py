@@ -33,6 +33,7 @@ from typing import Any
 import orjson
 import zstandard
 
+from holdfast.records.disks import is_shared
 from holdfast.records.errors import BudgetSpent, StoreError
 from holdfast.records.inputs import reading_address
 
@@ -94,7 +95,9 @@ class Ledger:
             # For its owner's eyes, unless it is there; a link is not followed.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             self._out, self._in = self._connect(), self._connect()
-            self._out.executescript(f"PRAGMA journal_mode=WAL; BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+            # Machines that share a disk share no memory, which a log beside the file would need.
+            journal = "DELETE" if is_shared(path) else "WAL"
+            self._out.executescript(f"PRAGMA journal_mode={journal}; BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
             check_structure(self._out)
             keep_digests(self._out)
             self._sound = f"digest IS {digest_of(self._in, 'calls')}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from holdfast.runs.costs.seconds import Expected, measured_seconds
 from holdfast.runs.plan.step import Plan, Step
@@ -63,7 +63,7 @@ class Outlook:
             self._spent, self._clock = self._spent + cpu_seconds, self._clock + clock_seconds
         self._ended.add(step.fingerprint)
 
-    def look(self, waiting: Sequence[Step], running: Sequence[tuple[Step, float, int]]) -> tuple[float, float]:
+    def look(self, waiting: Collection[Step], running: Sequence[tuple[Step, float, int]]) -> tuple[float, float]:
         """The share of this execution's work that is done, by CPU seconds, and seconds left on a clock.
 
         ``running`` are steps with the seconds since their start, and how many of their units are done.
@@ -73,7 +73,7 @@ class Outlook:
             self._told = (now, self._look(waiting, running))
         return self._told[1]
 
-    def _look(self, waiting: Sequence[Step], running: Sequence[tuple[Step, float, int]]) -> tuple[float, float]:
+    def _look(self, waiting: Collection[Step], running: Sequence[tuple[Step, float, int]]) -> tuple[float, float]:
         slower = max(1.0, self._clock / self._spent) if self._spent >= _COMPARED else 1.0
         corrected = self._expected.correct(self._measured)
         seconds = {step.fingerprint: corrected[step.fingerprint] for step in waiting}

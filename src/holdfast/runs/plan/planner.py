@@ -28,7 +28,7 @@ from holdfast.runs.plan.settings import (
     TrainSettings,
     UserSettings,
 )
-from holdfast.runs.plan.step import Made, Means, Replicate, Step
+from holdfast.runs.plan.step import Made, Means, Replicate, Step, fingerprint_of
 from holdfast.study.kinds import METHODS, kind_of, method_of, read_suite, suite_of
 from holdfast.study.parts import PartSection
 from holdfast.study.sections import SuiteSection, SuiteTable
@@ -58,8 +58,7 @@ class Planner:
         self._met: dict[tuple[str, str], dict[int | None, str]] = {}
 
     def add(self, name: str, inputs: Sequence[str], settings: Settings, *, size: int) -> str:
-        # In which order inputs are named changes nothing of the work.
-        fingerprint = content_id(settings.kind, settings.version, settings.dump(), sorted(inputs))
+        fingerprint = fingerprint_of(settings, inputs)
         remote = [one.model for one in settings.speakers().values() if one.entry.kind == "remote"]
         self.steps.setdefault(
             fingerprint,
@@ -69,10 +68,23 @@ class Planner:
                 inputs=tuple(inputs),
                 settings=settings,
                 size=size,
-                means=Means(endpoints={model: self.study.endpoint(model) for model in remote}),
+                means=Means(
+                    endpoints={model: self.study.endpoint(model) for model in remote},
+                    needs=self.study.needs(settings.kind),
+                    own_gpus=self._count_gpus(settings),
+                ),
             ),
         )
         return fingerprint
+
+    def _count_gpus(self, settings: Settings) -> int:
+        """How many accelerators a step takes where there are any: none for tiny models, and where none computes."""
+        real = any(one.entry.kind in ("local", "vllm") for one in settings.speakers().values())
+        if isinstance(settings, StageSettings):
+            real = settings.agent is not None
+        elif isinstance(settings, ReferenceSettings):
+            real = settings.calls is not None
+        return getattr(getattr(settings, "section", None), "devices", 1) if real else 0
 
     def make(self, fingerprint: str, checkpoints: Sequence[Checkpoint]) -> list[Made]:
         """Notes what a train step makes, where it is not known yet."""

@@ -15,22 +15,32 @@ one S checkpoint without being told, and a run that stops goes on where it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from holdfast.models.entries import EndpointSection
-from holdfast.records import JSON, Checkpoint
+from holdfast.records import JSON, Checkpoint, content_id
 from holdfast.runs.plan.settings import Kind, Settings
+from holdfast.study.sections import NeedSection
 from holdfast.study.study import Study
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
-    """How the remote models of a step are reached, by the study's names for them, and what a run may spend on them."""
+    """What changes no result of a step.
+
+    How its remote models are reached, by the study's names for them, what a run may spend on them, and what the step
+    needs of a machine; of ``gpus`` left open it takes ``own_gpus`` where there are any.
+    """
 
     endpoints: Mapping[str, EndpointSection] = field(default_factory=dict)
     budget: Mapping[str, Any] = field(default_factory=dict)  # max_calls, max_cost
+    needs: NeedSection = field(default_factory=NeedSection)
+    own_gpus: int = 0
+    slice: Path | None = None  # what the step reads of the run, where it may not open the run itself
+    ledger: Any = None  # of the run, as a machine elsewhere sees it; None where it is opened in the run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +63,11 @@ class Step:
     def kind(self) -> Kind:
         """The kind of step."""
         return self.settings.kind
+
+
+def fingerprint_of(settings: Settings, inputs: Sequence[str]) -> str:
+    """The fingerprint of a step. In which order inputs are named changes nothing of the work."""
+    return content_id(settings.kind, settings.version, settings.dump(), sorted(inputs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,16 +1,20 @@
-"""What a step gives while it is carried out: records to commit, how far it is, and its end."""
+"""What a step gives while it is carried out: records to commit, how far it is, and how it ended."""
 
 from __future__ import annotations
 
+import sqlite3
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from holdfast.models.remote.endpoints import redact
 from holdfast.records import Checkpoint, PreferencePair, Score, Trajectory
-from holdfast.records.errors import ProviderError, StepError
+from holdfast.records.errors import HoldfastError, ProviderError, StepError
+from holdfast.records.outputs import describe_error, free_bytes
 from holdfast.store import codec
 
 PROGRESS_SECONDS = 0.5
@@ -52,6 +56,52 @@ class Finished:
     pairs: tuple[PreferencePair, ...] = ()
     checkpoints: tuple[tuple[Checkpoint, Path | None], ...] = ()
     logs: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A step that ended in an error: one line for people, the traceback for the log."""
+
+    message: str
+    log: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A step whose outcomes have all been delivered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Began:
+    """A step that waited for a place and is at work now, on the machine of this name."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """A step whose machine or process was lost, and which is to be carried out again from what is committed.
+
+    ``counted`` is False where that says nothing of the step: a machine that was taken away, a time that ran out.
+    """
+
+    message: str
+    counted: bool = True
+
+
+def describe_failure(error: BaseException, run_path: Path) -> Failure:
+    """An error that is being handled, as the end of a step of the run at ``run_path``.
+
+    One of the disk names what failed there, and how much room there is.
+    """
+    shown = str(error) if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.errno is not None:
+        place = run_path if error.filename is None else error.filename
+        shown = f"{place}: {describe_error(error, place)}"
+    elif isinstance(error, sqlite3.Error):
+        room = free_bytes(run_path)
+        shown = f"{run_path}: its database failed ({error}{'' if room is None else f', {room:,} bytes are free there'})"
+    return Failure(message=shown, log=redact(traceback.format_exc()))
 
 
 def complete(results: Sequence[T | ProviderError], what: str) -> list[T]:

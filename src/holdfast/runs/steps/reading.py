@@ -137,8 +137,8 @@ def open_speakers(
     Without a store the ledger is gone afterwards.
     """
     with contextlib.ExitStack() as opened:
-        ledger = None
-        if any(one.entry.kind == "remote" for one in speakers.values()):
+        ledger = means.ledger
+        if ledger is None and any(one.entry.kind == "remote" for one in speakers.values()):
             from holdfast.models.remote.ledger import Budget, Ledger
 
             place = store.path if store else opened.enter_context(scratch_directory())

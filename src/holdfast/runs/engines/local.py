@@ -1,9 +1,7 @@
-"""Where steps run: in this process, or in worker processes of one thread each.
+"""Steps on this machine: in this process, or in worker processes of one thread each.
 
-An engine is given steps, at most ``capacity`` at a time, and delivers what comes of them, in the order it comes: a
-step's fingerprint with an outcome, a Failure or its End. It knows nothing of what a step does: ``carry_out`` takes a
-step, the run's directory and a function that it gives each outcome to. A worker that dies fails its step and no other;
-workers whose parent is gone stop by themselves.
+``carry_out`` takes a step, the run's directory and a function that it gives each outcome to. A worker that dies fails
+its step and no other; workers whose parent is gone stop by themselves.
 """
 
 from __future__ import annotations
@@ -12,65 +10,34 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sqlite3
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from holdfast.models.remote.endpoints import redact
-from holdfast.records.errors import HoldfastError
 from holdfast.records.extensions import allow, allowed
-from holdfast.records.outputs import describe_error, free_bytes
 from holdfast.records.processes import stop_with
+from holdfast.runs.engines.engine import Deliver
 from holdfast.runs.plan.step import Step
+from holdfast.runs.steps.outcomes import End, Failure, describe_failure
 
 CarryOut = Callable[[Step, Path, Callable[[Any], None]], None]
-Deliver = Callable[[str, Any], None]
 REST_SECONDS = 5.0  # long against what comes between two steps, short against what a step takes
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A step that ended in an error: one line for people, the traceback for the log."""
-
-    message: str
-    log: str
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """A step whose outcomes have all been delivered."""
-
-
-def describe_failure(error: BaseException, run_path: Path) -> Failure:
-    """An error that is being handled, as the end of a step of the run at ``run_path``.
-
-    One of the disk names what failed there, and how much room there is.
-    """
-    shown = str(error) if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
-    if isinstance(error, OSError) and error.errno is not None:
-        place = run_path if error.filename is None else error.filename
-        shown = f"{place}: {describe_error(error, place)}"
-    elif isinstance(error, sqlite3.Error):
-        room = free_bytes(run_path)
-        shown = f"{run_path}: its database failed ({error}{'' if room is None else f', {room:,} bytes are free there'})"
-    return Failure(message=shown, log=redact(traceback.format_exc()))
 
 
 class InProcess:
     """Runs one step at a time in this process."""
 
-    capacity = 1
-
     def __init__(self, carry_out: CarryOut, run_path: Path) -> None:
         self._carry_out, self._path = carry_out, run_path
         self._current: Step | None = None
+
+    def takes(self, step: Step) -> bool:
+        """Whether no step is under way."""
+        return self._current is None
 
     def submit(self, step: Step) -> None:
         """Take a step."""
@@ -123,7 +90,7 @@ def _serve(
 
 
 @contextlib.contextmanager
-def _worker_surroundings() -> Iterator[None]:
+def worker_surroundings() -> Iterator[None]:
     """What a new process inherits: one thread for its libraries, set before they load, and no interrupts.
 
     Without the first, workers fight for the cores. Without the second, Ctrl-C in a terminal, which reaches
@@ -145,8 +112,8 @@ class Workers:
     """Runs steps in worker processes, one step each at a time; a worker that dies is replaced."""
 
     def __init__(self, carry_out: CarryOut, rest: Callable[[], object], run_path: Path, count: int) -> None:
-        self.capacity = count
         self._carry_out, self._rest, self._path = carry_out, rest, run_path
+        self.count = count
         self._idle: list[tuple[BaseProcess, Connection]] = []
         self._busy: dict[Connection, tuple[BaseProcess, str]] = {}
         for _ in range(count):
@@ -158,10 +125,19 @@ class Workers:
         arguments = (theirs, self._carry_out, self._rest, self._path)
         options = {"parent": os.getpid(), "permitted": allowed()}
         process = context.Process(target=_serve, args=arguments, kwargs=options, daemon=True)
-        with _worker_surroundings():
+        with worker_surroundings():
             process.start()
         theirs.close()
         self._idle.append((process, ours))
+
+    def takes(self, step: Step) -> bool:
+        """Whether a worker is idle."""
+        return bool(self._idle)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a worker carries out a step."""
+        return bool(self._busy)
 
     def submit(self, step: Step) -> None:
         """Give a step to an idle worker."""
@@ -171,9 +147,11 @@ class Workers:
         with contextlib.suppress(BrokenPipeError):
             connection.send(step)
 
-    def wait(self, deliver: Deliver) -> None:
-        """Deliver the next outcome of any busy worker."""
-        connection = next(iter(wait(list(self._busy))))
+    def wait(self, deliver: Deliver, seconds: float | None = None) -> None:
+        """Deliver the next outcome of any busy worker, if one comes within some ``seconds``."""
+        connection = next(iter(wait(list(self._busy), seconds)), None)
+        if connection is None:
+            return
         assert isinstance(connection, Connection)
         process, fingerprint = self._busy[connection]
         try:
@@ -198,6 +176,3 @@ class Workers:
             process.terminate()
             process.join()
         self._idle, self._busy = [], {}
-
-
-Engine = InProcess | Workers

@@ -1,0 +1,168 @@
+"""A step on a node of a cluster, whose driver is reached through its outbox alone."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from holdfast.models.remote.clerk import FarLedger
+from holdfast.records.extensions import allow
+from holdfast.records.machine import describe_machine
+from holdfast.runs.carrying.cache import hold_weights, node_cache
+from holdfast.runs.carrying.carry import beating, carry, refuse_commands
+from holdfast.runs.carrying.cutting import STEP_FILE, Slice, read_slice
+from holdfast.runs.carrying.envelopes import pack, unpack
+from holdfast.runs.carrying.outbox import CHUNK_BYTES
+from holdfast.runs.plan.step import Means
+from holdfast.runs.steps.outcomes import Finished, describe_failure
+from holdfast.store import DATABASE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharing:
+    """A directory that nodes may share with the driver: where weights lie, and a file by which that is known."""
+
+    weights: str
+    nonce_file: str
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a node is asked to carry out: an attempt's slice, packed, with the digest that the driver wrote it with.
+
+    ``scratch`` is the step's directory where weights are shared, ``means`` say how remote models are reached;
+    ``permitted`` is what of others' code the driver's study names.
+    """
+
+    attempt: str
+    packed: bytes
+    digest: str
+    sharing: Sharing
+    scratch: str
+    token: str
+    means: Means
+    permitted: tuple[Any, ...]
+
+
+def pack_slice(path: Path) -> bytes:
+    """A slice's files as bytes."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:  # texts in it are compressed
+        for name in (DATABASE, STEP_FILE):
+            archive.write(path / name, name)
+    return packed.getvalue()
+
+
+def unpack_slice(packed: bytes, path: Path) -> None:
+    """Lay a slice's files down in an empty directory; names but its own are not looked at."""
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        for name in (DATABASE, STEP_FILE):
+            (path / name).write_bytes(archive.read(name))
+            (path / name).chmod(0o600)
+
+
+def look_at_node(sharing: Sharing) -> dict[str, Any]:
+    """What a driver wants to know of a node before it begins: versions, clock, and whether it shares the directory."""
+    shared, writable = _is_shared(sharing), False
+    if shared:
+        with contextlib.suppress(OSError):
+            handle, name = tempfile.mkstemp(prefix=".part-look-", dir=sharing.weights)
+            os.close(handle)
+            os.unlink(name)  # noqa: PTH108
+            writable = True
+    return {"machine": describe_machine(), "time": time.time(), "shared": shared, "writable": writable}
+
+
+def _is_shared(sharing: Sharing) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(sharing.nonce_file).read_text(encoding="ascii") == sharing.nonce
+    return False
+
+
+def carry_on_node(order: Order, ask: Callable[..., Any], name: str) -> bool:
+    """Carry out an order's step; whether it succeeded. ``ask`` calls a method of the driver's outbox by its name.
+
+    Errors: StoreError for an attempt that is over, and whatever kept the driver from being reached.
+    """
+    allow(order.permitted)
+    root = Path(tempfile.mkdtemp(prefix="holdfast-step-"))
+    try:
+        with beating(lambda: ask("beat", order.token, order.attempt)):
+            return _carry(order, ask, name, root)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _carry(order: Order, ask: Callable[..., Any], name: str, root: Path) -> bool:
+    shared = _is_shared(order.sharing)
+    scratch = Path(order.scratch) if shared else root / "work"
+
+    def send(data: bytes) -> None:
+        if not shared:
+            _hand_over(data, scratch, order, ask)
+        ask("put", order.token, order.attempt, data)
+
+    try:
+        piece = _open_slice(order, root / "slice")
+    except Exception as error:
+        send(pack(order.attempt, 0, describe_failure(error, root), scratch))
+        return False
+    with _weights(order, piece, ask, shared) as weights_root:
+        means = replace(order.means, ledger=FarLedger(partial(_account, order, ask)))
+        return carry(piece, send, weights_root=weights_root, scratch=scratch, means=means, node=name)
+
+
+def _account(order: Order, ask: Callable[..., Any], method: str, given: Mapping[str, Any]) -> Any:
+    """Ask the run's ledger, beside the driver."""
+    return ask("account", order.token, order.attempt, order.means.budget, method, given)
+
+
+def _open_slice(order: Order, path: Path) -> Slice:
+    path.mkdir(mode=0o700)
+    unpack_slice(order.packed, path)
+    piece = read_slice(path)
+    piece.require(order.attempt, order.digest)
+    refuse_commands(piece.step)
+    return piece
+
+
+def _weights(
+    order: Order, piece: Slice, ask: Callable[..., Any], shared: bool
+) -> contextlib.AbstractContextManager[Path]:
+    if shared:
+        return contextlib.nullcontext(Path(order.sharing.weights))
+
+    def fetch(digest: str, part: Path) -> None:
+        for file, size in ask("list_weights", order.token, digest):
+            with (part / Path(file).name).open("wb") as stream:
+                while (at := stream.tell()) < size:
+                    stream.write(ask("read_weights", order.token, digest, file, at))
+
+    return hold_weights(node_cache(), piece.weights, fetch)
+
+
+def _hand_over(data: bytes, scratch: Path, order: Order, ask: Callable[..., Any]) -> None:
+    """Send the files that a finished step leaves, before it says that it has."""
+    outcome = unpack(data, scratch).outcome
+    if not isinstance(outcome, Finished):
+        return
+    left = [path for _, place in outcome.checkpoints if place is not None for path in sorted(place.iterdir())]
+    for path in (*left, *outcome.logs.values()):
+        told, offset = path.relative_to(scratch).as_posix(), 0
+        with path.open("rb") as stream:
+            while (part := stream.read(CHUNK_BYTES)) or not offset:
+                ask("lay", order.token, order.attempt, told, offset, part)
+                offset += len(part)
+                if not part:
+                    break

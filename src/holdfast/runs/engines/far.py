@@ -1,0 +1,241 @@
+"""What engines have in common that carry out steps on other machines.
+
+    step ─ stays beside the driver? ─ yes ─▶ worker processes of this machine
+                                    └ no ──▶ attempt: a slice, written anew ─ launch ─▶ a machine
+    envelopes of an attempt that is under way ─▶ outcomes, in their order; of any other ─▶ refused
+
+The driver is the only writer. An attempt that is lost is over: what it says later is not taken, and its directory of
+unfinished work has gone to the attempt after it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from holdfast.records.errors import HoldfastError, StoreError
+from holdfast.runs.carrying.cutting import cut
+from holdfast.runs.carrying.envelopes import unpack
+from holdfast.runs.engines.engine import Deliver
+from holdfast.runs.engines.local import Workers
+from holdfast.runs.plan.settings import (
+    BringSettings,
+    MergeSettings,
+    OpenSettings,
+    PairSettings,
+    StageSettings,
+    StartSettings,
+)
+from holdfast.runs.plan.step import Step
+from holdfast.runs.steps.outcomes import End, Failure, Finished, Lost, describe_failure
+from holdfast.store import Store, weights
+from holdfast.store.places import CARRIED
+from holdfast.study.command import CommandSection
+from holdfast.study.stages import ExternalSection
+
+SILENCE_VARIABLE = "HOLDFAST_SILENCE"
+SILENCE_SECONDS = 600.0  # without a sign of life, after which a step is lost
+_ENDS = (End, Failure, Lost)
+
+
+def stays(step: Step) -> bool:
+    """Whether a step is carried out beside the driver.
+
+    It does no work to speak of, as of rules or where remote models do it all; it reads what only this machine has; or
+    it runs a program, for which no slice is a reason.
+    """
+    settings = step.settings
+    if isinstance(settings, PairSettings | MergeSettings | OpenSettings | BringSettings | StartSettings):
+        return True
+    if isinstance(settings, StageSettings) and isinstance(settings.section, CommandSection | ExternalSection):
+        return True
+    asks_here = all(one.entry.kind == "remote" for one in settings.speakers().values())
+    return asks_here and step.kind in ("judge", "rollout")
+
+
+def silence_seconds() -> float:
+    """How long a step may give no sign of life; the environment may say otherwise."""
+    return float(os.environ.get(SILENCE_VARIABLE) or SILENCE_SECONDS)
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempt:
+    """One attempt at a step: its ``slice`` with this ``digest``, its directory of unfinished work, what is expected.
+
+    ``heard`` is when it last gave a sign of life (monotonic seconds).
+    """
+
+    step: Step
+    name: str
+    folder: Path
+    digest: str
+    scratch: Path
+    heard: float
+    expected: int = 0
+
+    @property
+    def slice(self) -> Path:
+        """Where its slice lies."""
+        return self.folder / "slice"
+
+
+class Attempts:
+    """The attempts that are under way, and what is taken of what they say."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._token, self._count = store, secrets.token_hex(4), 0
+        self.folder = store.path / CARRIED
+        self.open: dict[str, Attempt] = {}
+
+    def begin(self, step: Step) -> Attempt:
+        """A new attempt at a step, with a slice of the run as it is now. Errors: StoreError."""
+        self._count += 1
+        number = f"{self._token}-{self._count}"
+        name = f"{step.fingerprint}{weights.ATTEMPT}{number}"
+        folder = self.folder / name
+        digest = cut(self._store, step, name, folder / "slice")
+        scratch = weights.hand_on_scratch(self._store.weights_root, step.fingerprint, number)
+        attempt = Attempt(step=step, name=name, folder=folder, digest=digest, scratch=scratch, heard=time.monotonic())
+        self.open[name] = attempt
+        return attempt
+
+    def end(self, attempt: Attempt) -> None:
+        """An attempt is over: nothing that it says from now on is taken."""
+        self.open.pop(attempt.name, None)
+        shutil.rmtree(attempt.folder, ignore_errors=True)
+
+    def take(self, attempt: Attempt, data: bytes) -> Iterator[Any]:
+        """The outcome in an envelope of an attempt, once; nothing for one that was taken.
+
+        Where one before it is missing, or what a step left did not arrive whole, the step is lost.
+        """
+        try:
+            envelope = unpack(data, attempt.scratch)
+        except StoreError as error:
+            yield Lost(message=str(error))
+            return
+        if envelope.attempt != attempt.name or envelope.number < attempt.expected:
+            return
+        if envelope.number > attempt.expected:
+            yield Lost(message=f"outcome {attempt.expected} of the step did not arrive")
+            return
+        outcome = envelope.outcome
+        if isinstance(outcome, Finished):
+            if [one.id for one, _ in outcome.checkpoints] != [one.id for one in attempt.step.checkpoints]:
+                yield Lost(message="the step says that it made other checkpoints than it was to make")
+                return
+            for _, place in outcome.checkpoints:
+                if place is not None and not _is_whole(place, envelope.digests.get(place.name)):
+                    yield Lost(message=f"what the step left in {place.name} did not arrive whole")
+                    return
+        attempt.expected += 1
+        attempt.heard = time.monotonic()
+        yield outcome
+
+
+def _is_whole(place: Path, digest: str | None) -> bool:
+    return digest is not None and place.is_dir() and weights.holds(place, digest)
+
+
+class FarEngine(ABC):
+    """Carries out steps beside the driver and on other machines; ``where`` says what it is called in messages."""
+
+    def __init__(self, store: Store, near: Workers) -> None:
+        self._store, self._near = store, near
+        self.attempts = Attempts(store)
+        self._discard_old()
+        self._failed: list[tuple[str, Failure]] = []
+
+    def takes(self, step: Step) -> bool:
+        """Whether there is a place for a step, here or elsewhere."""
+        return self._near.takes(step) if stays(step) else self.has_place()
+
+    def submit(self, step: Step) -> None:
+        """Give a step to a worker of this machine, or launch an attempt at it."""
+        if stays(step):
+            self._near.submit(step)
+            return
+        try:
+            attempt = self.attempts.begin(step)
+            self.launch(attempt)
+        except (HoldfastError, OSError) as error:
+            self._failed.append((step.fingerprint, describe_failure(error, self._store.path)))
+
+    def wait(self, deliver: Deliver) -> None:
+        """Deliver what comes next, of whichever machine."""
+        told = False
+
+        def tell(fingerprint: str, outcome: Any) -> None:
+            nonlocal told
+            told = True
+            deliver(fingerprint, outcome)
+
+        while self._failed:
+            tell(*self._failed.pop())
+        while not told:
+            if self._near.is_busy:
+                self._near.wait(tell, 0.02 if self.attempts.open else None)
+            if self.attempts.open:
+                self._deliver_far(tell, 0.02 if self._near.is_busy else 1.0)
+
+    def _deliver_far(self, tell: Deliver, seconds: float) -> None:
+        for attempt, outcome in self.poll(seconds):
+            if attempt.name not in self.attempts.open:
+                continue
+            if isinstance(outcome, _ENDS):
+                self.attempts.end(attempt)
+                self.forget(attempt)
+            tell(attempt.step.fingerprint, outcome)
+        now, limit = time.monotonic(), silence_seconds()
+        for attempt in [one for one in self.attempts.open.values() if now - one.heard > limit]:
+            self.cancel(attempt)
+            self.attempts.end(attempt)
+            message = f"no sign of life for {limit:g} s; the step was given up there"
+            tell(attempt.step.fingerprint, Lost(message=message))
+
+    def close(self) -> None:
+        """End every step that is under way, here and elsewhere."""
+        for attempt in [*self.attempts.open.values()]:
+            self.cancel(attempt)
+            self.attempts.end(attempt)
+        self._near.close()
+
+    def _discard_old(self) -> None:
+        """End and remove the attempts of a driver that is no more."""
+        if self.attempts.folder.is_dir():
+            for folder in self.attempts.folder.iterdir():
+                self.discard(folder)
+                shutil.rmtree(folder, ignore_errors=True)
+        else:
+            self.attempts.folder.mkdir(mode=0o700)
+
+    @abstractmethod
+    def has_place(self) -> bool:
+        """Whether one more step can be launched."""
+
+    @abstractmethod
+    def launch(self, attempt: Attempt) -> None:
+        """Have an attempt carried out elsewhere. Errors: HoldfastError, OSError."""
+
+    @abstractmethod
+    def poll(self, seconds: float) -> Iterator[tuple[Attempt, Any]]:
+        """What came of the attempts, waiting at most so long for it."""
+
+    @abstractmethod
+    def cancel(self, attempt: Attempt) -> None:
+        """End an attempt elsewhere, as far as that can be done."""
+
+    @abstractmethod
+    def forget(self, attempt: Attempt) -> None:
+        """Ask nothing more of an attempt that has ended."""
+
+    @abstractmethod
+    def discard(self, folder: Path) -> None:
+        """End an attempt of an earlier driver by what it left in its folder."""

@@ -1,0 +1,188 @@
+"""Steps on a Ray cluster of several nodes on this machine: results equal to the byte to those of one worker."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders.smoke_study import SMOKE
+
+import holdfast as hf
+from holdfast.records.errors import StepError, StudyError
+from holdfast.runs.build import build
+from holdfast.runs.engines.ray import needs_of, require_room
+from holdfast.runs.execution import StepProgress
+from holdfast.runs.plan.step import Means, Step
+from holdfast.study.sections import NeedSection
+from holdfast.study.study import load
+
+pytest.importorskip("ray", reason="needs Ray (extra ray)")
+# What Ray opens and closes as it goes.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+SMALL = ['study.lineages=[["S","H"]]']
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head without processors, and three nodes with one processor and one declared accelerator each."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("RAY_health_check_initial_delay_ms", "1000")
+        patch.setenv("RAY_health_check_period_ms", "1000")
+        patch.setenv("RAY_health_check_timeout_ms", "2000")
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        for _ in range(3):
+            made.add_node(num_cpus=1, num_gpus=1, object_store_memory=100 << 20)
+        yield made
+        made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def small_run(base_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("small") / "run"
+    hf.run(load(SMOKE, changes=SMALL), run, workers=1)
+    return run
+
+
+def counts(run: Path) -> dict[str, int]:
+    with sqlite3.connect(f"file:{run / 'run.db'}?mode=ro", uri=True) as db:
+        tables = ("trajectories", "scores", "pairs", "batches", "logprobs")
+        return {table: int(db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]) for table in tables}
+
+
+def same(run: Path, other: Path) -> bool:
+    return (run / "analysis.json").read_bytes() == (other / "analysis.json").read_bytes() and counts(run) == counts(
+        other
+    )
+
+
+def test_a_cluster_makes_what_one_worker_makes_and_places_steps_as_declared(
+    cluster: Any, small_run: Path, tmp_path: Path
+) -> None:
+    heard: list[StepProgress] = []
+    study = load(SMOKE, changes=[*SMALL, "resources.train.gpus=1"])
+    hf.run(study, tmp_path / "run", engine=f"ray:{cluster.address}", listener=heard.append)
+    assert same(tmp_path / "run", small_run)
+    nodes = {one.step.fingerprint: one.node for one in heard if one.node is not None}
+    kinds = {one.step.fingerprint: one.step.kind for one in heard}
+    assert {kinds[name] for name in nodes} == {"train", "rollout", "reference"}
+    assert not list((tmp_path / "run" / "weights").glob(".part-*"))
+    assert not [path for path in (tmp_path / "run" / "carried").iterdir() if not path.name.startswith("nonce")]
+
+
+@pytest.mark.full  # a node is lost, and another one added
+@pytest.mark.parametrize("kind", ["train", "rollout"])
+def test_a_step_whose_node_is_lost_is_done_again_elsewhere(
+    kind: str, cluster: Any, small_run: Path, tmp_path: Path
+) -> None:
+    lost: list[str] = []
+    killed: list[str] = []
+
+    def listener(told: StepProgress) -> None:
+        if told.state == "lost":
+            lost.append(told.message)
+        if told.step.kind == kind and told.node is not None and told.done > 0 and not killed:
+            wanted = told.node.partition("/")[2]
+            (node,) = [one for one in cluster.worker_nodes if one.node_id.startswith(wanted)]
+            killed.append(wanted)
+            cluster.remove_node(node, allow_graceful=False)
+            cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=100 << 20)
+
+    study = load(SMOKE, changes=SMALL)
+    hf.run(study, tmp_path / "run", engine=f"ray:{cluster.address}", listener=listener)
+    assert killed and lost and killed[0] in lost[0]
+    assert same(tmp_path / "run", small_run)
+
+
+def test_what_a_step_needs_of_a_node() -> None:
+    def step(own_gpus: int = 0, **needs: Any) -> Step:
+        one = next(one for one in build(load(SMOKE)).steps if one.kind == "train")
+        return replace(one, means=Means(needs=NeedSection(**needs), own_gpus=own_gpus))
+
+    assert needs_of(step(), most_gpus=8) == {"CPU": 1}
+    assert needs_of(step(2), most_gpus=8) == {"CPU": 1, "GPU": 2}
+    assert needs_of(step(2), most_gpus=0) == {"CPU": 1}
+    assert needs_of(step(1, gpus=4, cpus=2, memory_gb=1.5), most_gpus=0) == {"CPU": 2, "GPU": 4, "memory": 1.5e9}
+    nodes = [{"CPU": 8.0, "GPU": 2.0, "accelerator_type:H100": 1.0}, {"CPU": 64.0}]
+    require_room(step(), {"CPU": 64, "GPU": 0}, nodes)
+    for needs, message in (
+        ({"gpus": 4}, "has more than 2"),
+        ({"gpus": 2, "cpus": 16}, "no node has all"),
+        ({"gpus": 1, "accelerator": "A100"}, "no node of the cluster has one"),
+        ({"gpus": 1, "accelerator": "H100", "cpus": 16}, "has more than 8"),
+    ):
+        asked = step(**needs)
+        with pytest.raises(StudyError, match=message):
+            require_room(asked, needs_of(asked, most_gpus=2), nodes)
+
+
+def test_more_accelerators_than_any_node_has_are_refused(cluster: Any, tmp_path: Path) -> None:
+    study = load(SMOKE, changes=[*SMALL, "resources.train.gpus=2"])
+    with pytest.raises(StepError, match="needs 2 GPU, and no node of the cluster has more than 1"):
+        hf.run(study, tmp_path / "run", engine=f"ray:{cluster.address}")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379", "here", ":1"])
+def test_where_nothing_answers_one_line_says_so(address: str, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"nothing answers there|is no address") as told:
+        hf.run(SMOKE, tmp_path / "run", engine=f"ray:{address}")
+    assert "\n" not in str(told.value)
+
+
+def test_what_answers_and_is_no_cluster_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.runs.engines.ray.JOIN_SECONDS", 6.0)
+    with socket.create_server(("127.0.0.1", 0)) as other, contextlib.suppress(KeyError):
+        port = other.getsockname()[1]
+        with pytest.raises(StudyError, match="is no Ray cluster") as told:
+            hf.run(SMOKE, tmp_path / "run", engine=f"ray:127.0.0.1:{port}")
+    assert "\n" not in str(told.value)
+
+
+def test_of_another_holdfast_nothing_is_begun(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from holdfast.records import machine
+
+    told = {**machine.describe_machine(), "holdfast": "0.0.1"}
+    monkeypatch.setattr("holdfast.runs.engines.ray.describe_machine", lambda: told)
+    with pytest.raises(StudyError, match="install one version everywhere"):
+        hf.run(SMOKE, tmp_path / "run", engine=f"ray:{cluster.address}")
+
+
+@pytest.mark.full  # waits for a silent step to be given up
+def test_a_step_that_is_silent_is_given_up_and_its_late_words_are_refused(
+    cluster: Any, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_SILENCE", "12")
+    stopped: list[int] = []
+    lost: list[str] = []
+
+    def listener(told: StepProgress) -> None:
+        if told.state == "lost":
+            lost.append(told.message)
+            for process in stopped:  # what was given up goes on, too late
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGCONT)
+        if told.step.kind == "train" and told.node is not None and told.done > 0 and not stopped:
+            for process in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):
+                    if (process / "cmdline").read_bytes().startswith(b"ray::train"):
+                        os.kill(int(process.name), signal.SIGSTOP)
+                        stopped.append(int(process.name))
+
+    hf.run(load(SMOKE, changes=SMALL), tmp_path / "run", engine=f"ray:{cluster.address}", listener=listener)
+    assert stopped and any("no sign of life" in one for one in lost)
+    assert same(tmp_path / "run", small_run)
