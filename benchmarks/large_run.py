@@ -56,7 +56,7 @@ def make_study(seeds: int) -> Study:
             "model": {"bases": list(bases)},
             "models": bases,
             "suite": {"name": "office", "train_cases": 100, "test_cases": CASES},
-            "rollouts": {"per_train_case": 1, "per_test_case": PER_CASE},
+            "rollouts": {"per_train_case": 2, "per_test_case": PER_CASE},
             "judges": {"state": {"kind": "state", "repeats": REPEATS}},
             "stages": {
                 "S": stage,

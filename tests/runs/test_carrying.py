@@ -416,6 +416,8 @@ class Losing:
     def __init__(self, times: int, *, counted: bool) -> None:
         self.times, self.counted, self.tries = times, counted, 0
         self.step: Step | None = None
+        self.notes: tuple[str, ...] = ()
+        self.machines: tuple[dict[str, str], ...] = ()
 
     def takes(self, step: Step) -> bool:
         return self.step is None and bool(step)

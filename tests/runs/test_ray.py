@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sqlite3
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,9 @@ import pytest
 from builders.smoke_study import SMOKE
 
 import holdfast as hf
+from holdfast.cli.main import main
 from holdfast.records.errors import StepError, StudyError
+from holdfast.records.machine import describe_machine
 from holdfast.runs.build import build
 from holdfast.runs.engines.ray import needs_of, require_room
 from holdfast.runs.execution import StepProgress
@@ -160,6 +163,68 @@ def test_of_another_holdfast_nothing_is_begun(cluster: Any, tmp_path: Path, monk
     monkeypatch.setattr("holdfast.runs.engines.ray.describe_machine", lambda: told)
     with pytest.raises(StudyError, match="install one version everywhere"):
         hf.run(SMOKE, tmp_path / "run", engine=f"ray:{cluster.address}")
+
+
+def test_a_clock_that_is_off_and_unlike_machines_are_told_before_the_start(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = describe_machine()
+    monkeypatch.setattr("holdfast.runs.engines.ray.clock", lambda: time.time() - 3600)
+    monkeypatch.setattr("holdfast.runs.engines.ray.describe_machine", lambda: here | {"processor": "another one"})
+    told: list[str] = []
+    heard: list[StepProgress] = []
+
+    def stop(progress: StepProgress) -> None:
+        heard.append(progress)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hf.run(SMOKE, tmp_path / "run", engine=f"ray:{cluster.address}", warn=told.append, listener=stop)
+    assert len(heard) == 1  # all of it was said before the first step
+    assert sum("is 3,600 s ahead" in line for line in told) == 4
+    unlike = [line for line in told if "is unlike this machine" in line]
+    assert len(unlike) == 4 and all("another one here" in line and "last digits may differ" in line for line in unlike)
+
+
+def test_what_a_cluster_has_is_told_by_check(cluster: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = f"ray:{cluster.address}"
+    assert main(["check", str(SMOKE), "--engine", engine]) == 0
+    assert "the cluster has 4 nodes with 3 CPU, 3 GPU" in capsys.readouterr().out
+    for change, told in (
+        ("resources.train.gpus=2", "no node of the cluster has more than 1"),
+        ('resources.rollout.accelerator="H100"', "no node of the cluster has one"),
+        ("resources.reference.memory_gb=90000", "resources.reference"),
+    ):
+        assert main(["check", str(SMOKE), "--engine", engine, "--set", change]) == 2
+        shown = capsys.readouterr().err
+        assert told in shown and shown.count("\n") == 1
+
+
+def test_a_cluster_of_another_ray_is_told_in_one_line(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def refuse(**_: Any) -> None:
+        raise RuntimeError(
+            "Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.10.1\n"
+            "This process on Ray was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
+        )
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(StudyError, match=r"Ray: 2\.9\.0 Python: 3\.10\.1 .* Ray: 2\.60\.0") as told:
+        hf.run(SMOKE, tmp_path / "run", engine=f"ray:{cluster.address}")
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(("engine", "extra"), [("ray", "ray"), ("jobs", "slurm"), ("slurm", "slurm")])
+def test_without_its_package_an_engine_says_what_to_install(
+    engine: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.runs.engines.ray.find_spec", lambda _: None)
+    monkeypatch.setattr("holdfast.runs.engines.jobs.find_spec", lambda _: None)
+    with pytest.raises(StudyError, match=rf"needs the package .*\[{extra}\]"):
+        hf.run(SMOKE, tmp_path / "run", engine=engine)
 
 
 @pytest.mark.full  # waits for a silent step to be given up

@@ -21,6 +21,7 @@ def carry_out(study: Study, options: argparse.Namespace, lines: ProgressLines) -
         max_calls=options.max_calls,
         max_cost=options.max_cost,
         engine=options.engine,
+        warn=lines.warn,
     )
     return "" if options.no_report else _conclude(made, lines, full=options.full)
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ from holdfast.runs.engines.opening import LOCAL, open_engine
 from holdfast.runs.plan.settings import JudgeSettings, RolloutSettings
 from holdfast.runs.plan.step import Plan, Step
 from holdfast.runs.steps.outcomes import Batch, Began, End, Failure, Finished, Lost, Progress
+from holdfast.runs.waiting import Waiting
 from holdfast.store import Store, weights
 from holdfast.store.database import PRIVATE_DIRECTORY, PRIVATE_FILE
 from holdfast.store.places import LOGS, MACHINES_KEY
@@ -61,41 +61,6 @@ class StepProgress:
 Listener = Callable[[StepProgress], None]
 
 
-class _Queue:
-    """The steps that wait, in the plan's order, and which of them have all that they need."""
-
-    def __init__(self, steps: Sequence[Step], done: Collection[str]) -> None:
-        self.waiting = {step.fingerprint: step for step in steps}
-        self._order = {name: number for number, name in enumerate(self.waiting)}
-        self._lacking = {step.fingerprint: {name for name in step.inputs if name not in done} for step in steps}
-        self._later: dict[str, list[str]] = {}
-        for name, lacking in self._lacking.items():
-            for needed in lacking:
-                self._later.setdefault(needed, []).append(name)
-        self._ready = sorted((number, name) for name, number in self._order.items() if not self._lacking[name])
-
-    def find(self, takes: Callable[[Step], bool]) -> Step | None:
-        """The first step that has all that it needs and is taken now."""
-        return next((step for _, name in self._ready if takes(step := self.waiting[name])), None)
-
-    def remove(self, step: Step) -> None:
-        """A step is under way."""
-        del self.waiting[step.fingerprint]
-        self._ready.remove((self._order[step.fingerprint], step.fingerprint))
-
-    def put_back(self, step: Step) -> None:
-        """A step is to be carried out again."""
-        self.waiting[step.fingerprint] = step
-        insort(self._ready, (self._order[step.fingerprint], step.fingerprint))
-
-    def finish(self, name: str) -> None:
-        """What a step made is there for those that need it."""
-        for other in self._later.get(name, ()):
-            self._lacking[other].discard(name)
-            if not self._lacking[other]:
-                insort(self._ready, (self._order[other], other))
-
-
 @dataclass(slots=True)
 class _Running:
     """A step that an engine has: since when, how many of its units are done, and where, once that is known."""
@@ -113,7 +78,7 @@ class _Execution:
     plan: Plan
     store: Store
     listener: Listener
-    queue: _Queue
+    queue: Waiting
     wanted: Mapping[str, Step]
     done: set[str]
     outlook: Outlook
@@ -272,10 +237,11 @@ def execute(
     listener: Listener = lambda _: None,
     budget: Mapping[str, float | None] | None = None,
     where: str = LOCAL,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Carry out every step of a plan that is not done, but for the analysis.
 
-    ``where`` names the engine (``engines.opening``).
+    ``where`` names the engine (``engines.opening``); ``warn`` is given what people should know of its machines.
     ``budget`` bounds calls to remote models: ``max_calls``, ``max_cost``. Errors: StepError naming the first.
     """
     wanted = [
@@ -290,7 +256,7 @@ def execute(
     if not waiting:
         return
     (store.path / WEIGHTS).mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
-    _note_machine(store)
+    _note_machines(store, [describe_machine()])
 
     def sweep() -> None:
         """Remove unfinished work that no step to come can take up."""
@@ -299,10 +265,13 @@ def execute(
     sweep()
     by_name = {step.fingerprint: step for step in wanted}
     outlook = Outlook(plan, waiting, known, workers)
-    state = _Execution(plan, store, listener, _Queue(waiting, done), by_name, done, outlook, is_shared(store.path))
+    state = _Execution(plan, store, listener, Waiting(waiting, done), by_name, done, outlook, is_shared(store.path))
     hand_back_memory()  # which looking at models took
     engine = open_engine(where, store, workers)
     try:
+        for note in engine.notes:
+            warn(note)
+        _note_machines(store, engine.machines)
         while True:
             while (step := state.queue.find(engine.takes)) is not None:
                 state.start(step, engine)
@@ -322,8 +291,9 @@ def execute(
         )
 
 
-def _note_machine(store: Store) -> None:
-    """Note where steps are carried out from now on; the same machine with the same versions is noted once."""
-    known, here = json.loads(store.meta(MACHINES_KEY) or "[]"), describe_machine()
-    if here not in known:
-        store.set_meta(MACHINES_KEY, json.dumps([*known, here]))
+def _note_machines(store: Store, machines: Sequence[Mapping[str, str]]) -> None:
+    """Note where steps are carried out from now on; machines that are alike are noted once."""
+    known = json.loads(store.meta(MACHINES_KEY) or "[]")
+    new = [dict(one) for at, one in enumerate(machines) if one not in known and one not in machines[:at]]
+    if new:
+        store.set_meta(MACHINES_KEY, json.dumps([*known, *new]))

@@ -12,7 +12,7 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -331,6 +331,7 @@ def run(
     max_cost: float | None = None,
     allow_command: bool = False,
     engine: str | None = None,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> Run:
     """Do what is missing of a study in the run at ``output`` (by default ``runs/NAME``) and open it.
 
@@ -341,7 +342,8 @@ def run(
     with every finished step of ``output`` that the study still needs.
 
     ``engine`` says where steps are carried out ("local", "ray", "ray:ADDRESS", "slurm", "jobs"), by default what
-    ``HOLDFAST_ENGINE`` says, else on this machine; results are the same.
+    ``HOLDFAST_ENGINE`` says, else on this machine; results are the same. ``warn`` is given what of a cluster's machines
+    people should know.
 
     Commands of stages are carried out where a study file that was loaded in this process holds them; ``allow_command``
     lets those of a study that was made otherwise be carried out too. Errors: StudyError before anything is spent,
@@ -365,7 +367,9 @@ def run(
                 store.set_meta(EXTERNAL_KEY, json.dumps(places, sort_keys=True))
             store.set_meta(ENDPOINTS_KEY, json.dumps(study.model_dump(mode="json")["endpoints"], sort_keys=True))
         budget = {"max_calls": max_calls, "max_cost": max_cost}
-        execute(plan, store, workers=workers or study.run.workers, listener=listener, budget=budget, where=engine)
+        execute(
+            plan, store, workers=workers or study.run.workers, listener=listener, budget=budget, where=engine, warn=warn
+        )
         opened = Run(output)
         opened.conclude(store, plan.steps[-1])
     return opened

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from holdfast.runs.plan.step import Step
@@ -16,6 +16,14 @@ class Engine(Protocol):
     It delivers what comes of them in the order it comes: a step's fingerprint with an outcome, and in the end its
     ``End``, a ``Failure``, or that it was ``Lost``. After one of these three the step is no longer the engine's.
     """
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What of the machines that it uses people should know before the work, a line each."""
+
+    @property
+    def machines(self) -> Sequence[Mapping[str, str]]:
+        """The machines that it uses, as far as it knows them (``records.machine``), this one apart."""
 
     def takes(self, step: Step) -> bool:
         """Whether there is a place for a step now."""

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,8 @@ class FarEngine(ABC):
 
     def __init__(self, store: Store, near: Workers) -> None:
         self._store, self._near = store, near
+        self.notes: Sequence[str] = ()
+        self.machines: Sequence[Mapping[str, str]] = ()
         self.attempts = Attempts(store)
         self._discard_old()
         self._failed: list[tuple[str, Failure]] = []

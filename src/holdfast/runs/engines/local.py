@@ -10,7 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -30,6 +30,9 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 class InProcess:
     """Runs one step at a time in this process."""
+
+    notes: Sequence[str] = ()
+    machines: Sequence[Mapping[str, str]] = ()
 
     def __init__(self, carry_out: CarryOut, run_path: Path) -> None:
         self._carry_out, self._path = carry_out, run_path
@@ -110,6 +113,9 @@ def worker_surroundings() -> Iterator[None]:
 
 class Workers:
     """Runs steps in worker processes, one step each at a time; a worker that dies is replaced."""
+
+    notes: Sequence[str] = ()
+    machines: Sequence[Mapping[str, str]] = ()
 
     def __init__(self, carry_out: CarryOut, rest: Callable[[], object], run_path: Path, count: int) -> None:
         self._carry_out, self._rest, self._path = carry_out, rest, run_path

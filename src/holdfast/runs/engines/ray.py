@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from time import time as clock
 from typing import Any
 
 from holdfast.records.errors import StudyError, pip_install, require
@@ -77,7 +78,7 @@ class RayEngine(FarEngine):
                 nonce_file=str(nonce.absolute()),
                 nonce=nonce.read_text(encoding="ascii"),
             )
-            self.notes = _look_around(ray, self._sharing)
+            self.notes, self.machines = _look_around(ray, self._sharing)
             self._outbox = self._open_outbox()
         except BaseException:
             ray.shutdown()
@@ -238,7 +239,7 @@ def look_at_cluster(address: str, steps: Sequence[Step]) -> list[str]:
         for step in {(step.kind, str(step.means.needs), step.means.own_gpus): step for step in far}.values():
             require_room(step, needs_of(step, most_gpus=most_gpus(nodes)), nodes)
         sharing = Sharing(weights=str(Path.cwd()), nonce_file="/nowhere", nonce="")
-        notes = _look_around(ray, sharing)
+        notes, _ = _look_around(ray, sharing)
     finally:
         ray.shutdown()
     return [f"the cluster has {len(nodes)} nodes with {total}", *(one for one in notes if "travel through" not in one)]
@@ -299,7 +300,8 @@ def _connect(address: str) -> None:
     try:
         ray.init(address=address or None, log_to_driver=False, configure_logging=False, include_dashboard=False)
     except (RuntimeError, ConnectionError, ValueError) as error:
-        raise StudyError(f"--engine ray: cannot join the cluster: {_one_line(error)}") from error
+        told = " ".join(str(error).split())[:400]
+        raise StudyError(f"--engine ray: cannot join the cluster: {told}") from error
 
 
 def _require_cluster(address: str) -> None:
@@ -313,8 +315,11 @@ def _require_cluster(address: str) -> None:
     require(healthy, f"--engine ray:{address}: what answers there is no Ray cluster; give the address of its head")
 
 
-def _look_around(ray: Any, sharing: Sharing) -> list[str]:
-    """What differs between this machine and the nodes, for people. Errors: StudyError for what would break a run."""
+def _look_around(ray: Any, sharing: Sharing) -> tuple[list[str], list[Mapping[str, str]]]:
+    """What differs between this machine and the nodes, for people, and what the nodes are.
+
+    Errors: StudyError for what would break a run.
+    """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here, asked = describe_machine(), {}
@@ -322,7 +327,7 @@ def _look_around(ray: Any, sharing: Sharing) -> list[str]:
         place = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
         task = ray.remote(look_at_node).options(num_cpus=0, max_retries=1, scheduling_strategy=place)
         asked[f"{node['NodeManagerHostname']}/{node['NodeID'][:12]}"] = task.remote(sharing)
-    notes, shared = [], set()
+    notes, shared, machines = list[str](), set(), list[Mapping[str, str]]()
     for name, ref in asked.items():
         try:
             told = ray.get(ref, timeout=LOOK_SECONDS)
@@ -343,14 +348,15 @@ def _look_around(ray: Any, sharing: Sharing) -> list[str]:
             " there, or hide it",
         )
         shared.add(told["shared"])
+        machines.append(theirs)
         if unlike := [key for key in here if theirs.get(key) != here[key]]:
             what = ", ".join(f"{key} {theirs.get(key)} there, {here[key]} here" for key in unlike)
             notes.append(f"the node {name} is unlike this machine ({what}); last digits may differ")
-        if (apart := told["time"] - time.time()) and abs(apart) > CLOCK_SECONDS:
+        if (apart := told["time"] - clock()) and abs(apart) > CLOCK_SECONDS:
             notes.append(f"the clock of the node {name} is {abs(apart):,.0f} s {'ahead' if apart > 0 else 'behind'}")
     if shared == {False}:
         notes.append("no node sees the run's directory: weights travel through the cluster")
-    return notes
+    return notes, machines
 
 
 def _one_line(error: object) -> str:

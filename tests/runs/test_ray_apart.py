@@ -1,0 +1,129 @@
+"""Nodes that see nothing of the run: it is hidden from them, and an audit hook names whoever tries to open it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from builders.smoke_study import SMOKE
+
+import holdfast as hf
+from holdfast.records.errors import StudyError
+from holdfast.runs.execution import StepProgress
+from holdfast.study.study import load
+
+pytest.importorskip("ray", reason="needs Ray (extra ray)")
+pytestmark = [
+    pytest.mark.full,  # a cluster of its own, in name spaces
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+SMALL = ['study.lineages=[["S","H"]]']
+CANARY = "sk-canary-5d41402abc4b2a76"
+HOOK = """
+import os, sys
+hidden, told = {hidden!r}, {told!r}
+def look(event, given):
+    if event in ("open", "os.listdir", "os.scandir", "os.mkdir", "os.rename", "os.remove", "sqlite3.connect"):
+        for one in given[:2]:
+            if isinstance(one, (str, bytes)) and hidden in os.fsdecode(one):
+                handle = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                os.write(handle, (event + " " + os.fsdecode(one) + "\\n").encode())
+                os.close(handle)
+sys.addaudithook(look)
+"""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The directory that is hidden from nodes, and the file in which the hook writes."""
+    root = tmp_path_factory.mktemp("apart")
+    (root / "hidden").mkdir()
+    return root / "hidden", root / "tried.txt"
+
+
+@pytest.fixture(scope="module")
+def address(places: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A head here, and two nodes that have nothing where the run is."""
+    if shutil.which("unshare") is None:
+        pytest.skip("needs unshare")
+    hidden, told = places
+    site = tmp_path_factory.mktemp("site")
+    (site / "sitecustomize.py").write_text(HOOK.format(hidden=str(hidden), told=str(told)))
+    ray, port = str(Path(sys.executable).with_name("ray")), free_port()
+    environment = {**os.environ, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    address, started = f"127.0.0.1:{port}", []
+    head = [ray, "start", "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", "--block"]
+    own = environment | {"PYTHONPATH": f"{site}", "PROVIDER_KEY": CANARY}
+    try:
+        started.append(subprocess.Popen(head, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        for number in range(2):
+            time.sleep(4 if not number else 1)
+            node = f"{ray} start --address={address} --num-cpus=1 --object-store-memory=100000000 --block"
+            script = f"mount -t tmpfs none '{hidden}' && exec {node}"
+            words = ["unshare", "-rm", "sh", "-c", script]
+            cache = {"HOLDFAST_NODE_CACHE": str(site / f"weights-{number}")}
+            node_environment = own | cache
+            started.append(
+                subprocess.Popen(words, env=node_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            )
+        time.sleep(6)
+        yield address
+    finally:
+        for process in reversed(started):
+            process.terminate()
+        for process in started:
+            process.wait(30)
+
+
+def test_nodes_that_see_nothing_of_the_run_make_the_same_run(
+    address: str, places: tuple[Path, Path], base_cache: Path, tmp_path: Path
+) -> None:
+    hidden, told = places
+    one = tmp_path / "one"
+    hf.run(load(SMOKE, changes=SMALL), one, workers=1)
+    heard: list[StepProgress] = []
+    run = hidden / "run"
+    hf.run(load(SMOKE, changes=SMALL), run, engine=f"ray:{address}", listener=heard.append)
+    assert (run / "analysis.json").read_bytes() == (one / "analysis.json").read_bytes()
+    assert {said.node for said in heard if said.node is not None}  # it was carried out there
+    tried = set(told.read_text().splitlines()) if told.exists() else set()
+    # One file is looked for, by which a node finds out whether it shares the run's weights.
+    assert tried and all(line.startswith("open ") and "/carried/nonce-" in line for line in tried)
+    assert not list((run / "weights").glob(".part-*"))
+    logs = [path for path in Path("/tmp/ray/session_latest/logs").rglob("*") if path.is_file()]
+    assert logs and not [path for path in logs if CANARY.encode() in path.read_bytes()]
+    assert not [path for path in run.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
+
+
+def test_a_directory_that_is_read_only_on_one_node_is_told_before_the_start(
+    address: str, places: tuple[Path, Path], tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    ray = Path(sys.executable).with_name("ray")
+    node = f"{ray} start --address={address} --num-cpus=1 --object-store-memory=100000000 --block"
+    script = f"mount --bind '{shared}' '{shared}' && mount -o remount,bind,ro '{shared}' && exec {node}"
+    words = ["unshare", "-rm", "sh", "-c", script]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            time.sleep(8)
+            with pytest.raises(StudyError, match="can be read and not written on the node") as told:
+                hf.run(load(SMOKE, changes=SMALL), shared / "run", engine=f"ray:{address}")
+            assert "\n" not in str(told.value)
+        finally:
+            process.terminate()
