@@ -45,6 +45,7 @@ def run_with(engine: str, run: Path, heard: list[StepProgress] | None = None, *c
     return run
 
 
+@pytest.mark.full  # what the queue of Slurm shows, too
 def test_jobs_make_what_one_worker_makes(small_run: Path, tmp_path: Path) -> None:
     heard: list[StepProgress] = []
     run = run_with("jobs", tmp_path / "run", heard)
