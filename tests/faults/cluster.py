@@ -216,7 +216,7 @@ def meet(name: str, cluster: Cluster, right: Path, root: Path) -> Case:
 
 
 def cases(options: argparse.Namespace) -> Iterator[str]:
-    for number in range(options.each):
+    for number in range(options.first, options.first + options.each):
         for kind in CLASSES:
             name = f"{kind}/{number}"
             if not options.only or any(name == word or name.startswith(f"{word}/") for word in options.only):
@@ -237,6 +237,7 @@ def render(found: list[Case]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="faults.cluster", description=__doc__)
     parser.add_argument("--each", type=int, default=9, help="cases of each class")
+    parser.add_argument("--first", type=int, default=0, help="number of the first case of each class")
     parser.add_argument("--only", action="append", default=[], help="classes, or names of cases")
     parser.add_argument("--json", type=Path, help="write every case here")
     options = parser.parse_args()
