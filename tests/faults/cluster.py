@@ -31,7 +31,11 @@ from holdfast.study.study import load
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = ROOT / "studies" / "smoke.toml"
-CHANGES = ('study.lineages=[["S","H"]]', "rollouts.batch_size=8")
+CHANGES = (
+    'study.lineages=[["S","H"]]',
+    "rollouts.batch_size=8",
+    *(f"stages.{stage}.steps=24" for stage in "SH"),  # so that a stage takes some seconds
+)
 TABLES = ("cases", "checkpoints", "trajectories", "scores", "pairs", "logprobs", "batches")
 RAY = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -162,7 +166,8 @@ def carry_out(cluster: Cluster, run: Path, kinds: tuple[str, ...], number: int, 
         lost += told.state == "lost"
         if told.state == "running" and told.node is not None and told.step.kind in kinds:
             words += 1
-            if not fell and words > 1 + 2 * number:
+            # Of rollouts each word is a batch; a stage speaks twice a second, for some seconds.
+            if not fell and words > 1 + (number % 4 if told.step.kind == "train" else 2 * (number % 6)):
                 fell = True
                 fault(cluster, told)
 
