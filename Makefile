@@ -110,6 +110,9 @@ faults: .venv/.dev  ## kills, failing writes, flipped bits and bad inputs, count
 faults-full: .venv/.dev  ## the same with 1,000 flips of each kind of file
 	PYTHONPATH=tests $(BIN)/python -m faults --flips 1000
 
+faults-cluster: .venv/.dev  ## nodes, processes, drivers and stores of a Ray cluster of this machine that fail (half an hour)
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults.cluster
+
 bench: .venv/.dev  ## run the benchmarks (about 55 minutes), results into benchmarks/results/
 	for name in published audit gate_power approval_published grpo_cpu quick_study approval_quick study_training scaling learning trees sft_cpu real_speed agent_overhead; do \
 	  OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py --json > benchmarks/results/$$name.json.part \
@@ -135,4 +138,4 @@ format: .venv/.dev  ## format the code
 clean:  ## remove .venv and caches (runs are kept)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
 
-.PHONY: help install lock study study-full study-real checks test test-full coverage test-kernels faults faults-full bench docs duplicates graph format clean
+.PHONY: help install lock study study-full study-real checks test test-full coverage test-kernels faults faults-full faults-cluster bench docs duplicates graph format clean

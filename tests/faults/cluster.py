@@ -4,7 +4,7 @@
 
 Each case carries out a small study, meets one fault at a place that follows from its number, and is compared with the
 run of one worker: nothing may be lost, nothing twice, and no more repeated than one batch, or what a stage does between
-two saved states. ``make faults-cluster`` does 9 of each class, about an hour on two cores. Exit code 1 where a case
+two saved states. ``make faults-cluster`` does 9 of each class, half an hour on two cores. Exit code 1 where a case
 fails.
 """
 
