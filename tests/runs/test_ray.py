@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -91,7 +92,7 @@ def test_a_cluster_makes_what_one_worker_makes_and_places_steps_as_declared(
 @pytest.mark.full  # a node is lost, and another one added
 @pytest.mark.parametrize("kind", ["train", "rollout"])
 def test_a_step_whose_node_is_lost_is_done_again_elsewhere(
-    kind: str, cluster: Any, small_run: Path, tmp_path: Path
+    kind: str, cluster: Any, small_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     lost: list[str] = []
     killed: list[str] = []
@@ -109,6 +110,7 @@ def test_a_step_whose_node_is_lost_is_done_again_elsewhere(
     study = load(SMOKE, changes=SMALL)
     hf.run(study, tmp_path / "run", engine=f"ray:{cluster.address}", listener=listener)
     assert killed and lost and killed[0] in lost[0]
+    assert "(raylet)" not in capfd.readouterr().out  # where results stand
     assert same(tmp_path / "run", small_run)
 
 
@@ -181,7 +183,7 @@ def test_a_clock_that_is_off_and_unlike_machines_are_told_before_the_start(
     with pytest.raises(KeyboardInterrupt):
         hf.run(SMOKE, tmp_path / "run", engine=f"ray:{cluster.address}", warn=told.append, listener=stop)
     assert len(heard) == 1  # all of it was said before the first step
-    assert sum("is 3,600 s ahead" in line for line in told) == 4
+    assert sum(bool(re.search(r"is 3,(59|60)\d s ahead", line)) for line in told) == 4
     unlike = [line for line in told if "is unlike this machine" in line]
     assert len(unlike) == 4 and all("another one here" in line and "last digits may differ" in line for line in unlike)
 

@@ -297,11 +297,22 @@ def _connect(address: str) -> None:
                 f"--engine ray:{address}: nothing answers there ({told}); start it by `ray start`"
             ) from error
         _require_cluster(address)
+    _keep_quiet()
     try:
         ray.init(address=address or None, log_to_driver=False, configure_logging=False, include_dashboard=False)
     except (RuntimeError, ConnectionError, ValueError) as error:
         told = " ".join(str(error).split())[:400]
         raise StudyError(f"--engine ray: cannot join the cluster: {told}") from error
+
+
+def _keep_quiet() -> None:
+    """Keep Ray from writing what befalls its nodes to standard output, where results stand; lost steps are told anyway.
+
+    Ray has no setting for it. Where its switch is gone, its words are back, and nothing else.
+    """
+    worker: Any = import_module("ray._private.worker")
+    if hasattr(worker, "_worker_logs_enabled"):
+        worker._worker_logs_enabled = False
 
 
 def _require_cluster(address: str) -> None:
