@@ -236,7 +236,7 @@ def test_a_slice_that_was_changed_is_refused_in_one_line(
 
 def outcomes_in(path: Path) -> Iterator[Any]:
     for number, file in enumerate(sorted(path.glob(f"*{SUFFIX}"))):
-        envelope = unpack(file.read_bytes(), path / "work")
+        envelope = unpack(file.read_bytes(), path / "scratch")
         assert envelope.number == number
         yield envelope.outcome
 

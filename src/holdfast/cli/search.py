@@ -12,6 +12,7 @@ from holdfast.decisions.gate.running import Means
 from holdfast.decisions.search.outputs import SEARCH_FILE, render_search, search_document, trial_cells
 from holdfast.decisions.search.running import default_place, search
 from holdfast.decisions.search.trials import Trial, section_of
+from holdfast.records.errors import require
 from holdfast.records.outputs import to_json, write_file
 from holdfast.runs.progress import ProgressLines
 from holdfast.runs.run import default_output
@@ -24,6 +25,7 @@ def carry_out(options: argparse.Namespace, study: Study, lines: ProgressLines) -
     ``--output`` is the study's own run, from which finished steps are taken; the search has a run beside it. Errors:
     StudyError, StepError, MissingExtra.
     """
+    require(not options.engine, f"--engine {options.engine} and --search: a search runs on this machine; leave one out")
     maximize = section_of(study).maximize
     study.check_prices(options.max_cost)
     run_path: Path = options.output or default_output(study.study.name)

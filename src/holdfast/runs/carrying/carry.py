@@ -1,7 +1,7 @@
 """Carries out a step from its slice, wherever that lies, and gives its outcomes as numbered envelopes.
 
 SLICE ─ carry ─▶ OUT/000000.out, 000001.out, …      one outcome each, whole or not there
-                 OUT/work/…                          what a training step leaves: weights and logs
+                 OUT/scratch/…                       what a training step leaves: weights and logs
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from holdfast.store.weights import WEIGHTS
 from holdfast.study.command import CommandSection
 
 SUFFIX = ".out"  # of the files of outcomes
-WORK = "work"
+SCRATCH = "scratch"
 BEAT_SECONDS = 5.0
 Send = Callable[[bytes], None]
 
@@ -93,7 +93,7 @@ def carry_to_directory(
         write_file(output / f"{count:06d}{SUFFIX}", data)
         count += 1
 
-    return carry(piece, send, weights_root=root, scratch=scratch or output / WORK)
+    return carry(piece, send, weights_root=root, scratch=scratch or output / SCRATCH)
 
 
 def refuse_commands(step: Step) -> None:
