@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.places import STUDIES
 from builders.smoke_study import SMOKE
 
 import holdfast as hf
@@ -87,6 +88,14 @@ def test_a_cluster_makes_what_one_worker_makes_and_places_steps_as_declared(
     assert {kinds[name] for name in nodes} == {"train", "rollout", "reference"}
     assert not list((tmp_path / "run" / "weights").glob(".part-*"))
     assert not [path for path in (tmp_path / "run" / "carried").iterdir() if not path.name.startswith("nonce")]
+
+
+@pytest.mark.full  # a study of its own, twice
+def test_training_on_rewards_is_the_same_on_a_cluster(cluster: Any, base_cache: Path, tmp_path: Path) -> None:
+    study = load(STUDIES / "approval-quick.toml", scale="small")
+    hf.run(study, tmp_path / "one", workers=1)
+    hf.run(study, tmp_path / "run", engine=f"ray:{cluster.address}")
+    assert same(tmp_path / "run", tmp_path / "one")
 
 
 @pytest.mark.full  # a node is lost, and another one added
