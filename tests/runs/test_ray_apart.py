@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -15,8 +16,6 @@ import pytest
 from builders.smoke_study import SMOKE
 
 import holdfast as hf
-from holdfast.records.errors import StudyError
-from holdfast.runs.execution import StepProgress
 from holdfast.study.study import load
 
 pytest.importorskip("ray", reason="needs Ray (extra ray)")
@@ -43,6 +42,26 @@ sys.addaudithook(look)
 """
 
 
+DRIVER = """
+import json, sys
+import holdfast as hf
+from holdfast.study.study import load
+if __name__ == "__main__":
+    heard, (study, change, run, address) = [], sys.argv[1:]
+    try:
+        hf.run(load(study, changes=[change]), run, engine="ray:" + address, listener=heard.append)
+    except hf.HoldfastError as error:
+        sys.exit(str(error))
+    print(json.dumps(sorted({said.node for said in heard if said.node is not None})))
+"""
+
+
+def carry_out(run: Path, address: str) -> subprocess.CompletedProcess[str]:
+    """A run whose driver is a process of its own: Ray's library reads its environment once."""
+    words = [sys.executable, "-c", DRIVER, str(SMOKE), *SMALL, str(run), address]
+    return subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
@@ -65,7 +84,12 @@ def address(places: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
     site = tmp_path_factory.mktemp("site")
     (site / "sitecustomize.py").write_text(HOOK.format(hidden=str(hidden), told=str(told)))
     ray, port = str(Path(sys.executable).with_name("ray")), free_port()
-    environment = {**os.environ, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    (site / "token").write_text("0123456789abcdef" * 4)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    patch.setenv("RAY_AUTH_MODE", "token")
+    patch.setenv("RAY_AUTH_TOKEN_PATH", str(site / "token"))
+    environment = dict(os.environ)
     address, started = f"127.0.0.1:{port}", []
     head = [ray, "start", "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", "--block"]
     own = environment | {"PYTHONPATH": f"{site}", "PROVIDER_KEY": CANARY}
@@ -88,6 +112,7 @@ def address(places: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
             process.terminate()
         for process in started:
             process.wait(30)
+        patch.undo()
 
 
 def test_nodes_that_see_nothing_of_the_run_make_the_same_run(
@@ -96,11 +121,11 @@ def test_nodes_that_see_nothing_of_the_run_make_the_same_run(
     hidden, told = places
     one = tmp_path / "one"
     hf.run(load(SMOKE, changes=SMALL), one, workers=1)
-    heard: list[StepProgress] = []
     run = hidden / "run"
-    hf.run(load(SMOKE, changes=SMALL), run, engine=f"ray:{address}", listener=heard.append)
+    done = carry_out(run, address)
+    assert done.returncode == 0, done.stderr[-2000:]
     assert (run / "analysis.json").read_bytes() == (one / "analysis.json").read_bytes()
-    assert {said.node for said in heard if said.node is not None}  # it was carried out there
+    assert json.loads(done.stdout)  # the nodes that carried it out
     tried = set(told.read_text().splitlines()) if told.exists() else set()
     # One file is looked for, by which a node finds out whether it shares the run's weights.
     assert tried and all(line.startswith("open ") and "/carried/nonce-" in line for line in tried)
@@ -108,6 +133,15 @@ def test_nodes_that_see_nothing_of_the_run_make_the_same_run(
     logs = [path for path in Path("/tmp/ray/session_latest/logs").rglob("*") if path.is_file()]
     assert logs and not [path for path in logs if CANARY.encode() in path.read_bytes()]
     assert not [path for path in run.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
+
+
+def test_a_cluster_that_wants_its_token_is_told(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for mode, token in (("token", "0" * 64), ("disabled", "")):
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+        monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+        done = carry_out(tmp_path / "run", address)
+        told = done.stderr.strip().splitlines()[-1]
+        assert done.returncode == 1 and f"ray:{address}: the cluster wants its token; set RAY_AUTH_MODE=token" in told
 
 
 def test_a_directory_that_is_read_only_on_one_node_is_told_before_the_start(
@@ -122,8 +156,8 @@ def test_a_directory_that_is_read_only_on_one_node_is_told_before_the_start(
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             time.sleep(8)
-            with pytest.raises(StudyError, match="can be read and not written on the node") as told:
-                hf.run(load(SMOKE, changes=SMALL), shared / "run", engine=f"ray:{address}")
-            assert "\n" not in str(told.value)
+            done = carry_out(shared / "run", address)
+            (told,) = done.stderr.strip().splitlines()
+            assert done.returncode == 1 and "can be read and not written on the node" in told
         finally:
             process.terminate()

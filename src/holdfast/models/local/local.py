@@ -8,7 +8,6 @@ Code of a model's own is never run, and weights are read from safetensors alone.
 from __future__ import annotations
 
 import importlib.util
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
@@ -28,7 +27,6 @@ from holdfast.models.local.decoding import OWN_ATTENTION, Decoder, Grammars, Row
 from holdfast.models.local.speed import ROWS, computes_wide
 from holdfast.records import Message
 from holdfast.records.errors import MissingExtra, StepError, StudyError
-from holdfast.records.processes import trim_heap
 
 Quantization = Literal["none", "int8", "int4"]
 Precision = Literal["fp32", "bf16"]
@@ -98,7 +96,6 @@ class LocalModel:
         A token takes one uniform draw from the request's own generator unless the temperature is 0. Errors: StudyError
         for a conversation that the chat template refuses, StepError where memory does not suffice for one reply.
         """
-        started = time.process_time()
         rows = [self._row(ask) for ask in asks]
         waiting = [row for row in rows if row.limit > 0]
         # Equal openings become neighbours, and so do equal prompts, which are read once.
@@ -115,7 +112,6 @@ class LocalModel:
                 del waiting[:count]
             if alone:
                 self.decoder.turns.clear()
-        trim_heap(after=time.process_time() - started)
         return [self._finish(row, ask) for row, ask in zip(rows, asks, strict=True)]
 
     def forget(self) -> None:

@@ -318,11 +318,17 @@ def _keep_quiet() -> None:
 def _require_cluster(address: str) -> None:
     """Refuse what answers at an address and is no cluster, which joining it would wait for. Errors: StudyError."""
     words = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--skip-version-check", "--address", address]
+    told = b""
     try:
         found = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=JOIN_SECONDS, check=False)
-        healthy = found.returncode == 0
+        healthy, told = found.returncode == 0, found.stderr
     except subprocess.TimeoutExpired:
         healthy = False
+    require(
+        healthy or b"AuthenticationError" not in told,
+        f"--engine ray:{address}: the cluster wants its token; set RAY_AUTH_MODE=token, and have the token in"
+        " ~/.ray/auth_token or in RAY_AUTH_TOKEN",
+    )
     require(healthy, f"--engine ray:{address}: what answers there is no Ray cluster; give the address of its head")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from holdfast.models.entries import ModelEntry
-from holdfast.records.processes import trim_heap, without_collection
+from holdfast.records.processes import hand_back_memory, without_collection
 from holdfast.runs.plan.settings import MergeSettings, RandomSettings, StartSettings, TeachSettings
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Emit, Finished, beat
@@ -105,7 +105,7 @@ def teach_base(step: Step, settings: TeachSettings, scratch: Path, emit: Emit) -
         for case, trajectory in lesson.demonstrations
     ]
     del lessons  # so many objects that looking through them for garbage would go on beside the training
-    trim_heap()
+    hand_back_memory()
     steps = max(1, len(encoded) // sft.batch_size)
     tell = beat(emit, sft.batch_size)
     result = train_sft(fresh, encoded, sft, steps=steps, seed=seed, out_dir=directory, progress=tell)

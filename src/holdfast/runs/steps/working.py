@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from holdfast.records.errors import HoldfastError, StepError
-from holdfast.records.processes import hand_back_memory, without_collection
+from holdfast.records.processes import dense_heap, hand_back_memory, without_collection
 from holdfast.runs.plan.settings import (
     BringSettings,
     JudgeSettings,
@@ -51,7 +51,8 @@ def carry_out(
         release_models()
     # Whoever carries out the plan has checked the run.
     root = weights_root or run_path / WEIGHTS
-    with Store(step.means.slice or run_path, check=False, weights_root=root) as store, _collection(step.settings):
+    store = Store(step.means.slice or run_path, check=False, weights_root=root)
+    with store, dense_heap(), _collection(step.settings):
         finished = _work(step, store, scratch, emit)
     seconds = round(time.process_time() - started, 3)
     if seconds >= _LONG_STEP:

@@ -22,7 +22,7 @@ import torch
 from holdfast.models.tiny.llama import one_thread
 from holdfast.records.errors import StepError, StoreError, StudyError
 from holdfast.records.outputs import write_file
-from holdfast.records.processes import keep_memory, trim_heap
+from holdfast.records.processes import keep_memory
 from holdfast.study.stages import TrainingSection
 from holdfast.training.loop.passes import Work, check_budget, descend, descend_together
 from holdfast.training.policy.adapters import Policy
@@ -166,7 +166,6 @@ class Loop:
         if any(weight.grad is not None for weight in self._weights):
             self._optimizer.step()
         seconds = time.process_time() - started
-        trim_heap(after=seconds)
         history = self.history
         history.position += 1
         history.examples += step.examples

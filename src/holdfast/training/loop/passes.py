@@ -8,7 +8,6 @@ Gao et al. 2021, arXiv 2101.06983).
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -20,7 +19,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from holdfast.records.errors import StudyError
-from holdfast.records.processes import trim_heap
 from holdfast.training.encoding import ScoredSequence
 from holdfast.training.policy.adapters import Policy
 from holdfast.training.ranks import Ranks
@@ -82,13 +80,11 @@ def score_within(
     """
     known: list[Tensor] = [torch.zeros(0)] * len(sequences)
     for group, packed in _plant(tuple(sequences), policy.device, policy.masks, budget):
-        started = time.process_time()
         if states is not None:
             states.append(random_states())
         pieces = torch.split(score(policy, packed), [sequences[number].scored for number in group])
         for number, logps in zip(group, pieces, strict=True):
             known[number] = logps
-        trim_heap(after=time.process_time() - started)
     return known
 
 
@@ -110,9 +106,7 @@ def descend(policy: Policy, part: Part, budget: int) -> Descent:
     work = measure_work(part.sequences, [packed for _, packed in planted])
     if len(planted) == 1:
         ((_, packed),) = planted
-        started = time.process_time()
         loss, metrics = part.loss(score(policy, packed), packed.owner)
-        trim_heap(after=time.process_time() - started)
         loss.backward()  # type: ignore[no-untyped-call]
         return Descent(loss=loss.item(), metrics=metrics, work=work)
     states: list[dict[str, Tensor]] = []  # dropout must fall alike in both passes
