@@ -422,6 +422,9 @@ class Losing:
     def takes(self, step: Step) -> bool:
         return self.step is None and bool(step)
 
+    def queues(self, step: Step) -> bool:
+        return self.step is step
+
     def submit(self, step: Step) -> None:
         self.step, self.tries = step, self.tries + 1
 

@@ -86,6 +86,23 @@ def test_finished_checkpoints_and_failures_stay_and_the_cursor_is_never_hidden()
     assert sent.rindex("\x1b[?25h") > sent.rindex("\x1b[?25l")
 
 
+def test_a_step_elsewhere_is_shown_with_its_node_and_what_waits_for_a_place_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    queued = [told(number, "queued") for number in (1, 2, 3)]
+    begun = [told(1, "started", node="a/12"), told(2, "started", node="b/34")]
+    lines = show(*queued, *begun, told(1, "lost", message="the node was lost"), told(1, "queued"))
+    live = [line for line in lines if "━" in line]
+    assert any(f"{STEPS[2].name} on b/34" in line for line in live)
+    assert not any(STEPS[3].name in line for line in live)  # it waits, and has no line of its own
+    whole = [line for line in live if "% done" in line]
+    assert whole[-1].endswith("10% done, 1 at work on 1 node, 2 queued")
+    waiting = show(*queued, told(1, "lost", message="the node was lost"))  # a line that stays has the others drawn anew
+    assert any(line.endswith("10% done, 2 queued") for line in waiting)
+    assert f"[1/{len(STEPS)}] to be done again: {STEPS[1].name}: the node was lost" in lines
+
+
 @pytest.mark.parametrize("where", ["pipe", "dumb"])
 def test_elsewhere_a_line_comes_at_most_every_half_minute(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]

@@ -32,7 +32,7 @@ from holdfast.store.places import LOGS, MACHINES_KEY
 from holdfast.store.steplog import LOG_DIGESTS
 from holdfast.store.weights import WEIGHTS
 
-ProgressState = Literal["started", "running", "done", "failed", "lost"]
+ProgressState = Literal["queued", "started", "running", "done", "failed", "lost"]
 SNAPSHOT_SECONDS = 60.0  # between two snapshots of a run on a network disk
 MOST_LOST = 3  # times that a step is carried out again because its machine or process was lost
 
@@ -42,8 +42,8 @@ class StepProgress:
     """How a run is getting on: one step (``done`` in its unit, ``seconds`` since it was started), and all steps.
 
     ``share`` is the part of the work this execution had before it that is done, by CPU time, and ``left`` are the
-    seconds until all of it is, by what steps of each kind took so far. ``node`` names the machine that carries the step
-    out, where that may be another one than the driver's; None while it waits for a place there.
+    seconds until all of it is, by what steps of each kind took so far. A ``queued`` step waits for a place on a
+    cluster; ``node`` names the machine that carries the step out, where it may be another one than the driver's.
     """
 
     step: Step
@@ -63,11 +63,15 @@ Listener = Callable[[StepProgress], None]
 
 @dataclass(slots=True)
 class _Running:
-    """A step that an engine has: since when, how many of its units are done, and where, once that is known."""
+    """A step that an engine has: since when, how many of its units are done, and whether it waits for a place.
+
+    ``node`` is where it is carried out, once that is known.
+    """
 
     step: Step
     since: float
     done: int
+    queued: bool
     node: str | None = None
 
 
@@ -96,8 +100,9 @@ class _Execution:
         settings = step.settings
         batch = settings.limits.batch_size if isinstance(settings, RolloutSettings) else settings.batch
         done = min(step.size, len(self.store.log.batches(step.fingerprint)) * batch)
-        self.running[step.fingerprint] = _Running(step, time.monotonic(), done)
-        self._tell(step.fingerprint, "started")
+        queued = engine.queues(step)
+        self.running[step.fingerprint] = _Running(step, time.monotonic(), done, queued)
+        self._tell(step.fingerprint, "queued" if queued else "started")
         engine.submit(step)
 
     def deliver(self, fingerprint: str, outcome: Any) -> None:
@@ -112,8 +117,8 @@ class _Execution:
                 at.step, at.done = replace(at.step, size=outcome.size or at.step.size), outcome.done
                 self._tell(fingerprint, "running")
             case Began():  # from now on: what waited for a place was not at work
-                at.since, at.node = time.monotonic(), outcome.node
-                self._tell(fingerprint, "running")
+                at.since, at.node, at.queued = time.monotonic(), outcome.node, False
+                self._tell(fingerprint, "started")
             case Finished():
                 self._finish(at.step, outcome)
                 cpu_seconds = None if outcome.result.get("cached") else outcome.result.get("cpu_seconds")
@@ -210,9 +215,9 @@ class _Execution:
 
     def _tell(self, fingerprint: str, state: ProgressState, message: str = "") -> None:
         at, now = self.running[fingerprint], time.monotonic()
-        share, left = self.outlook.look(
-            self.queue.waiting.values(), [(one.step, now - one.since, one.done) for one in self.running.values()]
-        )
+        working = [(one.step, now - one.since, one.done) for one in self.running.values() if not one.queued]
+        queued = [one.step for one in self.running.values() if one.queued]
+        share, left = self.outlook.look([*self.queue.waiting.values(), *queued], working)
         self.listener(
             StepProgress(
                 step=at.step,

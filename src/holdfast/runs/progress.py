@@ -101,6 +101,8 @@ class ProgressLines:
                 redirect_stdout=False,  # results go where standard output goes
                 expand=True,
             )
+        self._queued: set[str] = set()  # steps that wait for a place, by their fingerprints
+        self._nodes: dict[str, str] = {}  # of steps on other machines, which
         self._tasks: dict[str, TaskID] = {}  # by a step's fingerprint its live line; the whole's under ""
         self._first: dict[str, tuple[int, float]] = {}  # a step's first sign of life: units done, seconds
         self._started = time.monotonic()
@@ -164,6 +166,7 @@ class ProgressLines:
         head = f"[{progress.steps_done}/{progress.steps_total}]"
         step, share, working = progress.step, progress.share, progress.state in ("started", "running")
         ends = time.monotonic() + progress.left
+        self._place(progress)
         if progress.state == "failed":
             self._keep(f"{head} failed: {step.name}: {progress.message}", "bold red")
         elif progress.state == "lost":
@@ -174,11 +177,26 @@ class ProgressLines:
             self._show("", head, lambda: self._whole(share, ends), share)
             if working:
                 numbers = self._numbers(progress, rate=self._console.width >= RATE_WIDTH)
-                self._show(step.fingerprint, step.name, numbers, progress.done / step.size)
+                self._show(step.fingerprint, self._name(progress), numbers, progress.done / step.size)
             elif step.fingerprint in self._tasks:
                 self._live.remove_task(self._tasks.pop(step.fingerprint))
         elif working:
-            self._log(f"{head} {self._whole(share, ends)} · {step.name}: {self._numbers(progress, rate=True)}")
+            numbers = self._numbers(progress, rate=True)
+            self._log(f"{head} {self._whole(share, ends)} · {self._name(progress)}: {numbers}")
+
+    def _place(self, progress: StepProgress) -> None:
+        """Note whether a step waits for a place, and where it is carried out."""
+        name = progress.step.fingerprint
+        self._queued.discard(name)
+        self._nodes.pop(name, None)
+        if progress.state == "queued":
+            self._queued.add(name)
+        elif progress.state in ("started", "running") and progress.node is not None:
+            self._nodes[name] = progress.node
+
+    @staticmethod
+    def _name(progress: StepProgress) -> str:
+        return progress.step.name + (f" on {progress.node}" if progress.node is not None else "")
 
     def _numbers(self, progress: StepProgress, *, rate: bool) -> str:
         """What is done of a step, and its pace since its first sign of life where that is long enough ago to tell."""
@@ -194,6 +212,10 @@ class ProgressLines:
         now = time.monotonic()
         elapsed = now - self._started
         told = f"{span(elapsed)}, {share:.0%} done"
+        if nodes := len(set(self._nodes.values())):
+            told += f", {len(self._nodes)} at work on {nodes} {'node' if nodes == 1 else 'nodes'}"
+        if self._queued:
+            told += f", {len(self._queued)} queued"
         if elapsed < RUN_SECONDS or share < 0.01:
             return told
         return f"{told}, about {span(max(0.0, ends - now))} left"

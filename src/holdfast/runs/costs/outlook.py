@@ -92,5 +92,6 @@ class Outlook:
         ended = self._mine - seconds.keys()
         worked = begun + sum(self._measured.get(name, 0.0) for name in ended)
         steps = [*(step for step, _, _ in running), *waiting]
-        clock = slower * time_on_clock(steps, lambda step: seconds.get(step.fingerprint, 0.0), self._workers)
+        places = max(self._workers, len(running))  # a cluster may have more than this machine's workers
+        clock = slower * time_on_clock(steps, lambda step: seconds.get(step.fingerprint, 0.0), places)
         return worked / (worked + left) if left else 1.0, clock

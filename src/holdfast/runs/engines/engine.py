@@ -28,6 +28,9 @@ class Engine(Protocol):
     def takes(self, step: Step) -> bool:
         """Whether there is a place for a step now."""
 
+    def queues(self, step: Step) -> bool:
+        """Whether a step that is taken waits for a place, until it says that it ``Began``."""
+
     def submit(self, step: Step) -> None:
         """Take a step that there is a place for."""
 

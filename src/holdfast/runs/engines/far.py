@@ -159,6 +159,10 @@ class FarEngine(ABC):
         """Whether there is a place for a step, here or elsewhere."""
         return self._near.takes(step) if stays(step) else self.has_place()
 
+    def queues(self, step: Step) -> bool:
+        """Whether a step goes to another machine, which may have others before it."""
+        return not stays(step)
+
     def submit(self, step: Step) -> None:
         """Give a step to a worker of this machine, or launch an attempt at it."""
         if stays(step):

@@ -42,6 +42,10 @@ class InProcess:
         """Whether no step is under way."""
         return self._current is None
 
+    def queues(self, step: Step) -> bool:
+        """No step waits: it is carried out next."""
+        return False
+
     def submit(self, step: Step) -> None:
         """Take a step."""
         self._current = step
@@ -139,6 +143,10 @@ class Workers:
     def takes(self, step: Step) -> bool:
         """Whether a worker is idle."""
         return bool(self._idle)
+
+    def queues(self, step: Step) -> bool:
+        """No step waits: an idle worker takes it."""
+        return False
 
     @property
     def is_busy(self) -> bool:
