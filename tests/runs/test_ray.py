@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 from builders.places import STUDIES
+from builders.rewarded_study import paid_study, verdict
 from builders.smoke_study import SMOKE
 
 import holdfast as hf
 from holdfast.cli.main import main
+from holdfast.models.fakes import FakeProvider
 from holdfast.records.errors import StepError, StudyError
 from holdfast.records.machine import describe_machine
 from holdfast.runs.build import build
@@ -37,6 +39,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
+KEY = "sk-5d41402abc4b2a76b9719d911017c592"
 SMALL = ['study.lineages=[["S","H"]]']
 
 
@@ -50,6 +53,7 @@ def cluster() -> Iterator[Any]:
         patch.setenv("RAY_health_check_initial_delay_ms", "1000")
         patch.setenv("RAY_health_check_period_ms", "1000")
         patch.setenv("RAY_health_check_timeout_ms", "2000")
+        patch.setenv("JUDGE_KEY", KEY)
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         for _ in range(3):
             made.add_node(num_cpus=1, num_gpus=1, object_store_memory=100 << 20)
@@ -96,6 +100,31 @@ def test_training_on_rewards_is_the_same_on_a_cluster(cluster: Any, base_cache: 
     hf.run(study, tmp_path / "one", workers=1)
     hf.run(study, tmp_path / "run", engine=f"ray:{cluster.address}")
     assert same(tmp_path / "run", tmp_path / "one")
+
+
+@pytest.mark.full  # a study of its own, twice
+def test_a_node_asks_a_remote_judge_with_its_own_key_and_every_answer_is_paid_for_once(
+    cluster: Any, base_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What trains on a node asks there; what judges held-out episodes asks from here. Both by one ledger."""
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    heard: list[StepProgress] = []
+    run = tmp_path / "run"
+    with FakeProvider(answers=verdict, key=KEY) as provider:
+        study = paid_study(provider.base_url, key_env="JUDGE_KEY")
+        hf.run(study, tmp_path / "one", workers=1)
+        bought = {one.digest for one in provider.bill}
+        provider.bill.clear()
+        with pytest.raises(StepError, match="the budget of 3 calls is spent"):
+            hf.run(study, run, engine=f"ray:{cluster.address}", max_calls=3)
+        assert len(provider.bill) == 3
+        hf.run(study, run, engine=f"ray:{cluster.address}", listener=heard.append)
+        assert {one.digest for one in provider.bill} == bought and len(provider.bill) == len(bought)
+    assert same(run, tmp_path / "one")
+    assert any(one.step.kind == "train" and one.node for one in heard)
+    logs = [path for path in Path("/tmp/ray/session_latest/logs").rglob("*") if path.is_file()]
+    kept = [*logs, *(path for path in run.rglob("*") if path.is_file())]
+    assert logs and not [path for path in kept if KEY.encode() in path.read_bytes()]
 
 
 @pytest.mark.full  # a node is lost, and another one added

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders.sample_studies import changed
-from builders.smoke_study import smoke_settings
+from builders.rewarded_study import GROUP, ON_POLICY, PROMPTS, STEPS, paid_study, settings_of, verdict
 from builders.step_logs import log_of
 
 import holdfast as hf
 from holdfast.judges.state import StateJudge
-from holdfast.models.fakes import FakeProvider, request_digest
+from holdfast.models.fakes import FakeProvider
 from holdfast.records import Case, Score, Trajectory
 from holdfast.rollout.audit import UNFIT
 from holdfast.runs.build import build
@@ -30,27 +29,6 @@ from holdfast.runs.run import measures
 from holdfast.runs.steps import reading
 from holdfast.store import Store
 from holdfast.study.kinds import METHODS
-
-GROUP, PROMPTS, STEPS = 6, 6, 2
-ON_POLICY = {"method": "grpo", "objective": "helpfulness", "group_size": GROUP, "prompts_per_step": PROMPTS}
-ON_POLICY |= {"unscored": "left_out"}  # so that there are rollouts without a reward
-
-
-def settings_of(**changes: Any) -> dict[str, Any]:
-    """A study of safety, then helpfulness on-policy, on the base of the small study."""
-    study = changed(
-        smoke_settings(),
-        {
-            "study/name": "on-policy",
-            "study/lineages": [["S"], ["S", "R"]],
-            "doses": None,
-            "suite/train_cases": 24,
-            "suite/test_cases": 8,
-            "stages/S/steps": 1,
-            "stages/R": {**ON_POLICY, "steps": STEPS, "every": 1, "learning_rate": 3e-4},
-        },
-    )
-    return changed(study, changes)
 
 
 def step_of(study: hf.Study, stage: str = "R") -> Step:
@@ -241,21 +219,8 @@ def test_spoilt_rollouts_count_as_the_lowest_score_unless_a_stage_leaves_them_ou
 
 
 def test_a_remote_judge_is_paid_through_the_ledger_and_the_budget(base_cache: Path, tmp_path: Path) -> None:
-    stage = {**ON_POLICY, "group_size": 4, "prompts_per_step": 2, "steps": 1, "every": 1}
-    changes = {
-        "study/lineages": [["R"]],
-        "stages": {"R": stage},
-        "suite/test_cases": 2,
-        "rollouts/per_test_case": 1,
-        "judges": {"gpt": {"kind": "rubric", "model": "judge", "rubrics": {"helpfulness": "default"}}},
-        "models": {"judge": {"kind": "remote", "name": "openai-api/fake/judge"}},
-    }
-
-    def verdict(request: Mapping[str, Any]) -> str:
-        return json.dumps({"reasoning": "I looked.", "score": int(request_digest(request)[:8], 16) % 4})
-
     with FakeProvider(answers=verdict) as provider:
-        study = hf.Study.model_validate(settings_of(**changes, endpoints={"judge": {"base_url": provider.base_url}}))
+        study = paid_study(provider.base_url)
         asked = {one.speaker: one.calls for one in METHODS.find("grpo").cost(build(study), step_of(study, "R")).calls}
         assert asked == {"judge": 8}
         with pytest.raises(hf.StepError, match="max-calls"):

@@ -58,4 +58,5 @@ def test_holes_between_what_is_used_go_back() -> None:
         int(subprocess.run([sys.executable, "-c", _HOLES, how], capture_output=True, check=True, text=True).stdout)
         for how in ("kept", "dense")
     )
-    assert dense < 690 < 750 < holes
+    assert dense < 700
+    assert holes > 740
