@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import holdfast as hf
 from builders.places import ROOT
+from builders.sample_studies import changed
 
 SMOKE = ROOT / "studies" / "smoke.toml"
 
@@ -16,6 +18,16 @@ SMOKE = ROOT / "studies" / "smoke.toml"
 def smoke_settings() -> dict[str, Any]:
     """The small study as a dictionary, to change."""
     return tomllib.loads(SMOKE.read_text(encoding="utf-8"))
+
+
+def one_stage(**changes: Any) -> dict[str, Any]:
+    """The small study with S alone, ten steps and an analysis: what a cluster's tests carry out again and again."""
+    return changed(smoke_settings(), {"study/lineages": [["S"]], "doses": None, **changes})
+
+
+def study_of(**changes: Any) -> hf.Study:
+    """``one_stage`` as a study."""
+    return hf.Study.model_validate(one_stage(**changes))
 
 
 def write_toml(settings: Mapping[str, Any], path: Path) -> Path:

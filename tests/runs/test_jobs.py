@@ -14,16 +14,14 @@ from typing import Any
 import pytest
 from builders.fake_slurm import install, submitted
 from builders.places import ROOT
-from builders.smoke_study import SMOKE
+from builders.smoke_study import SMOKE, one_stage, study_of, write_toml
 
 import holdfast as hf
 from holdfast.records.errors import StepError, StudyError
 from holdfast.runs.engines import jobs
 from holdfast.runs.execution import StepProgress
-from holdfast.study.study import load
 
 pytest.importorskip("submitit", reason="needs submitit (extra slurm)")
-SMALL = ['study.lineages=[["S","H"]]']
 
 
 def counts(run: Path) -> dict[str, int]:
@@ -35,13 +33,13 @@ def counts(run: Path) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def small_run(base_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("small") / "run"
-    hf.run(load(SMOKE, changes=SMALL), run, workers=1)
+    hf.run(study_of(), run, workers=1)
     return run
 
 
-def run_with(engine: str, run: Path, heard: list[StepProgress] | None = None, *changes: str) -> Path:
+def run_with(engine: str, run: Path, heard: list[StepProgress] | None = None, **changes: Any) -> Path:
     listener = heard.append if heard is not None else lambda _: None
-    hf.run(load(SMOKE, changes=[*SMALL, *changes]), run, engine=engine, workers=2, listener=listener)
+    hf.run(study_of(**changes), run, engine=engine, workers=2, listener=listener)
     return run
 
 
@@ -70,7 +68,7 @@ def test_a_job_that_is_killed_is_done_again_from_where_it_was(kind: str, small_r
                     os.kill(int(process.name), signal.SIGKILL)
                     killed.append(int(process.name))
 
-    hf.run(load(SMOKE, changes=SMALL), tmp_path / "run", engine="jobs", workers=2, listener=listener)
+    hf.run(study_of(), tmp_path / "run", engine="jobs", workers=2, listener=listener)
     assert killed
     assert (tmp_path / "run" / "analysis.json").read_bytes() == (small_run / "analysis.json").read_bytes()
     assert counts(tmp_path / "run") == counts(small_run)
@@ -94,8 +92,8 @@ def test_slurm_jobs_make_what_one_worker_makes(
     root = slurm(("PREEMPTED", 0.3), ("TIMEOUT", 0.3), ("NODE_FAIL", 0.3))
     monkeypatch.setenv("HOLDFAST_SLURM", "partition=gpu account=safety time=720 signal=USR1@60")
     heard: list[StepProgress] = []
-    needs = 'resources.train={gpus=2, cpus=3, memory_gb=4.5, accelerator="a100"}'
-    run = run_with("slurm", tmp_path / "run", heard, needs)
+    needs = {"gpus": 2, "cpus": 3, "memory_gb": 4.5, "accelerator": "a100"}
+    run = run_with("slurm", tmp_path / "run", heard, resources={"train": needs})
     assert (run / "analysis.json").read_bytes() == (small_run / "analysis.json").read_bytes()
     assert counts(run) == counts(small_run)
     lost = [one.message for one in heard if one.state == "lost"]
@@ -132,8 +130,9 @@ def test_an_engine_that_there_is_not(name: str, tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.full  # a driver that is killed twice
 def test_a_driver_that_is_killed_is_resumed_and_its_jobs_end(small_run: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "holdfast", "run", str(SMOKE), "-o", str(tmp_path / "run"), "--engine", "jobs"]
-    words += ["--no-report", "--quiet", *(word for change in SMALL for word in ("--set", change))]
+    study = write_toml(one_stage(), tmp_path / "study.toml")
+    words = [sys.executable, "-m", "holdfast", "run", str(study), "-o", str(tmp_path / "run"), "--engine", "jobs"]
+    words += ["--no-report", "--quiet"]
     for seconds in (4.0, 9.0):
         driver = subprocess.Popen(words, cwd=ROOT, start_new_session=True)
         time.sleep(seconds)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from builders.places import STUDIES
 from builders.rewarded_study import paid_study, verdict
-from builders.smoke_study import SMOKE
+from builders.smoke_study import SMOKE, study_of
 
 import holdfast as hf
 from holdfast.cli.main import main
@@ -40,7 +40,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
 KEY = "sk-5d41402abc4b2a76b9719d911017c592"
-SMALL = ['study.lineages=[["S","H"]]']
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +63,7 @@ def cluster() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def small_run(base_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("small") / "run"
-    hf.run(load(SMOKE, changes=SMALL), run, workers=1)
+    hf.run(study_of(), run, workers=1)
     return run
 
 
@@ -84,7 +83,7 @@ def test_a_cluster_makes_what_one_worker_makes_and_places_steps_as_declared(
     cluster: Any, small_run: Path, tmp_path: Path
 ) -> None:
     heard: list[StepProgress] = []
-    study = load(SMOKE, changes=[*SMALL, "resources.train.gpus=1"])
+    study = study_of(resources={"train": {"gpus": 1}})
     hf.run(study, tmp_path / "run", engine=f"ray:{cluster.address}", listener=heard.append)
     assert same(tmp_path / "run", small_run)
     nodes = {one.step.fingerprint: one.node for one in heard if one.node is not None}
@@ -145,7 +144,7 @@ def test_a_step_whose_node_is_lost_is_done_again_elsewhere(
             cluster.remove_node(node, allow_graceful=False)
             cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=100 << 20)
 
-    study = load(SMOKE, changes=[*SMALL, "stages.S.steps=24", "stages.H.steps=24"])
+    study = study_of(**{"stages/S/steps": 24})
     hf.run(study, tmp_path / "run", engine=f"ray:{cluster.address}", listener=listener)
     assert killed and all(killed[0] in line for line in lost)  # none where the step's end was on its way already
     assert "(raylet)" not in capfd.readouterr().out  # where results stand
@@ -176,7 +175,7 @@ def test_what_a_step_needs_of_a_node() -> None:
 
 
 def test_more_accelerators_than_any_node_has_are_refused(cluster: Any, tmp_path: Path) -> None:
-    study = load(SMOKE, changes=[*SMALL, "resources.train.gpus=2"])
+    study = study_of(resources={"train": {"gpus": 2}})
     with pytest.raises(StepError, match="needs 2 GPU, and no node of the cluster has more than 1"):
         hf.run(study, tmp_path / "run", engine=f"ray:{cluster.address}")
 
@@ -289,6 +288,6 @@ def test_a_step_that_is_silent_is_given_up_and_its_late_words_are_refused(
                         os.kill(int(process.name), signal.SIGSTOP)
                         stopped.append(int(process.name))
 
-    hf.run(load(SMOKE, changes=SMALL), tmp_path / "run", engine=f"ray:{cluster.address}", listener=listener)
+    hf.run(study_of(), tmp_path / "run", engine=f"ray:{cluster.address}", listener=listener)
     assert stopped and any("no sign of life" in one for one in lost)
     assert same(tmp_path / "run", small_run)
