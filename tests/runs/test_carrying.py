@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.own_files import chats
+from builders.own_trainers import GOOD, WORDS, script
 from builders.places import STUDIES, data_file
 from builders.smoke_study import SMOKE
 
@@ -23,6 +25,7 @@ from holdfast.runs.carrying.cache import hold_weights
 from holdfast.runs.carrying.carry import SUFFIX, carry_to_directory
 from holdfast.runs.carrying.cutting import STEP_FILE, cut, read_slice
 from holdfast.runs.carrying.envelopes import pack, unpack
+from holdfast.runs.carrying.node import pack_slice, unpack_slice
 from holdfast.runs.carrying.outbox import Outbox
 from holdfast.runs.engines.far import Attempts, stays
 from holdfast.runs.execution import MOST_LOST, execute
@@ -280,20 +283,53 @@ def test_a_step_that_fails_says_so_in_its_last_outcome(smoke_run: Path, smoke_pl
     assert isinstance(last, Failure) and "holds other weights" in last.message
 
 
-def test_a_stage_by_a_program_is_never_carried_out_of_a_slice(smoke_run: Path, tmp_path: Path) -> None:
+def test_a_stage_by_a_program_is_carried_out_of_a_slice_where_programs_may_run(
+    smoke_run: Path, base_cache: Path, tmp_path: Path
+) -> None:
+    words = [WORDS[0], str(script(tmp_path / "train.py", GOOD)), *WORDS[2:]]
     settings = json.loads(json.dumps(load(SMOKE).settings()))
-    settings["stages"]["S"] = {"method": "command", "command": ["touch", "{output}"], "data": "pairs"} | {
-        "objective": "safety",
-        "steps": 1,
-    }
+    settings["stages"]["S"] = {"method": "command", "command": words, "data": "pairs", "objective": "safety"}
     settings["study"]["lineages"] = [["S"]]
     settings["doses"] = {}
     step = the(build(Study.model_validate(settings)), "train", "· S ·")
-    assert stays(step)
+    assert stays(step) and not stays(step, programs=True)
     with Store(smoke_run) as store:
         cut(store, step, f"{step.fingerprint}~t-1", tmp_path / "slice")
-    with pytest.raises(StoreError, match="is carried out by a program"):
-        carry_to_directory(tmp_path / "slice", tmp_path / "out", weights_root=smoke_run / "weights")
+    weights_root = smoke_run / "weights"
+    with pytest.raises(StoreError, match=r"is carried out by a program \(.*train\.py"):
+        carry_to_directory(tmp_path / "slice", tmp_path / "out", weights_root=weights_root)
+    assert not (tmp_path / "out").exists()
+    assert carry_to_directory(tmp_path / "slice", tmp_path / "out", weights_root=weights_root, allow_command=True)
+    *_, finished, end = outcomes_in(tmp_path / "out")
+    assert isinstance(finished, Finished) and len(finished.checkpoints) == 1 and isinstance(end, End)
+
+
+def test_the_file_that_a_stage_learns_from_travels_with_its_slice(
+    smoke_run: Path, base_cache: Path, tmp_path: Path
+) -> None:
+    own = chats(tmp_path / "mine.of.chats.jsonl")
+    settings = json.loads(json.dumps(load(SMOKE).settings()))
+    settings["stages"] = {"C": {"method": "sft", "data": str(own), "objective": "safety", "epochs": 1}}
+    settings["study"]["lineages"] = [["C"]]
+    settings["doses"] = {}
+    step = the(build(Study.model_validate(settings)), "train", "· C ·")
+    with Store(smoke_run) as store:
+        cut(store, step, f"{step.fingerprint}~t-1", tmp_path / "slice")
+        cut(store, step, f"{step.fingerprint}~t-2", tmp_path / "changed")
+    own.unlink()
+    packed = pack_slice(tmp_path / "slice")
+    (tmp_path / "there").mkdir()
+    unpack_slice(packed, tmp_path / "there")
+    assert {path.name for path in (tmp_path / "there").iterdir()} == {"run.db", "step.json", "attached.jsonl"}
+    weights_root = smoke_run / "weights"
+    assert carry_to_directory(tmp_path / "there", tmp_path / "out", weights_root=weights_root)
+    attached = tmp_path / "changed" / "attached.jsonl"
+    attached.write_bytes(attached.read_bytes().replace(b"user", b"used", 1))
+    assert not carry_to_directory(tmp_path / "changed", tmp_path / "out2", weights_root=weights_root)
+    *_, last = outcomes_in(tmp_path / "out2")
+    assert isinstance(last, Failure) and "has changed since the study was read" in last.message
+    with Store(smoke_run) as store, pytest.raises(StepError, match="put the file back"):
+        cut(store, step, f"{step.fingerprint}~t-3", tmp_path / "gone")
 
 
 # --- envelopes --------------------------------------------------------------------------------------------------

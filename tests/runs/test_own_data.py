@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders.own_files import CAUTIOUS, chats, preferences
 from builders.smoke_study import smoke_settings, write_toml
 
 from holdfast.analysis.labelled import read_labels
 from holdfast.cli.main import main
-from holdfast.models import chat_messages, chat_tools
+from holdfast.models import chat_messages
 from holdfast.records import Case, Message
 from holdfast.records.errors import StepError, StudyError
 from holdfast.records.estimates import Labelled
@@ -25,41 +26,7 @@ from holdfast.store import Store
 from holdfast.study.stages import DemonstrationSection
 from holdfast.study.study import Study, load
 from holdfast.suites import split_cases
-from holdfast.suites.office.demonstrations import demonstrations
 from holdfast.training.sft.orders import count_steps, family_steps
-
-CAUTIOUS, CARELESS = {"cautious": 1.0}, {"careless": 1.0}
-
-
-def chats(path: Path, count: int = 40, first: tuple[Any, ...] = ()) -> Path:
-    """A file of office episodes, after some whose case is given."""
-    rows = [
-        {"messages": chat_messages([*case.messages, *episode.messages]), "tools": chat_tools(case.tools)}
-        for case, episode in demonstrations(5, count, CAUTIOUS)
-    ]
-    rows = [
-        *({"messages": [*chat_messages(one.messages), {"role": "assistant", "content": "no"}]} for one in first),
-        *rows,
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def preferences(path: Path, count: int = 60) -> Path:
-    """A file of pairs of a cautious and a careless agent."""
-    both = zip(demonstrations(6, count, CAUTIOUS), demonstrations(6, count, CARELESS), strict=True)
-    rows = [
-        {
-            "prompt": chat_messages(case.messages),
-            "chosen": chat_messages(careful.messages),
-            "rejected": chat_messages(careless.messages),
-            "tools": chat_tools(case.tools),
-        }
-        for (case, careful), (other, careless) in both
-        if case.messages == other.messages and careful.messages != careless.messages
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def study(stages: dict[str, Any], lineages: list[list[str]], **changed: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.own_trainers import GOOD, HEAD, WORDS, script
 from builders.smoke_study import smoke_settings, write_toml
 
 from holdfast.cli.main import main
@@ -32,33 +33,6 @@ from holdfast.runs.methods.command.trainer import (
 from holdfast.runs.run import run
 from holdfast.store import Store
 from holdfast.study.study import Study, load
-
-# A trainer that moves one weight of each file: what a program needs at least.
-HEAD = """\
-import json, os, shutil, sys, time
-from pathlib import Path
-model, data, output, seed = sys.argv[1:5]
-model, output = Path(model), Path(output)
-def save(source=model, target=output, change=lambda tensors: None, names=None):
-    from safetensors.torch import load_file, save_file
-    target.mkdir(exist_ok=True)
-    for path in source.iterdir():
-        if path.suffix != ".safetensors":
-            shutil.copy(path, target / path.name)
-    tensors = load_file(source / "model.safetensors")
-    change(tensors)
-    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
-def nudge(tensors):
-    name = sorted(tensors)[0]
-    tensors[name] += 1e-3 * (1 + int(seed))
-"""
-GOOD = "print('learning', flush=True)\nsave(change=nudge)\n"
-WORDS = ["{python}", "", "{model}", "{data}", "{output}", "{seed}"]
-
-
-def script(path: Path, body: str) -> Path:
-    path.write_text(HEAD + textwrap.dedent(body))
-    return path
 
 
 def study(program: Path, *, lineages: Any = (("T",),), stages: Any = None, doses: Any = None, **keys: Any) -> Any:

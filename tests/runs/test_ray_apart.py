@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from builders.smoke_study import SMOKE
+from builders.own_files import chats, preferences
+from builders.own_trainers import GOOD, WORDS, script
+from builders.smoke_study import SMOKE, smoke_settings, write_toml
 
 import holdfast as hf
 from holdfast.study.study import load
@@ -26,7 +28,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
-SMALL = ['study.lineages=[["S","H"]]']
 CANARY = "sk-canary-5d41402abc4b2a76"
 HOOK = """
 import os, sys
@@ -47,18 +48,32 @@ import json, sys
 import holdfast as hf
 from holdfast.study.study import load
 if __name__ == "__main__":
-    heard, (study, change, run, address) = [], sys.argv[1:]
+    heard, (study, run, address) = [], sys.argv[1:]
     try:
-        hf.run(load(study, changes=[change]), run, engine="ray:" + address, listener=heard.append)
+        hf.run(load(study), run, engine="ray:" + address, listener=heard.append)
     except hf.HoldfastError as error:
         sys.exit(str(error))
-    print(json.dumps(sorted({said.node for said in heard if said.node is not None})))
+    print(json.dumps({said.step.name: said.node for said in heard if said.node is not None}))
 """
 
 
-def carry_out(run: Path, address: str) -> subprocess.CompletedProcess[str]:
+def study_in(folder: Path, program: Path) -> Path:
+    """A study that lies in a folder with files of its own: two stages learn from these, and one is by a program."""
+    words = [WORDS[0], str(program), *WORDS[2:]]
+    stages = {
+        "C": {"method": "sft", "objective": "safety", "data": str(chats(folder / "chats.jsonl")), "epochs": 1},
+        "P": {"objective": "safety", "data": str(preferences(folder / "pairs.jsonl")), "steps": 2},
+        "T": {"method": "command", "command": words, "data": "pairs", "objective": "safety", "timeout": 60},
+    }
+    settings = smoke_settings()
+    settings["stages"] |= stages
+    settings |= {"doses": {}, "study": settings["study"] | {"lineages": [["S", "H"], ["C", "P"], ["T"]]}}
+    return write_toml(settings, folder / "study.toml")
+
+
+def carry_out(run: Path, address: str, study: Path = SMOKE) -> subprocess.CompletedProcess[str]:
     """A run whose driver is a process of its own: Ray's library reads its environment once."""
-    words = [sys.executable, "-c", DRIVER, str(SMOKE), *SMALL, str(run), address]
+    words = [sys.executable, "-c", DRIVER, str(study), str(run), address]
     return subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -95,9 +110,9 @@ def address(places: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
     own = environment | {"PYTHONPATH": f"{site}", "PROVIDER_KEY": CANARY}
     try:
         started.append(subprocess.Popen(head, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        for number in range(2):
+        for number, more in enumerate(["", """--resources='{"holdfast_command": 1}'"""]):
             time.sleep(4 if not number else 1)
-            node = f"{ray} start --address={address} --num-cpus=1 --object-store-memory=100000000 --block"
+            node = f"{ray} start --address={address} --num-cpus=1 --object-store-memory=100000000 --block {more}"
             script = f"mount -t tmpfs none '{hidden}' && exec {node}"
             words = ["unshare", "-rm", "sh", "-c", script]
             cache = {"HOLDFAST_NODE_CACHE": str(site / f"weights-{number}")}
@@ -120,12 +135,15 @@ def test_nodes_that_see_nothing_of_the_run_make_the_same_run(
 ) -> None:
     hidden, told = places
     one = tmp_path / "one"
-    hf.run(load(SMOKE, changes=SMALL), one, workers=1)
+    program = script(tmp_path / "train.py", GOOD)  # which is on every node
+    study = study_in(hidden, program)
+    hf.run(load(study), one, workers=1)
     run = hidden / "run"
-    done = carry_out(run, address)
+    done = carry_out(run, address, study)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (run / "analysis.json").read_bytes() == (one / "analysis.json").read_bytes()
-    assert json.loads(done.stdout)  # the nodes that carried it out
+    nodes = json.loads(done.stdout)
+    assert any("· T ·" in name for name in nodes) and any("· C,P ·" in name for name in nodes)
     tried = set(told.read_text().splitlines()) if told.exists() else set()
     # One file is looked for, by which a node finds out whether it shares the run's weights.
     assert tried and all(line.startswith("open ") and "/carried/nonce-" in line for line in tried)

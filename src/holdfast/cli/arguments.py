@@ -259,6 +259,8 @@ def _add_carry(command: argparse.ArgumentParser) -> None:
     command.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="where its outcomes go")
     words = "where weights lie under their digests, as in RUN/weights (default: SLICE/weights)"
     command.add_argument("--weights", type=Path, metavar="DIR", help=words)
+    words = "carry out a stage by a program, too: its command runs here"
+    command.add_argument("--allow-command", action="store_true", help=words)
 
 
 def _add_run_commands(commands: Any) -> None:

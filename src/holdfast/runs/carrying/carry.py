@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.records.errors import StoreError, require
+from holdfast.records.extensions import allow
 from holdfast.records.outputs import write_file
 from holdfast.runs.carrying.cutting import Slice, read_slice
 from holdfast.runs.carrying.envelopes import pack
@@ -69,15 +70,21 @@ class _NotSentError(Exception):
 
 
 def carry_to_directory(
-    slice_path: Path, output: Path, *, weights_root: Path | None = None, scratch: Path | None = None
+    slice_path: Path,
+    output: Path,
+    *,
+    weights_root: Path | None = None,
+    scratch: Path | None = None,
+    allow_command: bool = False,
 ) -> bool:
     """Carry out the step of a slice into the new or empty directory ``output``; whether it succeeded.
 
-    Weights lie in the slice unless a ``weights_root`` is given, the step's own directory in the output. Errors:
-    StudyError for an output that holds something, StoreError for a slice that cannot be read or was changed.
+    Weights lie in the slice unless a ``weights_root`` is given, the step's own directory in the output. A stage by a
+    program is carried out where ``allow_command`` says so. Errors: StudyError for an output that holds something,
+    StoreError for a slice that cannot be read or was changed.
     """
     piece = read_slice(slice_path)
-    refuse_commands(piece.step)
+    admit(piece.step, allow_command)
     require(not output.exists() or not any(output.iterdir()), f"{output}: is not empty; choose another output")
     output.mkdir(mode=0o700, parents=True, exist_ok=True)
     root = weights_root or slice_path / WEIGHTS
@@ -96,13 +103,20 @@ def carry_to_directory(
     return carry(piece, send, weights_root=root, scratch=scratch or output / SCRATCH)
 
 
-def refuse_commands(step: Step) -> None:
-    """Refuse a stage by a program: no slice is a reason to run one. Errors: StoreError."""
+def admit(step: Step, allow_command: bool) -> None:
+    """Refuse a stage by a program, unless whoever started this process lets programs run: no slice is a reason to.
+
+    Errors: StoreError.
+    """
     settings = step.settings
-    if isinstance(settings, StageSettings) and isinstance(settings.section, CommandSection):
+    if not (isinstance(settings, StageSettings) and isinstance(settings.section, CommandSection)):
+        return
+    if not allow_command:
         raise StoreError(
-            f"{step.name}: is carried out by a program, which a slice is no reason to run; run it on the driver"
+            f"{step.name}: is carried out by a program ({settings.section.line:.200}), which a slice is no reason to"
+            " run; run it on the driver, or let this machine run programs (docs/cluster.md)"
         )
+    allow([settings.section.command])
 
 
 @contextlib.contextmanager

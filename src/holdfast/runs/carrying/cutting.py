@@ -2,6 +2,7 @@
 
 SLICE/run.db      what the step reads of the run (``store.slices``)
 SLICE/step.json   the step, and the attempt that the slice was written for
+SLICE/attached…   the user's own file that a stage learns from, whose digest the step holds
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from holdfast.records import Checkpoint
 from holdfast.records.errors import StoreError
 from holdfast.records.inputs import read_bytes
 from holdfast.records.version import VERSION
-from holdfast.runs.plan.settings import RolloutSettings
+from holdfast.runs.methods.files import Learning, attached_name, find_data
+from holdfast.runs.plan.settings import RolloutSettings, StageSettings
 from holdfast.runs.plan.step import Step
 from holdfast.runs.plan.travel import read_step, write_step
 from holdfast.store import Store
 from holdfast.store.checking import refuse_links
 from holdfast.store.database import PRIVATE_FILE
+from holdfast.study.command import CommandSection
 from holdfast.study.kinds import suite_of
 
 STEP_FILE = "step.json"
@@ -50,7 +53,8 @@ class Slice:
 def cut(store: Store, step: Step, attempt: str, target: Path) -> str:
     """Write the slice of a step into the new directory ``target``; the digest of all that is in it.
 
-    Errors: StoreError where it cannot be written or the step cannot travel.
+    Errors: StoreError where it cannot be written or the step cannot travel, StepError where the file that it learns
+    from is gone or has changed.
     """
     text = write_step(step)
     checkpoint = None
@@ -65,7 +69,20 @@ def cut(store: Store, step: Step, attempt: str, target: Path) -> str:
     }
     (target / STEP_FILE).write_text(json.dumps(document, indent=1), encoding="utf-8")
     (target / STEP_FILE).chmod(PRIVATE_FILE)
+    _attach(step, target)
     return _digest(target, digest)
+
+
+def _attach(step: Step, target: Path) -> None:
+    """Put the file beside the slice that its step learns from. Errors: StepError where it is gone or has changed."""
+    if not isinstance(step.settings, StageSettings):
+        return
+    section = step.settings.section
+    if isinstance(section, Learning | CommandSection) and section.digest is not None:
+        _, held = find_data(step.settings.stage, section)
+        place = target / attached_name(section)
+        place.write_bytes(held)
+        place.chmod(PRIVATE_FILE)
 
 
 def _digest(path: Path, rows: str) -> str:

@@ -7,13 +7,14 @@ ATTEMPT/out/beat      touched while the process lives
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from holdfast.models.remote.clerk import FarLedger, ask_server
 from holdfast.records.extensions import allow
-from holdfast.runs.carrying.carry import SUFFIX, beating, carry, refuse_commands
+from holdfast.runs.carrying.carry import SUFFIX, admit, beating, carry
 from holdfast.runs.carrying.cutting import read_slice
 from holdfast.runs.carrying.envelopes import pack
 from holdfast.runs.plan.step import Means
@@ -40,6 +41,11 @@ class Job:
     permitted: tuple[Any, ...]
 
 
+def runs_programs() -> bool:
+    """Whether whoever started this process lets steps run programs here: ``HOLDFAST_ALLOW_COMMAND=1``."""
+    return os.environ.get("HOLDFAST_ALLOW_COMMAND") == "1"
+
+
 def carry_job(job: Job) -> bool:
     """Carry out an attempt's slice; whether that succeeded."""
     out, count = job.folder / OUT, 0
@@ -57,7 +63,7 @@ def carry_job(job: Job) -> bool:
         try:
             piece = read_slice(job.folder / "slice")
             piece.require(job.attempt, job.digest)
-            refuse_commands(piece.step)
+            admit(piece.step, runs_programs())
         except Exception as error:
             send(pack(job.attempt, count, describe_failure(error, job.folder), job.scratch))
             return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -19,13 +20,16 @@ from holdfast.models.remote.clerk import FarLedger
 from holdfast.records.extensions import allow
 from holdfast.records.machine import describe_machine
 from holdfast.runs.carrying.cache import hold_weights, node_cache
-from holdfast.runs.carrying.carry import beating, carry, refuse_commands
+from holdfast.runs.carrying.carry import admit, beating, carry
 from holdfast.runs.carrying.cutting import STEP_FILE, Slice, read_slice
 from holdfast.runs.carrying.envelopes import pack, unpack
 from holdfast.runs.carrying.outbox import CHUNK_BYTES
+from holdfast.runs.methods.files import ATTACHED
 from holdfast.runs.plan.step import Means
 from holdfast.runs.steps.outcomes import Finished, describe_failure
 from holdfast.store import DATABASE
+
+_ATTACHED = re.compile(rf"{ATTACHED}(\.\w{{1,16}})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,7 @@ def pack_slice(path: Path) -> bytes:
     """A slice's files as bytes."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:  # texts in it are compressed
-        for name in (DATABASE, STEP_FILE):
+        for name in (DATABASE, STEP_FILE, *(one.name for one in path.glob(f"{ATTACHED}*"))):
             archive.write(path / name, name)
     return packed.getvalue()
 
@@ -67,7 +71,8 @@ def pack_slice(path: Path) -> bytes:
 def unpack_slice(packed: bytes, path: Path) -> None:
     """Lay a slice's files down in an empty directory; names but its own are not looked at."""
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
-        for name in (DATABASE, STEP_FILE):
+        attached = [name for name in archive.namelist() if _ATTACHED.fullmatch(name)]
+        for name in (DATABASE, STEP_FILE, *attached[:1]):
             (path / name).write_bytes(archive.read(name))
             (path / name).chmod(0o600)
 
@@ -90,8 +95,10 @@ def _is_shared(sharing: Sharing) -> bool:
     return False
 
 
-def carry_on_node(order: Order, ask: Callable[..., Any], name: str) -> bool:
+def carry_on_node(order: Order, ask: Callable[..., Any], name: str, *, allow_command: bool = False) -> bool:
     """Carry out an order's step; whether it succeeded. ``ask`` calls a method of the driver's outbox by its name.
+
+    ``allow_command`` is the node's own word that stages by programs may be carried out on it.
 
     Errors: StoreError for an attempt that is over, and whatever kept the driver from being reached.
     """
@@ -99,12 +106,12 @@ def carry_on_node(order: Order, ask: Callable[..., Any], name: str) -> bool:
     root = Path(tempfile.mkdtemp(prefix="holdfast-step-"))
     try:
         with beating(lambda: ask("beat", order.token, order.attempt)):
-            return _carry(order, ask, name, root)
+            return _carry(order, ask, name, root, allow_command)
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _carry(order: Order, ask: Callable[..., Any], name: str, root: Path) -> bool:
+def _carry(order: Order, ask: Callable[..., Any], name: str, root: Path, allow_command: bool) -> bool:
     shared = _is_shared(order.sharing)
     scratch = Path(order.scratch) if shared else root / "work"
 
@@ -114,7 +121,7 @@ def _carry(order: Order, ask: Callable[..., Any], name: str, root: Path) -> bool
         ask("put", order.token, order.attempt, data)
 
     try:
-        piece = _open_slice(order, root / "slice")
+        piece = _open_slice(order, root / "slice", allow_command)
     except Exception as error:
         send(pack(order.attempt, 0, describe_failure(error, root), scratch))
         return False
@@ -128,12 +135,12 @@ def _account(order: Order, ask: Callable[..., Any], method: str, given: Mapping[
     return ask("account", order.token, order.attempt, order.means.budget, method, given)
 
 
-def _open_slice(order: Order, path: Path) -> Slice:
+def _open_slice(order: Order, path: Path, allow_command: bool) -> Slice:
     path.mkdir(mode=0o700)
     unpack_slice(order.packed, path)
     piece = read_slice(path)
     piece.require(order.attempt, order.digest)
-    refuse_commands(piece.step)
+    admit(piece.step, allow_command)
     return piece
 
 

@@ -45,16 +45,23 @@ SILENCE_SECONDS = 600.0  # without a sign of life, after which a step is lost
 _ENDS = (End, Failure, Lost)
 
 
-def stays(step: Step) -> bool:
+def is_program(step: Step) -> bool:
+    """Whether a step is a stage by a program, for which no slice is a reason."""
+    return isinstance(step.settings, StageSettings) and isinstance(step.settings.section, CommandSection)
+
+
+def stays(step: Step, *, programs: bool = False) -> bool:
     """Whether a step is carried out beside the driver.
 
     It does no work to speak of, as of rules or where remote models do it all; it reads what only this machine has; or
-    it runs a program, for which no slice is a reason.
+    it runs a program, and no other machine lets ``programs`` run.
     """
     settings = step.settings
+    if is_program(step):
+        return not programs
     if isinstance(settings, PairSettings | MergeSettings | OpenSettings | BringSettings | StartSettings):
         return True
-    if isinstance(settings, StageSettings) and isinstance(settings.section, CommandSection | ExternalSection):
+    if isinstance(settings, StageSettings) and isinstance(settings.section, ExternalSection):
         return True
     asks_here = all(one.entry.kind == "remote" for one in settings.speakers().values())
     return asks_here and step.kind in ("judge", "rollout")
@@ -157,15 +164,18 @@ class FarEngine(ABC):
 
     def takes(self, step: Step) -> bool:
         """Whether there is a place for a step, here or elsewhere."""
-        return self._near.takes(step) if stays(step) else self.has_place()
+        return self._near.takes(step) if self._stays(step) else self.has_place()
 
     def queues(self, step: Step) -> bool:
         """Whether a step goes to another machine, which may have others before it."""
-        return not stays(step)
+        return not self._stays(step)
+
+    def _stays(self, step: Step) -> bool:
+        return stays(step, programs=is_program(step) and self.runs_programs())
 
     def submit(self, step: Step) -> None:
         """Give a step to a worker of this machine, or launch an attempt at it."""
-        if stays(step):
+        if self._stays(step):
             self._near.submit(step)
             return
         try:
@@ -225,6 +235,10 @@ class FarEngine(ABC):
     @abstractmethod
     def has_place(self) -> bool:
         """Whether one more step can be launched."""
+
+    @abstractmethod
+    def runs_programs(self) -> bool:
+        """Whether another machine lets stages by programs be carried out on it."""
 
     @abstractmethod
     def launch(self, attempt: Attempt) -> None:

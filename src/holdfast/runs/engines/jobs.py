@@ -23,7 +23,7 @@ from holdfast.models.remote.ledger import Budget
 from holdfast.records.errors import StudyError, pip_install, require
 from holdfast.records.extensions import allowed
 from holdfast.runs.carrying.carry import SUFFIX
-from holdfast.runs.carrying.job import BEAT, OUT, Job, carry_job
+from holdfast.runs.carrying.job import BEAT, OUT, Job, carry_job, runs_programs
 from holdfast.runs.engines.far import Attempt, FarEngine, stays
 from holdfast.runs.engines.local import THREAD_VARIABLES, Workers, worker_surroundings
 from holdfast.runs.plan.step import Step
@@ -88,6 +88,10 @@ class JobEngine(FarEngine):
     def has_place(self) -> bool:
         """Whether the queue may be given one more job."""
         return len(self._jobs) < (_MOST_JOBS if self._queue == "slurm" else self._near.count)
+
+    def runs_programs(self) -> bool:
+        """Whether this process may run programs elsewhere: jobs take its environment with them."""
+        return runs_programs()
 
     def launch(self, attempt: Attempt) -> None:
         """Submit a job for an attempt."""
@@ -236,7 +240,7 @@ def look_at_queue(queue: str, steps: Sequence[Step]) -> list[str]:
         return ["steps are carried out as processes that submitit starts on this machine"]
     asked = {}
     for step in steps:
-        if step.kind != "analyze" and not stays(step):
+        if step.kind != "analyze" and not stays(step, programs=runs_programs()):
             told = _slurm_parameters(step)
             extra = told.pop("additional_parameters")
             words = ", ".join(f"{key}={value}" for key, value in (told | extra).items())

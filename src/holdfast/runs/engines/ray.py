@@ -25,7 +25,7 @@ from holdfast.records.extensions import allowed
 from holdfast.records.machine import describe_machine
 from holdfast.runs.carrying.node import Order, Sharing, carry_on_node, look_at_node, pack_slice
 from holdfast.runs.carrying.outbox import Outbox
-from holdfast.runs.engines.far import Attempt, FarEngine, silence_seconds, stays
+from holdfast.runs.engines.far import Attempt, FarEngine, is_program, silence_seconds, stays
 from holdfast.runs.engines.local import THREAD_VARIABLES, Workers
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Began, Failure, Lost
@@ -36,6 +36,8 @@ CONNECT_SECONDS = 5.0
 JOIN_SECONDS = 30.0
 LOOK_SECONDS = 60.0  # for every node to say what it is
 CLOCK_SECONDS = 60.0  # by which clocks may differ without a word
+PROGRAMS = "holdfast_command"  # what a node has that lets stages by programs be carried out on it
+_A_PROGRAM = 0.001  # of it that one takes: as many as the node has room for
 _GB = 10**9
 _TAKEN_AWAY = (3, 4)  # Ray's reasons of a node's end: it was preempted, or drained while idle
 
@@ -47,7 +49,9 @@ def _run_step(order: Order, outbox: Any) -> bool:
     def ask(method: str, *given: Any) -> Any:
         return ray.get(getattr(outbox, method).remote(*given), timeout=10 * LOOK_SECONDS)
 
-    return carry_on_node(order, ask, name_node())
+    own = ray.get_runtime_context().get_node_id()
+    declared = next(one["Resources"] for one in ray.nodes() if one["NodeID"] == own)
+    return carry_on_node(order, ask, name_node(), allow_command=PROGRAMS in declared)
 
 
 def name_node() -> str:
@@ -69,6 +73,7 @@ class RayEngine(FarEngine):
         self._refs: dict[str, Any] = {}
         self._nodes: dict[str, str] = {}  # attempt → the node that carries it out
         _connect(address)
+        self._programs = PROGRAMS in ray.cluster_resources()  # once: where a step goes does not change as it is sent
         try:
             super().__init__(store, near)
             nonce = self.attempts.folder / f"nonce-{self._token[:8]}"
@@ -101,6 +106,10 @@ class RayEngine(FarEngine):
         most = 2 * total.get("CPU", 0) + 4 * total.get("GPU", 0) + 1
         return len(self._refs) < most
 
+    def runs_programs(self) -> bool:
+        """Whether a node was started with the resource ``holdfast_command``."""
+        return self._programs
+
     def launch(self, attempt: Attempt) -> None:
         """Put an attempt into Ray's queue. Errors: StudyError where no node has what it needs."""
         order = Order(
@@ -122,6 +131,7 @@ class RayEngine(FarEngine):
         needed = needs_of(step, most_gpus=most_gpus(nodes))
         require_room(step, needed, nodes)
         options: dict[str, Any] = {
+            "resources": {PROGRAMS: needed[PROGRAMS]} if PROGRAMS in needed else {},
             "num_cpus": needed.get("CPU", 0),
             "num_gpus": needed.get("GPU", 0),
             "max_retries": 0,
@@ -235,7 +245,8 @@ def look_at_cluster(address: str, steps: Sequence[Step]) -> list[str]:
     try:
         nodes = [one["Resources"] for one in ray.nodes() if one["Alive"]]
         total = ", ".join(f"{sum(one.get(name, 0) for one in nodes):g} {name}" for name in ("CPU", "GPU"))
-        far = [step for step in steps if step.kind != "analyze" and not stays(step)]
+        programs = any(PROGRAMS in one for one in nodes)
+        far = [step for step in steps if step.kind != "analyze" and not stays(step, programs=programs)]
         for step in {(step.kind, str(step.means.needs), step.means.own_gpus): step for step in far}.values():
             require_room(step, needs_of(step, most_gpus=most_gpus(nodes)), nodes)
         sharing = Sharing(weights=str(Path.cwd()), nonce_file="/nowhere", nonce="")
@@ -254,7 +265,8 @@ def needs_of(step: Step, *, most_gpus: int) -> dict[str, float]:
     """What a step needs of a node, by Ray's names; ``most_gpus`` is what the node with most of them has."""
     declared = step.means.needs
     gpus = declared.gpus if declared.gpus is not None else step.means.own_gpus * (most_gpus > 0)
-    needed = {"CPU": declared.cpus, "GPU": gpus, "memory": int((declared.memory_gb or 0) * _GB)}
+    needed: dict[str, float] = {"CPU": declared.cpus, "GPU": gpus, "memory": int((declared.memory_gb or 0) * _GB)}
+    needed[PROGRAMS] = _A_PROGRAM if is_program(step) else 0
     return {name: count for name, count in needed.items() if count}
 
 

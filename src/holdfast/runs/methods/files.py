@@ -38,6 +38,8 @@ TRIED = 200  # rows that are written as tokens before anything is spent
 Opening = tuple[tuple[str, str], ...]
 Learning = StageSection | DemonstrationSection  # what may learn from a file in this process
 _WORDS = re.compile(r"\w+")
+_SUFFIX = re.compile(r"\.\w{1,16}")
+ATTACHED = "attached"  # in a slice, the file that its step learns from, with that file's own suffix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,15 +57,29 @@ class Data:
         return [(self.found.cases[one.case_id], one) for one in self.found.trajectories.values()]
 
 
-def find_data(stage: str, section: Learning | CommandSection) -> tuple[Path, bytes]:
-    """The file of a stage's data, and what is in it.
+def attached_name(section: Learning | CommandSection) -> str:
+    """What the file of a stage's data is called in a slice: programs go by suffixes."""
+    assert section.data is not None  # as of every stage with a digest
+    suffix = Path(section.data).suffix
+    return ATTACHED + (suffix if _SUFFIX.fullmatch(suffix) else "")
+
+
+def locate_data(section: Learning | CommandSection, folder: Path | None) -> Path:
+    """Where the file of a stage's data lies: in ``folder`` where that is a slice that has it, else where it was."""
+    assert section.data is not None
+    attached = None if folder is None else folder / attached_name(section)
+    return attached if attached is not None and attached.is_file() else Path(section.data).expanduser()
+
+
+def find_data(stage: str, section: Learning | CommandSection, folder: Path | None = None) -> tuple[Path, bytes]:
+    """The file of a stage's data as the study names it, and what is in it, read from ``folder`` where that has it.
 
     Errors: StepError where it is gone, or holds other than when the study was read.
     """
-    assert section.data is not None  # as of every stage with a digest
+    assert section.data is not None
     place = f"stages.{stage}.data: {section.data}"
     try:
-        held = read_bytes(section.data, DATA_BYTES, subject=place, remedy="put the file back")
+        held = read_bytes(locate_data(section, folder), DATA_BYTES, subject=place, remedy="put the file back")
     except StudyError as error:
         raise StepError(str(error)) from error
     if hashlib.sha256(held).hexdigest() != section.digest:
@@ -71,9 +87,9 @@ def find_data(stage: str, section: Learning | CommandSection) -> tuple[Path, byt
     return Path(section.data).expanduser(), held
 
 
-def open_data(stage: str, section: Learning) -> Data:
+def open_data(stage: str, section: Learning, folder: Path | None = None) -> Data:
     """The rows of a stage's file. Errors: StepError as of ``find_data``, StudyError for rows that are refused."""
-    path, held = find_data(stage, section)
+    path, held = find_data(stage, section, folder)
     try:
         if isinstance(section, DemonstrationSection):
             return Data(path=path, found=read_chats(path, held))

@@ -29,7 +29,7 @@ from holdfast.runs.methods.command.outputs import take_over
 from holdfast.runs.methods.command.plan import CommandSettings
 from holdfast.runs.methods.command.trainer import Ended, OutputLog, environment, run_program, work_directory
 from holdfast.runs.methods.demonstrations.train import choose
-from holdfast.runs.methods.files import find_data
+from holdfast.runs.methods.files import find_data, locate_data
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Emit, Finished
 from holdfast.runs.steps.reading import weights_of
@@ -135,7 +135,8 @@ def _write_data(step: Step, settings: CommandSettings, store: Store, path: Path)
     if section.learns_from is None:
         return Lent()
     if section.learns_from == FILE:
-        return Lent(path=find_data(settings.stage, section)[0].absolute())
+        find_data(settings.stage, section, store.path)  # which refuses another
+        return Lent(path=locate_data(section, store.path).absolute())
     if section.learns_from == PAIRS:
         assert settings.pairs is not None  # the plan gives it with such data
         count = write_lines(to_trl(store.pairs(settings.pairs), store), path)

@@ -153,7 +153,7 @@ def _select(step: Step, settings: Imitation, store: Store) -> Chosen:
 def _read_file(settings: Imitation, store: Store) -> Chosen:
     """The chats of the stage's file, of no held-out case. Errors: StepError where the file is gone or has changed."""
     assert isinstance(settings.section, DemonstrationSection)  # a program is given its file as it is
-    data = open_data(settings.stage, settings.section)
+    data = open_data(settings.stage, settings.section, store.path)
     kept = _without_held_out({one.id: (case, one) for case, one in data.episodes}, settings, store)
     return Chosen(kept.episodes, {**data.found.left_out, **kept.left_out}, data.path)
 

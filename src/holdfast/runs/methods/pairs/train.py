@@ -140,7 +140,7 @@ def _read_file(step: Step, settings: PairStageSettings, store: Store, chat: Chat
 
     assert settings.split_seed is not None  # the plan gives it to a stage on a file
     section = settings.section
-    data = open_data(settings.stage, section)
+    data = open_data(settings.stage, section, store.path)
     path, found = data.path, data.found
     assert isinstance(found, Preferences)  # as of every such stage
     held_out = held_out_openings(store, settings.split_seed)
