@@ -1,7 +1,8 @@
 """A queue that speaks as Slurm does: sbatch, srun, sacct and scancel in a directory for PATH.
 
 Jobs are processes of this machine. What becomes of the first jobs is written down before: a state that Slurm ends a
-job with (PREEMPTED, TIMEOUT, NODE_FAIL, OUT_OF_MEMORY), and after how many seconds; the rest complete.
+job with (PREEMPTED, TIMEOUT, NODE_FAIL, OUT_OF_MEMORY), and after how many seconds, or REFUSED, which sbatch does not
+take; the rest complete. A job is warned by SIGUSR2 before it is ended.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ while True:
 job = str(number + int(open(os.path.join(ROOT, "first")).read()))
 fates = json.load(open(os.path.join(ROOT, "fates.json")))
 fate = fates[number - 1] if number <= len(fates) else None
+if fate and fate["state"] == "REFUSED":
+    sys.exit("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy")
 note(job, "PENDING")
 child = os.fork()
 if child == 0:
@@ -55,6 +58,14 @@ if child == 0:
         file.write(str(process.pid))
     while process.poll() is None:
         if fate and time.time() > fate["after"] + os.path.getmtime(script):
+            for other in os.listdir("/proc"):  # the word of warning that Slurm gives the tasks of a job
+                try:
+                    if other.isdigit() and os.getpgid(int(other)) == process.pid and b"_submit" in open(
+                        f"/proc/{{other}}/cmdline", "rb").read():
+                        os.kill(int(other), signal.SIGUSR2)
+                except OSError:
+                    pass
+            time.sleep(0.3)
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             note(job, fate["state"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import AuthenticationError
@@ -80,6 +81,20 @@ def test_one_budget_holds_for_all(served: tuple[Clerk, Open]) -> None:
         with pytest.raises(BudgetSpent, match="the budget of 20 calls is spent"):
             asyncio.run(call(ledger, 99))
         assert asyncio.run(call(ledger, 5)) == "found"
+
+
+def test_who_knocks_and_says_nothing_or_nonsense_keeps_nobody_from_being_served(tmp_path: Path) -> None:
+    clerk = Clerk(tmp_path / "calls.db", Budget())
+    server = ClerkServer(clerk, "secret", host="127.0.0.1")
+    with contextlib.closing(clerk), contextlib.closing(server), contextlib.ExitStack() as open_ones:
+        for said in (None, b"", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 200, b"\x00\x00\x00\x04abcd"):
+            stranger = open_ones.enter_context(socket.create_connection(server.address))
+            if said is not None:
+                stranger.sendall(said)
+            if said == b"":
+                stranger.close()
+        friend = FarLedger(ask_server(server.address, "secret", "x"))
+        assert asyncio.run(call(friend, 1)) == "paid"
 
 
 def test_whoever_has_not_the_token_is_not_served(served: tuple[Clerk, Open], tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +18,29 @@ import pytest
 from builders.own_files import chats
 from builders.own_trainers import GOOD, WORDS, script
 from builders.places import STUDIES, data_file
-from builders.smoke_study import SMOKE
+from builders.rewarded_study import paid_study, verdict
+from builders.smoke_study import SMOKE, study_of
 
+import holdfast as hf
 from holdfast.cli.main import main
+from holdfast.models.fakes import FakeProvider
 from holdfast.records import Checkpoint, Ending, Flag, Score, StageRecord, Trajectory
 from holdfast.records.errors import StepError, StoreError, StudyError
 from holdfast.runs.build import build
-from holdfast.runs.carrying.cache import hold_weights
+from holdfast.runs.carrying.cache import Sizes, bound_bytes, hold_weights
 from holdfast.runs.carrying.carry import SUFFIX, carry_to_directory
 from holdfast.runs.carrying.cutting import STEP_FILE, cut, read_slice
 from holdfast.runs.carrying.envelopes import pack, unpack
 from holdfast.runs.carrying.node import pack_slice, unpack_slice
 from holdfast.runs.carrying.outbox import Outbox
-from holdfast.runs.engines.far import Attempts, stays
-from holdfast.runs.execution import MOST_LOST, execute
+from holdfast.runs.engines.far import Attempts, silence_seconds, stays
+from holdfast.runs.engines.local import InProcess
+from holdfast.runs.execution import MOST_LOST, StepProgress, execute
 from holdfast.runs.plan.step import Means, Plan, Step
 from holdfast.runs.plan.travel import read_step, write_step
+from holdfast.runs.run import prepare
 from holdfast.runs.steps.outcomes import Batch, End, Failure, Finished, Lost, Progress
+from holdfast.runs.steps.working import carry_out
 from holdfast.store import Store, codec, weights
 from holdfast.store.places import ENDPOINTS_KEY
 from holdfast.study.study import Study, load
@@ -304,6 +313,22 @@ def test_a_stage_by_a_program_is_carried_out_of_a_slice_where_programs_may_run(
     assert isinstance(finished, Finished) and len(finished.checkpoints) == 1 and isinstance(end, End)
 
 
+def test_a_step_that_asks_remote_models_pays_nothing_that_was_not_said(
+    base_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeProvider(answers=verdict) as provider:
+        study = paid_study(provider.base_url)
+        run = hf.run(study, tmp_path / "run", workers=1)
+        step = next(one for one in build(study).steps if one.kind == "judge")
+        with Store(run.path) as store:
+            cut(store, step, f"{step.fingerprint}~t-1", tmp_path / "slice")
+        provider.bill.clear()
+        words = ["carry", str(tmp_path / "slice"), "-o", str(tmp_path / "out"), "--weights", str(run.path / "weights")]
+        assert main(words) == 2
+        assert "asks judge, which may be paid for; say how much with --max-calls" in capsys.readouterr().err
+        assert not provider.bill and not (tmp_path / "out").exists()
+
+
 def test_the_file_that_a_stage_learns_from_travels_with_its_slice(
     smoke_run: Path, base_cache: Path, tmp_path: Path
 ) -> None:
@@ -368,13 +393,47 @@ def test_outcomes_come_back_as_they_were(tmp_path: Path) -> None:
     assert there.digests == {"made": weights.digest_directory(tmp_path / "made")}
 
 
+def sealed(data: bytes) -> bytes:
+    """An envelope with another body, as if it had been sent so."""
+    head, _, body = data.partition(b"\n")
+    told = json.loads(head) | {"body": hashlib.sha256(body).hexdigest()}
+    return json.dumps(told).encode() + b"\n" + body
+
+
+def test_an_outcome_that_is_not_as_it_was_sent_is_refused(tmp_path: Path) -> None:
+    data = pack("f~1", 0, Progress(done=41), tmp_path)
+    with pytest.raises(StoreError, match="is not as it was sent"):
+        unpack(data.replace(b"41", b"42"), tmp_path)
+    assert unpack(sealed(data.replace(b"41", b"42")), tmp_path).outcome == Progress(done=42)
+
+
+def test_weights_of_one_name_in_two_places_both_arrive(attempts: Attempts, smoke_plan: Plan) -> None:
+    attempt = attempts.begin(the(smoke_plan, "train", "S,H"))
+    assert len(attempt.step.checkpoints) == 2
+    made = []
+    for number, checkpoint in enumerate(attempt.step.checkpoints):
+        place = attempt.scratch / str(number) / "final"
+        place.mkdir(parents=True)
+        (place / "model.safetensors").write_bytes(bytes([number]))
+        made.append((checkpoint, place))
+    log = attempt.scratch / "log.jsonl"
+    finished = Finished(result={}, checkpoints=tuple(made), logs={".x": log})
+    (lost,) = attempts.take(attempt, pack(attempt.name, 0, finished, attempt.scratch))
+    assert isinstance(lost, Lost) and "log.jsonl did not arrive" in lost.message
+    log.write_text("{}")
+    assert list(attempts.take(attempt, pack(attempt.name, 0, finished, attempt.scratch))) == [finished]
+    strange = replace(finished, logs={"/../x": log})
+    with pytest.raises(StoreError, match="is no kind of log"):
+        unpack(pack(attempt.name, 0, strange, attempt.scratch), attempt.scratch)
+
+
 @pytest.mark.parametrize("place", ["/etc", "../other", "made/../..", "", "link/x", "."])
 def test_what_a_step_left_lies_in_its_directory(place: str, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/")
     (tmp_path / "made").mkdir()
     good = pack("f~1", 0, Finished(result={}, logs={"": tmp_path / "made"}), tmp_path)
     with pytest.raises(StoreError, match=r"no place in|is a link|cannot be read"):
-        unpack(good.replace(b'"made"', json.dumps(place).encode()), tmp_path)
+        unpack(sealed(good.replace(b'"made"', json.dumps(place).encode())), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -383,9 +442,10 @@ def test_what_a_step_left_lies_in_its_directory(place: str, tmp_path: Path) -> N
         b"",
         b"{}",
         b"[]\n[]",
-        b'{"attempt": "a", "number": 0, "kind": "Batch", "digests": {}}\n[{"number": 1}]',
-        b'{"attempt": "a", "number": 0, "kind": "os", "digests": {}}\n[{}]',
-        b'{"attempt": "a", "number": 0, "kind": "End", "digests": {}}\n[{"more": 1}]',
+        b'{"attempt": "a", "number": 0, "kind": "End", "digests": {}}\n[{}]',
+        sealed(b'{"attempt": "a", "number": 0, "kind": "Batch", "digests": {}}\n[{"number": 1}]'),
+        sealed(b'{"attempt": "a", "number": 0, "kind": "os", "digests": {}}\n[{}]'),
+        sealed(b'{"attempt": "a", "number": 0, "kind": "End", "digests": {}}\n[{"more": 1}]'),
         b"\x80\x04\x95\x00",
     ],
 )
@@ -446,6 +506,28 @@ def test_an_attempt_that_was_given_up_finds_its_directory_gone(attempts: Attempt
     assert (here / "state").read_text() == "step 3" and not second.scratch.exists()
 
 
+class LosingLast(InProcess):
+    """An engine whose machine is lost each time before it can say that a step has ended."""
+
+    def wait(self, deliver: Callable[[str, Any], None]) -> None:
+        last = Lost(message="the machine was lost")
+        super().wait(lambda name, outcome: deliver(name, last if isinstance(outcome, End) else outcome))
+
+
+def test_a_step_that_is_lost_after_all_that_it_had_to_say_is_done(
+    base_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.runs.execution.open_engine", lambda _, store, __: LosingLast(carry_out, store.path))
+    told: list[StepProgress] = []
+    study = study_of()
+    plan = build(study)
+    with Store.create(tmp_path / "run") as store:
+        prepare(study, store)
+        execute(plan, store, workers=1, listener=told.append)
+    done = [one.step.fingerprint for one in told if one.state == "done"]
+    assert len(done) == len(set(done)) == len(plan.steps) - 1 and not [one for one in told if one.state == "lost"]
+
+
 class Losing:
     """An engine whose machines are lost so many times before a step is done."""
 
@@ -453,7 +535,6 @@ class Losing:
         self.times, self.counted, self.tries = times, counted, 0
         self.step: Step | None = None
         self.notes: tuple[str, ...] = ()
-        self.machines: tuple[dict[str, str], ...] = ()
 
     def takes(self, step: Step) -> bool:
         return self.step is None and bool(step)
@@ -492,16 +573,16 @@ def test_a_lost_step_is_done_again_so_many_times(
 
 def test_the_outbox_takes_what_open_attempts_say_with_the_runs_token(tmp_path: Path) -> None:
     outbox = Outbox("token", str(tmp_path / "weights"))
-    outbox.begin("token", "f~1", str(tmp_path / "work"))
+    outbox.begin("token", "f~1", str(tmp_path / "work"), {})
     outbox.put("token", "f~1", b"one")
     outbox.put("token", "f~1", b"two")
     assert outbox.take("token", 0) == ([("f~1", b"one"), ("f~1", b"two")], ["f~1"])
     calls: list[tuple[str, tuple[Any, ...]]] = [
-        ("begin", ("f~2", "x")),
+        ("begin", ("f~2", "x", {})),
         ("take", (0,)),
         ("put", ("f~1", b"x")),
         ("lay", ("f~1", "a", 0, b"")),
-        ("list_weights", ("a" * 64,)),
+        ("list_weights", ("f~1", "a" * 64)),
         ("end", ("f~1",)),
     ]
     for method, given in calls:
@@ -514,11 +595,13 @@ def test_the_outbox_takes_what_open_attempts_say_with_the_runs_token(tmp_path: P
         outbox.put("token", "f~1", b"late")
     with pytest.raises(StoreError, match="is over"):
         outbox.beat("token", "f~1")
+    with pytest.raises(StoreError, match="is over"):
+        outbox.list_weights("token", "f~1", "a" * 64)
 
 
 def test_files_are_laid_into_the_attempts_directory_alone(tmp_path: Path) -> None:
     outbox = Outbox("token", str(tmp_path / "weights"))
-    outbox.begin("token", "f~1", str(tmp_path / "work"))
+    outbox.begin("token", "f~1", str(tmp_path / "work"), {})
     outbox.lay("token", "f~1", "made/model.safetensors", 0, b"ab")
     outbox.lay("token", "f~1", "made/model.safetensors", 2, b"cd")
     assert (tmp_path / "work" / "made" / "model.safetensors").read_bytes() == b"abcd"
@@ -544,47 +627,81 @@ def test_weights_are_given_out_by_their_digest(tmp_path: Path) -> None:
     root = tmp_path / "weights"
     digest = weights_at(root, b"some weights")
     outbox = Outbox("token", str(root))
-    assert outbox.list_weights("token", digest) == [("model.safetensors", 12)]
-    assert outbox.read_weights("token", digest, "model.safetensors", 5) == b"weights"
+    outbox.begin("token", "f~1", str(tmp_path / "work"), {})
+    assert outbox.list_weights("token", "f~1", digest) == [("model.safetensors", 12)]
+    assert outbox.read_weights("token", "f~1", digest, "model.safetensors", 5) == b"weights"
     (root / digest / "model.safetensors").write_bytes(b"other weights")
     with pytest.raises(StoreError, match="does not hold"):
-        outbox.list_weights("token", digest)
+        outbox.list_weights("token", "f~1", digest)
     for name in ("../..", "x" * 64 + "/", "." * 64):
         with pytest.raises(StoreError, match="no digest"):
-            outbox.list_weights("token", name)
+            outbox.list_weights("token", "f~1", name)
     with pytest.raises(StoreError, match="no place"):
-        outbox.read_weights("token", digest, "../../secret", 0)
+        outbox.read_weights("token", "f~1", digest, "../../secret", 0)
+
+
+class Shelf:
+    """Weights of a directory, and which were asked for."""
+
+    def __init__(self, root: Path, files: Mapping[str, bytes] | None = None) -> None:
+        self.root, self.files, self.asked = root, files, list[str]()
+
+    def sizes(self, digest: str) -> Sizes:
+        return [(path.name, path.stat().st_size) for path in (self.root / digest).iterdir()] if not self.files else []
+
+    def fetch(self, digest: str, files: Sizes, part: Path) -> None:
+        self.asked.append(digest)
+        for name in self.files or [name for name, _ in files]:
+            found = self.files[name] if self.files else (self.root / digest / name).read_bytes()
+            (part / name).write_bytes(found)
 
 
 def test_a_node_keeps_weights_within_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digests = [weights_at(tmp_path / "run", bytes([number]) * 1000) for number in range(4)]
-    asked: list[str] = []
-
-    def fetch(digest: str, part: Path) -> None:
-        asked.append(digest)
-        shutil.copytree(tmp_path / "run" / digest, part, dirs_exist_ok=True)
-
+    shelf, cache = Shelf(tmp_path / "run"), tmp_path / "cache"
     monkeypatch.setenv("HOLDFAST_NODE_CACHE_GB", "2.5e-6")
-    cache = tmp_path / "cache"
-    with hold_weights(cache, digests[:2], fetch) as root:
+    with hold_weights(cache, digests[:2], shelf) as root:
         assert {path.name for path in root.iterdir() if path.is_dir()} == set(digests[:2])
-        with hold_weights(cache, digests[2:3], fetch):
+        with hold_weights(cache, digests[2:3], shelf):
             assert all((root / digest).is_dir() for digest in digests[:3])  # all are in use
-    with hold_weights(cache, [digests[1]], fetch):
+    with hold_weights(cache, [digests[1]], shelf):
         pass
     os.utime(cache / f"{digests[0]}.lock", (1, 1))
-    with hold_weights(cache, [digests[3]], fetch) as root:
+    (cache / f".part-{digests[0]}").mkdir()  # of a process that was killed
+    with hold_weights(cache, [digests[3]], shelf) as root:
         assert not (root / digests[0]).exists() and (root / digests[3]).is_dir()
-    assert asked == [*sorted(digests[:2]), digests[2], digests[3]]
+        assert not list(cache.glob(".part-*"))
+    assert shelf.asked == [*sorted(digests[:2]), digests[2], digests[3]]
     (cache / digests[3] / "model.safetensors").write_bytes(b"changed on the node")
-    with hold_weights(cache, [digests[3]], fetch) as root:
+    with hold_weights(cache, [digests[3]], shelf) as root:
         assert weights.digest_directory(root / digests[3]) == digests[3]
 
 
-def test_other_weights_than_were_asked_for_are_not_opened(tmp_path: Path) -> None:
-    def fetch(_: str, part: Path) -> None:
-        (part / "model.safetensors").write_bytes(b"something else")
+def test_steps_that_want_the_same_weights_work_side_by_side(tmp_path: Path) -> None:
+    """Whoever brings them holds them as the others do, who would else wait for its whole step."""
+    digest, meeting = weights_at(tmp_path / "run", b"some weights"), threading.Barrier(3, timeout=20)
+    shelf = Shelf(tmp_path / "run")
 
-    with pytest.raises(StoreError, match="other weights arrived"), hold_weights(tmp_path / "c", ["a" * 64], fetch):
+    def work() -> None:
+        with hold_weights(tmp_path / "cache", [digest], shelf):
+            meeting.wait()
+
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(work) for _ in range(3)]:
+            done.result()
+    assert shelf.asked == [digest]
+
+
+def test_other_weights_than_were_asked_for_are_not_opened(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path, {"model.safetensors": b"something else"})
+    with pytest.raises(StoreError, match="other weights arrived"), hold_weights(tmp_path / "c", ["a" * 64], shelf):
         pass
-    assert [path.name for path in (tmp_path / "c").iterdir()] == ["a" * 64 + ".lock"]
+    assert sorted(path.suffix for path in (tmp_path / "c").iterdir()) == [".bring", ".lock"]
+
+
+@pytest.mark.parametrize("variable", ["HOLDFAST_SILENCE", "HOLDFAST_NODE_CACHE_GB"])
+@pytest.mark.parametrize("told", ["ten", "0", "-1", "inf", "nan"])
+def test_what_is_no_number_is_refused_in_one_line(variable: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, told)
+    with pytest.raises(StudyError, match=f"{variable} is '{told}'; set it to a number above 0"):
+        silence_seconds() if variable == "HOLDFAST_SILENCE" else bound_bytes()

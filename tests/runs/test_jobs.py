@@ -18,8 +18,10 @@ from builders.smoke_study import SMOKE, one_stage, study_of, write_toml
 
 import holdfast as hf
 from holdfast.records.errors import StepError, StudyError
+from holdfast.runs.carrying.job import Job, carry_job
 from holdfast.runs.engines import jobs
 from holdfast.runs.execution import StepProgress
+from holdfast.runs.plan.step import Means
 
 pytest.importorskip("submitit", reason="needs submitit (extra slurm)")
 
@@ -104,6 +106,62 @@ def test_slurm_jobs_make_what_one_worker_makes(
     for word in ("no-requeue", "partition=gpu", "account=safety", "time=720", "signal=USR1@60", "gres=gpu:a100:2"):
         assert word in first
     assert "cpus-per-task=3" in first and "mem=4500M" in first
+
+
+@pytest.mark.full  # a study of its own
+def test_a_job_that_the_queue_does_not_take_is_sent_again(slurm: Any, small_run: Path, tmp_path: Path) -> None:
+    slurm(("REFUSED", 0.0), ("TIMEOUT", 12.0))
+    heard: list[StepProgress] = []
+    run = run_with("slurm", tmp_path / "run", heard)
+    lost = [one.message for one in heard if one.state == "lost"]
+    assert "was not taken there" in lost[0] and "QOS policy" in lost[0]
+    assert (run / "analysis.json").read_bytes() == (small_run / "analysis.json").read_bytes()
+
+
+def test_a_queue_that_takes_nothing_fails_the_step(slurm: Any, tmp_path: Path) -> None:
+    slurm(*[("REFUSED", 0.0)] * 10)
+    with pytest.raises(StepError, match=r"was not taken there .*lost 4 times"):
+        run_with("slurm", tmp_path / "run")
+    assert not list((tmp_path / "run" / "carried").iterdir())
+
+
+def test_a_run_that_goes_on_here_ends_what_was_left_in_a_queue(slurm: Any, base_cache: Path, tmp_path: Path) -> None:
+    root = slurm()
+    left = tmp_path / "run" / "carried" / "f~a-1"
+    with pytest.raises(KeyboardInterrupt):
+        hf.run(study_of(), tmp_path / "run", workers=1, listener=_interrupt)
+    left.mkdir(parents=True)
+    (left / "job").write_text("slurm 4711")
+    hf.run(study_of(), tmp_path / "run", workers=1)
+    assert (root / "state" / "4711").read_text().startswith("CANCELLED") and not left.exists()
+
+
+def _interrupt(_: StepProgress) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_job_goes_on_when_it_is_warned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """submitit would stop the step at Slurm's warning, or have it put back into the queue."""
+    (tmp_path / "out").mkdir()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    job = Job(
+        folder=tmp_path,
+        attempt="f~1",
+        digest="0",
+        weights_root=tmp_path,
+        scratch=tmp_path,
+        means=Means(),
+        clerk=None,
+        permitted=(),
+        variables={"CUDA_VISIBLE_DEVICES": None},
+    )
+    before = signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+    try:
+        assert not carry_job(job)  # there is no slice
+        assert signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 @pytest.mark.parametrize(("state", "jobs_tried"), [("OUT_OF_MEMORY", 4), ("FAILED", 4)])

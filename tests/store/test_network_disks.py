@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from builders.rewarded_study import paid_study, verdict
 from builders.smoke_study import SMOKE
 
 import holdfast as hf
+from holdfast.models.fakes import FakeProvider
+from holdfast.models.remote.ledger import read_spending
 from holdfast.records import disks
-from holdfast.records.errors import StoreError
+from holdfast.records.errors import StepError, StoreError
 from holdfast.runs import execution
 from holdfast.runs.execution import StepProgress
 from holdfast.store import DATABASE, Store
@@ -104,3 +107,18 @@ def test_readers_wait_for_the_first_snapshot_and_writers_for_each_other(
         assert shown.returncode == 0, shown.stderr
     with Store(tmp_path / "run") as reader:
         assert reader.meta("a") == "2"
+
+
+def test_calls_of_a_run_on_a_network_disk_are_in_its_ledger(
+    base_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_DISK", "network")
+    with FakeProvider(answers=verdict) as provider:
+        study = paid_study(provider.base_url)
+        with pytest.raises(StepError, match="the budget of 3 calls is spent"):
+            hf.run(study, tmp_path / "run", workers=2, max_calls=3)
+        assert len(provider.bill) == 3
+        (spent,) = read_spending(tmp_path / "run" / "calls.db")
+        assert spent.calls == 3
+        hf.run(study, tmp_path / "run", workers=2)
+        assert len({one.digest for one in provider.bill}) == len(provider.bill) > 3

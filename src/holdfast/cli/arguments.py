@@ -261,6 +261,7 @@ def _add_carry(command: argparse.ArgumentParser) -> None:
     command.add_argument("--weights", type=Path, metavar="DIR", help=words)
     words = "carry out a stage by a program, too: its command runs here"
     command.add_argument("--allow-command", action="store_true", help=words)
+    _add_budget(command)
 
 
 def _add_run_commands(commands: Any) -> None:

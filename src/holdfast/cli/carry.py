@@ -10,6 +10,10 @@ def carry_out(options: argparse.Namespace) -> tuple[str, int]:
     from holdfast.runs.carrying.carry import carry_to_directory
 
     done = carry_to_directory(
-        options.slice, options.output, weights_root=options.weights, allow_command=options.allow_command
+        options.slice,
+        options.output,
+        weights_root=options.weights,
+        allow_command=options.allow_command,
+        budget={"max_calls": options.max_calls, "max_cost": options.max_cost},
     )
     return f"{options.output}: the step's outcomes{'' if done else ', the last of which is its failure'}", int(not done)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import sqlite3
@@ -54,6 +55,15 @@ def read_bytes(path: Path | str, most: int, *, subject: str | None = None, remed
         raise StudyError(f"{subject} is no path ({error}); {remedy}") from error
     require(len(data) <= most, f"{subject} has more than {most >> 20} MiB; give a smaller file")
     return data
+
+
+def read_number(variable: str, otherwise: float) -> float:
+    """The positive number that a variable of the environment holds, or ``otherwise``. Errors: StudyError."""
+    told = os.environ.get(variable) or str(otherwise)
+    with contextlib.suppress(ValueError):
+        if 0 < float(told) < math.inf:
+            return float(told)
+    raise StudyError(f"{variable} is {told!r:.80}; set it to a number above 0")
 
 
 def check_expansion(place: object, expanded: int, packed: int, remedy: str) -> None:

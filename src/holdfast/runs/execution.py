@@ -7,6 +7,7 @@ the work, where an engine runs it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from holdfast.records.disks import is_shared
-from holdfast.records.errors import StepError
+from holdfast.records.errors import HoldfastError, StepError
 from holdfast.records.machine import describe_machine
 from holdfast.records.processes import hand_back_memory
 from holdfast.runs.costs.outlook import Outlook
@@ -24,7 +25,7 @@ from holdfast.runs.engines.engine import Engine
 from holdfast.runs.engines.opening import LOCAL, open_engine
 from holdfast.runs.plan.settings import JudgeSettings, RolloutSettings
 from holdfast.runs.plan.step import Plan, Step
-from holdfast.runs.steps.outcomes import Batch, Began, End, Failure, Finished, Lost, Progress
+from holdfast.runs.steps.outcomes import Batch, Began, End, Failure, Finished, Lost, Progress, describe_failure
 from holdfast.runs.waiting import Waiting
 from holdfast.store import Store, weights
 from holdfast.store.database import PRIVATE_DIRECTORY, PRIVATE_FILE
@@ -103,7 +104,10 @@ class _Execution:
         queued = engine.queues(step)
         self.running[step.fingerprint] = _Running(step, time.monotonic(), done, queued)
         self._tell(step.fingerprint, "queued" if queued else "started")
-        engine.submit(step)
+        try:
+            engine.submit(step)
+        except (HoldfastError, OSError) as error:
+            self._fail(self.running[step.fingerprint], describe_failure(error, self.store.path))
 
     def deliver(self, fingerprint: str, outcome: Any) -> None:
         """Take one outcome of a running step: commit it, and tell the listener."""
@@ -118,6 +122,7 @@ class _Execution:
                 self._tell(fingerprint, "running")
             case Began():  # from now on: what waited for a place was not at work
                 at.since, at.node, at.queued = time.monotonic(), outcome.node, False
+                _note_machines(self.store, [outcome.machine])
                 self._tell(fingerprint, "started")
             case Finished():
                 self._finish(at.step, outcome)
@@ -142,12 +147,16 @@ class _Execution:
         now = time.monotonic()
         if not self.snapshots or now < self.next_snapshot:
             return
-        self.store.write_snapshot()
+        with contextlib.suppress(HoldfastError, OSError):  # the work goes on where there is no room for a copy of it
+            self.store.write_snapshot()
         self.next_snapshot = time.monotonic() + max(SNAPSHOT_SECONDS, 20 * (time.monotonic() - now))
 
     def _put_back(self, at: _Running, lost: Lost) -> None:
         """A step goes back to those that wait, unless it was lost too often."""
         name = at.step.fingerprint
+        if self.store.log.steps()[name].status == "done":  # it was lost after all that it had to say
+            self.deliver(name, End())
+            return
         self.lost[name] += lost.counted
         if self.lost[name] > MOST_LOST:
             self._fail(at, Failure(message=f"{lost.message} (lost {self.lost[name]} times)", log=""))
@@ -276,7 +285,6 @@ def execute(
     try:
         for note in engine.notes:
             warn(note)
-        _note_machines(store, engine.machines)
         while True:
             while (step := state.queue.find(engine.takes)) is not None:
                 state.start(step, engine)

@@ -11,8 +11,10 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from holdfast.records.errors import BudgetSpent, StoreError
 
 Ask = Callable[[str, Mapping[str, Any]], Any]  # a method of the ledger and what it is given, as JSON
 _MOST_BYTES = 256 << 20  # of a message
+_BACKLOG, _PAUSE_SECONDS = 128, 0.2
 _WAITING = ("intend", "settle", "withdraw")
 
 
@@ -111,7 +114,7 @@ class ClerkServer:
 
     def __init__(self, clerk: Clerk, token: str, *, host: str) -> None:
         self._clerk, self._closed = clerk, False
-        self._listener = Listener((host, 0), authkey=token.encode())
+        self._token, self._listener = token.encode(), Listener((host, 0), backlog=_BACKLOG)
         port = self._listener.address[1]
         self.address = (host if host == "127.0.0.1" else socket.gethostname(), int(port))
         threading.Thread(target=self._accept, daemon=True).start()
@@ -120,9 +123,10 @@ class ClerkServer:
         while True:
             try:
                 connection = self._listener.accept()
-            except OSError:
-                return  # it was closed
             except Exception:
+                if self._closed:
+                    return
+                time.sleep(_PAUSE_SECONDS)  # as where no more files may be open: others will end
                 continue
             if self._closed:
                 connection.close()
@@ -130,7 +134,10 @@ class ClerkServer:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: Connection[Any, Any]) -> None:
-        with contextlib.suppress(EOFError, OSError), connection:
+        # Who is no step of this run, or says nothing, keeps none but this thread.
+        with contextlib.suppress(EOFError, OSError, ValueError, AuthenticationError), connection:
+            deliver_challenge(connection, self._token)
+            answer_challenge(connection, self._token)
             while True:
                 asked = json.loads(connection.recv_bytes(_MOST_BYTES))
                 try:

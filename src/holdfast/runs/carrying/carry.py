@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from holdfast.records.errors import StoreError, require
 from holdfast.records.extensions import allow
+from holdfast.records.machine import describe_machine
 from holdfast.records.outputs import write_file
 from holdfast.runs.carrying.cutting import Slice, read_slice
 from holdfast.runs.carrying.envelopes import pack
@@ -52,16 +53,19 @@ def carry(
             raise _NotSentError from error
 
     step = replace(piece.step, means=means or Means())
-    emit(Began(node=node or os.uname().nodename))
     try:
-        carry_out(step, piece.path, emit, weights_root=weights_root, scratch=scratch)
+        emit(Began(node=node or os.uname().nodename, machine=describe_machine()))
+        try:
+            carry_out(step, piece.path, emit, weights_root=weights_root, scratch=scratch)
+        except _NotSentError:
+            raise
+        except Exception as error:
+            emit(describe_failure(error, piece.path))
+            return False
+        emit(End())
     except _NotSentError as error:
         assert error.__cause__ is not None
         raise error.__cause__ from None
-    except Exception as error:
-        emit(describe_failure(error, piece.path))
-        return False
-    emit(End())
     return True
 
 
@@ -76,15 +80,24 @@ def carry_to_directory(
     weights_root: Path | None = None,
     scratch: Path | None = None,
     allow_command: bool = False,
+    budget: Mapping[str, float | None] | None = None,
 ) -> bool:
     """Carry out the step of a slice into the new or empty directory ``output``; whether it succeeded.
 
     Weights lie in the slice unless a ``weights_root`` is given, the step's own directory in the output. A stage by a
-    program is carried out where ``allow_command`` says so. Errors: StudyError for an output that holds something,
+    program is carried out where ``allow_command`` says so, one that asks remote models within a ``budget``
+    (``max_calls``, ``max_cost``). Errors: StudyError for an output that holds something and for calls without a budget,
     StoreError for a slice that cannot be read or was changed.
     """
     piece = read_slice(slice_path)
     admit(piece.step, allow_command)
+    asked = sorted(one.model for one in piece.step.settings.speakers().values() if one.entry.kind == "remote")
+    bound = {name: most for name, most in (budget or {}).items() if most is not None}
+    require(
+        not asked or bool(bound),
+        f"{piece.step.name}: asks {', '.join(dict.fromkeys(asked))}, which may be paid for; say how much with"
+        " --max-calls or --max-cost",
+    )
     require(not output.exists() or not any(output.iterdir()), f"{output}: is not empty; choose another output")
     output.mkdir(mode=0o700, parents=True, exist_ok=True)
     root = weights_root or slice_path / WEIGHTS
@@ -100,7 +113,8 @@ def carry_to_directory(
         write_file(output / f"{count:06d}{SUFFIX}", data)
         count += 1
 
-    return carry(piece, send, weights_root=root, scratch=scratch or output / SCRATCH)
+    means = Means(budget=bound)
+    return carry(piece, send, weights_root=root, scratch=scratch or output / SCRATCH, means=means)
 
 
 def admit(step: Step, allow_command: bool) -> None:

@@ -6,7 +6,9 @@ step's own directory, which whoever takes them lays under its own.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -19,6 +21,7 @@ from holdfast.runs.steps.outcomes import Batch, Began, End, Failure, Finished, L
 from holdfast.store.weights import digest_directory
 
 Travelling = Batch | Progress | Finished | Began | End | Failure | Lost
+_LOG_KIND = re.compile(r"[.\w]*")  # what is added to the name of a step's log
 _CONFIG = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="constants", extra="forbid")
 # In a tuple: a dataclass alone would take no settings but its own.
 _KINDS: dict[str, TypeAdapter[Any]] = {
@@ -31,7 +34,7 @@ _KINDS: dict[str, TypeAdapter[Any]] = {
 class Envelope:
     """One outcome: of which attempt, and which of its outcomes, counted from 0.
 
-    ``digests`` are those of the directories of weights that it leaves, by their names.
+    ``digests`` are those of the directories of weights that it leaves, by their paths in the step's directory.
     """
 
     attempt: str
@@ -44,13 +47,19 @@ def pack(attempt: str, number: int, outcome: Travelling | Outcome, scratch: Path
     """An outcome as bytes; what it left lies in ``scratch``. Errors: StoreError for what lies elsewhere."""
     digests: dict[str, str] = {}
     if isinstance(outcome, Finished):
-        digests = {place.name: digest_directory(place) for _, place in outcome.checkpoints if place is not None}
+        left = [place for _, place in outcome.checkpoints if place is not None]
+        digests = {_within(place, scratch).as_posix(): digest_directory(place) for place in left}
         made = tuple((one, place and _within(place, scratch)) for one, place in outcome.checkpoints)
         logs = {kind: _within(log, scratch) for kind, log in outcome.logs.items()}
         outcome = replace(outcome, checkpoints=made, logs=logs)
     kind = type(outcome).__name__
-    head = json.dumps({"attempt": attempt, "number": number, "kind": kind, "digests": digests})
-    return head.encode() + b"\n" + _KINDS[kind].dump_json((outcome,))
+    body = _KINDS[kind].dump_json((outcome,))
+    told = {"attempt": attempt, "number": number, "kind": kind, "digests": digests, "body": _digest(body)}
+    return json.dumps(told).encode() + b"\n" + body
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 def unpack(data: bytes, scratch: Path) -> Envelope:
@@ -58,6 +67,8 @@ def unpack(data: bytes, scratch: Path) -> Envelope:
     try:
         head, _, body = data.partition(b"\n")
         told = json.loads(head)
+        if told["body"] != _digest(body):
+            raise ValueError("it is not as it was sent")
         (outcome,) = _KINDS[told["kind"]].validate_json(body)
         envelope = Envelope(
             attempt=str(told["attempt"]),
@@ -71,6 +82,8 @@ def unpack(data: bytes, scratch: Path) -> Envelope:
     if isinstance(outcome, Finished):
         made = tuple((one, place and place_below(place, scratch)) for one, place in outcome.checkpoints)
         logs = {kind: place_below(log, scratch) for kind, log in outcome.logs.items()}
+        if strange := [kind for kind in logs if not _LOG_KIND.fullmatch(kind)]:
+            raise StoreError(f"{strange[0]!r:.80} is no kind of log; the outcome is not taken")
         envelope = replace(envelope, outcome=replace(outcome, checkpoints=made, logs=logs))
     return envelope
 

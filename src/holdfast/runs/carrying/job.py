@@ -8,6 +8,8 @@ ATTEMPT/out/beat      touched while the process lives
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,8 @@ class Job:
     """An attempt as a job: where it lies, its name, and the digest of its slice as the driver wrote it.
 
     ``means`` say how remote models are reached, ``clerk`` at which address the run's ledger is asked, with which token;
-    ``permitted`` is what of others' code the driver's study names.
+    ``permitted`` is what of others' code the driver's study names, ``variables`` what the process is to have in its
+    environment, None for what it is not to have.
     """
 
     folder: Path
@@ -39,6 +42,7 @@ class Job:
     means: Means
     clerk: tuple[tuple[str, int], str] | None
     permitted: tuple[Any, ...]
+    variables: Mapping[str, str | None]
 
 
 def runs_programs() -> bool:
@@ -48,6 +52,11 @@ def runs_programs() -> bool:
 
 def carry_job(job: Job) -> bool:
     """Carry out an attempt's slice; whether that succeeded."""
+    # By it submitit has a job stopped that is about to be taken away, or put it back into the queue. Slurm's own word
+    # is what counts, and until then there is work to do.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    for name, value in job.variables.items():
+        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
     out, count = job.folder / OUT, 0
     allow(job.permitted)
 

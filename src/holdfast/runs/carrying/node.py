@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 import re
@@ -10,16 +11,17 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from holdfast.models.remote.clerk import FarLedger
+from holdfast.records.errors import StoreError
 from holdfast.records.extensions import allow
 from holdfast.records.machine import describe_machine
-from holdfast.runs.carrying.cache import hold_weights, node_cache
+from holdfast.runs.carrying.cache import Sizes, hold_weights, node_cache
 from holdfast.runs.carrying.carry import admit, beating, carry
 from holdfast.runs.carrying.cutting import STEP_FILE, Slice, read_slice
 from holdfast.runs.carrying.envelopes import pack, unpack
@@ -29,6 +31,8 @@ from holdfast.runs.plan.step import Means
 from holdfast.runs.steps.outcomes import Finished, describe_failure
 from holdfast.store import DATABASE
 
+_STEP_DIRECTORY = "holdfast-step-"
+_OLD_SECONDS = 60.0
 _ATTACHED = re.compile(rf"{ATTACHED}(\.\w{{1,16}})?")
 
 
@@ -103,12 +107,30 @@ def carry_on_node(order: Order, ask: Callable[..., Any], name: str, *, allow_com
     Errors: StoreError for an attempt that is over, and whatever kept the driver from being reached.
     """
     allow(order.permitted)
-    root = Path(tempfile.mkdtemp(prefix="holdfast-step-"))
+    with _own_directory() as root, beating(lambda: ask("beat", order.token, order.attempt)):
+        return _carry(order, ask, name, root, allow_command)
+
+
+@contextlib.contextmanager
+def _own_directory() -> Iterator[Path]:
+    """A temporary directory of a step, which is held; those of processes that were killed go."""
+    for old in Path(tempfile.gettempdir()).glob(f"{_STEP_DIRECTORY}*"):
+        with contextlib.suppress(OSError):  # somebody else's, or held
+            held = os.open(old, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - os.fstat(held).st_mtime > _OLD_SECONDS:  # not one that is being made
+                    shutil.rmtree(old, ignore_errors=True)
+            finally:
+                os.close(held)
+    root = Path(tempfile.mkdtemp(prefix=_STEP_DIRECTORY))
+    held = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with beating(lambda: ask("beat", order.token, order.attempt)):
-            return _carry(order, ask, name, root, allow_command)
+        fcntl.flock(held, fcntl.LOCK_SH)
+        yield root
     finally:
         shutil.rmtree(root, ignore_errors=True)
+        os.close(held)
 
 
 def _carry(order: Order, ask: Callable[..., Any], name: str, root: Path, allow_command: bool) -> bool:
@@ -132,7 +154,7 @@ def _carry(order: Order, ask: Callable[..., Any], name: str, root: Path, allow_c
 
 def _account(order: Order, ask: Callable[..., Any], method: str, given: Mapping[str, Any]) -> Any:
     """Ask the run's ledger, beside the driver."""
-    return ask("account", order.token, order.attempt, order.means.budget, method, given)
+    return ask("account", order.token, order.attempt, method, given)
 
 
 def _open_slice(order: Order, path: Path, allow_command: bool) -> Slice:
@@ -150,13 +172,31 @@ def _weights(
     if shared:
         return contextlib.nullcontext(Path(order.sharing.weights))
 
-    def fetch(digest: str, part: Path) -> None:
-        for file, size in ask("list_weights", order.token, digest):
-            with (part / Path(file).name).open("wb") as stream:
-                while (at := stream.tell()) < size:
-                    stream.write(ask("read_weights", order.token, digest, file, at))
+    return hold_weights(node_cache(), piece.weights, _FromDriver(order, ask))
 
-    return hold_weights(node_cache(), piece.weights, fetch)
+
+@dataclass(frozen=True, slots=True)
+class _FromDriver:
+    """Weights as the driver gives them out, in pieces."""
+
+    order: Order
+    ask: Callable[..., Any]
+
+    def sizes(self, digest: str) -> Sizes:
+        """The files of a digest, and how large they are."""
+        return [(Path(file).name, int(size)) for file, size in self._ask("list_weights", digest)]
+
+    def fetch(self, digest: str, files: Sizes, part: Path) -> None:
+        """Write the files of a digest into the empty directory ``part``. Errors: StoreError for one that shrinks."""
+        for file, size in files:
+            with (part / file).open("wb") as stream:
+                while (at := stream.tell()) < size:
+                    if not (piece := self._ask("read_weights", digest, file, at)):
+                        raise StoreError(f"{digest}: {file} ends at {at:,} of {size:,} bytes; it has changed there")
+                    stream.write(piece)
+
+    def _ask(self, method: str, *given: Any) -> Any:
+        return self.ask(method, self.order.token, self.order.attempt, *given)
 
 
 def _hand_over(data: bytes, scratch: Path, order: Order, ask: Callable[..., Any]) -> None:

@@ -31,7 +31,9 @@ class Outbox:
     def __init__(self, token: str, weights_root: str, ledger: str = "") -> None:
         self._token, self._root = token, Path(weights_root)
         self._ledger, self._clerks = Path(ledger), dict[Budget, Clerk]()
-        self._open: dict[str, Path] = {}  # attempt → where files that it leaves are laid
+        # attempt → where files that it leaves are laid, and what may be spent for it
+        self._open: dict[str, tuple[Path, Budget]] = {}
+        self._held: dict[str, threading.Lock] = {}  # by digest: weights are held against it by one at a time
         self._waiting: deque[tuple[str, bytes]] = deque()
         self._bytes = 0
         self._beats: set[str] = set()
@@ -44,26 +46,27 @@ class Outbox:
             return self._root
         if attempt not in self._open:
             raise StoreError(f"the attempt {attempt[:80]} is over; nothing more is taken of it")
-        return self._open[attempt]
+        return self._open[attempt][0]
 
     # --- for the driver ---------------------------------------------------------------------------------------
 
-    def begin(self, token: str, attempt: str, scratch: str) -> None:
-        """Take what an attempt says from now on, and lay its files into ``scratch``."""
+    def begin(self, token: str, attempt: str, scratch: str, budget: Mapping[str, Any]) -> None:
+        """Take what an attempt says from now on, lay its files into ``scratch``, and hold its calls to a ``budget``."""
         self._check(token)
         with self._changed:
-            self._open[attempt] = Path(scratch)
+            self._open[attempt] = Path(scratch), Budget(**budget)
 
     def end(self, token: str, attempt: str) -> None:
         """Take nothing more of an attempt."""
         self._check(token)
-        for clerk in self._clerks.values():
-            clerk.dismiss(attempt)
         with self._changed:
+            clerks = [*self._clerks.values()]
             self._open.pop(attempt, None)
             kept = [one for one in self._waiting if one[0] != attempt]
             self._waiting, self._bytes = deque(kept), sum(len(data) for _, data in kept)
             self._changed.notify_all()
+        for clerk in clerks:
+            clerk.dismiss(attempt)
 
     def take(self, token: str, seconds: float) -> tuple[list[tuple[str, bytes]], list[str]]:
         """What was said since the last time, waiting so long for something, and which attempts gave signs of life."""
@@ -106,32 +109,34 @@ class Outbox:
             stream.write(data)
         self.beat(token, attempt)
 
-    def account(
-        self, token: str, attempt: str, budget: Mapping[str, Any], method: str, given: Mapping[str, Any]
-    ) -> Any:
+    def account(self, token: str, attempt: str, method: str, given: Mapping[str, Any]) -> Any:
         """Carry out a method of the run's ledger for an attempt. Errors: BudgetSpent, StoreError."""
-        self._check(token, attempt)
-        bound = Budget(**budget)
         with self._changed:
+            self._check(token, attempt)
+            bound = self._open[attempt][1]
             clerk = self._clerks.setdefault(bound, Clerk(self._ledger, bound))
         self.beat(token, attempt)
         return clerk.answer(attempt, method, given)
 
-    def list_weights(self, token: str, digest: str) -> list[tuple[str, int]]:
+    def list_weights(self, token: str, attempt: str, digest: str) -> list[tuple[str, int]]:
         """Files of the weights of a digest, with their sizes. Errors: StoreError where they are gone or changed."""
-        directory = self._weights(token, digest)
-        if not (directory.is_dir() and holds(directory, digest)):
+        directory = self._weights(token, attempt, digest)
+        with self._changed:
+            lock = self._held.setdefault(digest, threading.Lock())
+        with lock:  # nodes that ask for the same wait for one look, whose result is kept
+            whole = directory.is_dir() and holds(directory, digest)
+        if not whole:
             raise StoreError(f"{directory}: does not hold the weights of this digest; restore them from a copy")
         return [(path.name, path.stat().st_size) for path in sorted(directory.iterdir())]
 
-    def read_weights(self, token: str, digest: str, name: str, offset: int) -> bytes:
+    def read_weights(self, token: str, attempt: str, digest: str, name: str, offset: int) -> bytes:
         """A part of a file of weights."""
-        with place_below(Path(name), self._weights(token, digest)).open("rb") as stream:
+        with place_below(Path(name), self._weights(token, attempt, digest)).open("rb") as stream:
             stream.seek(offset)
             return stream.read(CHUNK_BYTES)
 
-    def _weights(self, token: str, digest: str) -> Path:
-        root = self._check(token)
+    def _weights(self, token: str, attempt: str, digest: str) -> Path:
+        self._check(token, attempt)
         if len(digest) != 64 or not digest.isalnum():
             raise StoreError(f"{digest[:80]!r} is no digest of weights")
-        return root / digest
+        return self._root / digest

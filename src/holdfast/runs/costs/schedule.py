@@ -36,10 +36,10 @@ def schedule(steps: Sequence[Step], seconds: Callable[[Step], float]) -> Schedul
     path, found, places = longest_path(steps, seconds), list[tuple[int, float]](), 1
     while places <= _MOST_PLACES:
         found.append((places, time_on_clock(steps, seconds, places)))
-        if found[-1][1] <= path * (1 + 1e-9):
-            break
         if len(found) > 1 and found[-1][1] > found[-2][1] * (1 - _HELPS):
             found.pop()
+            break
+        if found[-1][1] <= path * (1 + 1e-9):
             break
         places *= 2
     return Schedule(critical_path=path, by_places=tuple(found))

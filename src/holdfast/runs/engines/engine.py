@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from holdfast.runs.plan.step import Step
@@ -20,10 +20,6 @@ class Engine(Protocol):
     @property
     def notes(self) -> Sequence[str]:
         """What of the machines that it uses people should know before the work, a line each."""
-
-    @property
-    def machines(self) -> Sequence[Mapping[str, str]]:
-        """The machines that it uses, as far as it knows them (``records.machine``), this one apart."""
 
     def takes(self, step: Step) -> bool:
         """Whether there is a place for a step now."""

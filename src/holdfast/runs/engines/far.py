@@ -10,17 +10,17 @@ unfinished work has gone to the attempt after it.
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from holdfast.records.errors import HoldfastError, StoreError
+from holdfast.records.inputs import read_number
 from holdfast.runs.carrying.cutting import cut
 from holdfast.runs.carrying.envelopes import unpack
 from holdfast.runs.engines.engine import Deliver
@@ -34,7 +34,7 @@ from holdfast.runs.plan.settings import (
     StartSettings,
 )
 from holdfast.runs.plan.step import Step
-from holdfast.runs.steps.outcomes import End, Failure, Finished, Lost, describe_failure
+from holdfast.runs.steps.outcomes import End, Failure, Finished, Lost
 from holdfast.store import Store, weights
 from holdfast.store.places import CARRIED
 from holdfast.study.command import CommandSection
@@ -68,8 +68,8 @@ def stays(step: Step, *, programs: bool = False) -> bool:
 
 
 def silence_seconds() -> float:
-    """How long a step may give no sign of life; the environment may say otherwise."""
-    return float(os.environ.get(SILENCE_VARIABLE) or SILENCE_SECONDS)
+    """How long a step may give no sign of life; the environment may say otherwise. Errors: StudyError."""
+    return read_number(SILENCE_VARIABLE, SILENCE_SECONDS)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -139,9 +139,15 @@ class Attempts:
                 yield Lost(message="the step says that it made other checkpoints than it was to make")
                 return
             for _, place in outcome.checkpoints:
-                if place is not None and not _is_whole(place, envelope.digests.get(place.name)):
-                    yield Lost(message=f"what the step left in {place.name} did not arrive whole")
+                if place is None:
+                    continue
+                name = place.relative_to(attempt.scratch).as_posix()
+                if not _is_whole(place, envelope.digests.get(name)):
+                    yield Lost(message=f"what the step left in {name} did not arrive whole")
                     return
+            if lacking := [log for log in outcome.logs.values() if not log.is_file()]:
+                yield Lost(message=f"the step's log {lacking[0].name} did not arrive")
+                return
         attempt.expected += 1
         attempt.heard = time.monotonic()
         yield outcome
@@ -152,15 +158,15 @@ def _is_whole(place: Path, digest: str | None) -> bool:
 
 
 class FarEngine(ABC):
-    """Carries out steps beside the driver and on other machines; ``where`` says what it is called in messages."""
+    """Carries out steps beside the driver and on other machines."""
 
     def __init__(self, store: Store, near: Workers) -> None:
+        silence_seconds()  # which refuses what is no number, before the work
         self._store, self._near = store, near
         self.notes: Sequence[str] = ()
-        self.machines: Sequence[Mapping[str, str]] = ()
         self.attempts = Attempts(store)
         self._discard_old()
-        self._failed: list[tuple[str, Failure]] = []
+        self._lost: list[tuple[str, Lost]] = []
 
     def takes(self, step: Step) -> bool:
         """Whether there is a place for a step, here or elsewhere."""
@@ -174,15 +180,25 @@ class FarEngine(ABC):
         return stays(step, programs=is_program(step) and self.runs_programs())
 
     def submit(self, step: Step) -> None:
-        """Give a step to a worker of this machine, or launch an attempt at it."""
+        """Give a step to a worker of this machine, or launch an attempt at it.
+
+        Errors: HoldfastError, OSError for a step that cannot be carried out. What a cluster does not take is lost.
+        """
         if self._stays(step):
             self._near.submit(step)
             return
+        attempt = self.attempts.begin(step)
         try:
-            attempt = self.attempts.begin(step)
             self.launch(attempt)
-        except (HoldfastError, OSError) as error:
-            self._failed.append((step.fingerprint, describe_failure(error, self._store.path)))
+        except BaseException as error:
+            self.cancel(attempt)
+            self.attempts.end(attempt)
+            if isinstance(error, HoldfastError | OSError) or not isinstance(error, Exception):
+                raise
+            told = " ".join(str(error).split())[:300]
+            # Where others are under way there it will be taken later; what is never taken is to end.
+            lost = Lost(message=f"was not taken there ({told})", counted=not self.attempts.open)
+            self._lost.append((step.fingerprint, lost))
 
     def wait(self, deliver: Deliver) -> None:
         """Deliver what comes next, of whichever machine."""
@@ -193,8 +209,8 @@ class FarEngine(ABC):
             told = True
             deliver(fingerprint, outcome)
 
-        while self._failed:
-            tell(*self._failed.pop())
+        while self._lost:
+            tell(*self._lost.pop())
         while not told:
             if self._near.is_busy:
                 self._near.wait(tell, 0.02 if self.attempts.open else None)
@@ -202,6 +218,7 @@ class FarEngine(ABC):
                 self._deliver_far(tell, 0.02 if self._near.is_busy else 1.0)
 
     def _deliver_far(self, tell: Deliver, seconds: float) -> None:
+        now = time.monotonic()  # before what takes its time here
         for attempt, outcome in self.poll(seconds):
             if attempt.name not in self.attempts.open:
                 continue
@@ -209,7 +226,7 @@ class FarEngine(ABC):
                 self.attempts.end(attempt)
                 self.forget(attempt)
             tell(attempt.step.fingerprint, outcome)
-        now, limit = time.monotonic(), silence_seconds()
+        limit = silence_seconds()
         for attempt in [one for one in self.attempts.open.values() if now - one.heard > limit]:
             self.cancel(attempt)
             self.attempts.end(attempt)
@@ -226,9 +243,12 @@ class FarEngine(ABC):
     def _discard_old(self) -> None:
         """End and remove the attempts of a driver that is no more."""
         if self.attempts.folder.is_dir():
-            for folder in self.attempts.folder.iterdir():
-                self.discard(folder)
-                shutil.rmtree(folder, ignore_errors=True)
+            for place in self.attempts.folder.iterdir():
+                if place.is_dir():
+                    self.discard(place)
+                    shutil.rmtree(place, ignore_errors=True)
+                else:
+                    place.unlink(missing_ok=True)
         else:
             self.attempts.folder.mkdir(mode=0o700)
 

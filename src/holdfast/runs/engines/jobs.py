@@ -11,6 +11,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,12 +26,13 @@ from holdfast.records.extensions import allowed
 from holdfast.runs.carrying.carry import SUFFIX
 from holdfast.runs.carrying.job import BEAT, OUT, Job, carry_job, runs_programs
 from holdfast.runs.engines.far import Attempt, FarEngine, stays
-from holdfast.runs.engines.local import THREAD_VARIABLES, Workers, worker_surroundings
+from holdfast.runs.engines.local import THREAD_VARIABLES, Workers, one_thread
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Lost
 from holdfast.store import Store
 from holdfast.store.places import LEDGER
 
+_DEVICES = ("CUDA_VISIBLE_DEVICES",)
 LOOK_SECONDS = {"slurm": 2.0, "jobs": 0.1}
 STATE_SECONDS = {"slurm": 60.0, "jobs": 1.0}  # between two questions to the queue
 _JOB_FILE = "job"
@@ -63,6 +65,7 @@ class JobEngine(FarEngine):
         self._ending: list[Any] = []  # jobs of this machine that have said their end, whose processes are going
         self._clerk: Clerk | None = None
         self._server: ClerkServer | None = None
+        self._most = _MOST_JOBS if queue == "slurm" else near.count
         super().__init__(store, near)
 
     def _executor(self, attempt: Attempt) -> Any:
@@ -87,7 +90,7 @@ class JobEngine(FarEngine):
 
     def has_place(self) -> bool:
         """Whether the queue may be given one more job."""
-        return len(self._jobs) < (_MOST_JOBS if self._queue == "slurm" else self._near.count)
+        return len(self._jobs) < self._most
 
     def runs_programs(self) -> bool:
         """Whether this process may run programs elsewhere: jobs take its environment with them."""
@@ -105,11 +108,17 @@ class JobEngine(FarEngine):
             means=attempt.step.means,
             clerk=self._open_clerk(attempt.step),
             permitted=allowed(),
+            # submitit hides the accelerators of this machine from jobs that name none.
+            variables={name: os.environ.get(name) for name in _DEVICES} if self._queue == "jobs" else {},
         )
-        with worker_surroundings():
-            handle = self._executor(attempt).submit(carry_job, job)
-        (attempt.folder / _JOB_FILE).write_text(str(handle.job_id), encoding="ascii")
+        try:
+            with one_thread():
+                handle = self._executor(attempt).submit(carry_job, job)
+        except RuntimeError:
+            self._most = max(1, len(self._jobs))  # a queue that takes no more, by a bound of its own
+            raise
         self._jobs[attempt.name] = _Job(handle)
+        (attempt.folder / _JOB_FILE).write_text(f"{self._queue} {handle.job_id}", encoding="ascii")
 
     def _open_clerk(self, step: Step) -> tuple[tuple[str, int], str] | None:
         """Where a step that asks remote models asks the run's ledger, and with which token; None for any other."""
@@ -148,7 +157,9 @@ class JobEngine(FarEngine):
 
     def _read(self, attempt: Attempt) -> Iterator[Any]:
         out = attempt.folder / OUT
-        there = {path.name for path in out.iterdir()}  # which makes a network disk look anew
+        there = set[str]()
+        with contextlib.suppress(OSError):  # of a network disk that stumbles; the next look may succeed
+            there = {path.name for path in out.iterdir()}  # which makes such a disk look anew
         while attempt.name in self.attempts.open and (name := f"{attempt.expected:06d}{SUFFIX}") in there:
             there.discard(name)
             yield from self.attempts.take(attempt, _read_whole(out / name))
@@ -186,7 +197,9 @@ class JobEngine(FarEngine):
         state = states.get(attempt.name, "UNKNOWN").upper()
         if state in _UNDER_WAY:
             return None
-        taken_away = any(word in state for word in _TAKEN_AWAY)
+        # A time that ran out before anything came of the step will do so again.
+        in_vain = "TIMEOUT" in state and attempt.expected <= 1
+        taken_away = any(word in state for word in _TAKEN_AWAY) and not in_vain
         return Lost(message=f"its job ended without an end of the step ({state})", counted=not taken_away)
 
     def cancel(self, attempt: Attempt) -> None:
@@ -205,14 +218,19 @@ class JobEngine(FarEngine):
 
     def discard(self, folder: Path) -> None:
         """Cancel the job of an attempt of an earlier driver."""
-        with contextlib.suppress(Exception):
+        cancel_job(folder)
+
+
+def cancel_job(folder: Path) -> None:
+    """End the job of an attempt by what its driver left in its ``folder``, as far as that can be done."""
+    with contextlib.suppress(Exception):
+        queue, identity = (folder / _JOB_FILE).read_text(encoding="ascii").split()
+        if queue == "slurm":
             import submitit
 
-            identity = (folder / _JOB_FILE).read_text(encoding="ascii").strip()
-            if self._queue == "slurm":
-                submitit.SlurmJob(folder=folder / "log", job_id=identity).cancel(check=False)
-            elif str(folder.absolute()).encode() in Path(f"/proc/{int(identity)}/cmdline").read_bytes():
-                os.kill(int(identity), 15)
+            submitit.SlurmJob(folder=folder / "log", job_id=identity).cancel(check=False)
+        elif str(folder.absolute()).encode() in Path(f"/proc/{int(identity)}/cmdline").read_bytes():
+            os.kill(int(identity), signal.SIGINT)  # at which it ends what it has started
 
 
 def _read_whole(file: Path) -> bytes:
@@ -227,10 +245,11 @@ def _read_whole(file: Path) -> bytes:
 def require_queue(queue: str) -> None:
     """Refuse a queue that is not here. Errors: StudyError in one line."""
     require(find_spec("submitit") is not None, f"--engine {queue}: needs the package submitit; {pip_install('slurm')}")
-    require(
-        queue != "slurm" or shutil.which("sbatch") is not None,
-        "--engine slurm: there is no sbatch on PATH; run where Slurm is, or choose another engine",
-    )
+    for command in ("sbatch", "sacct", "scancel"):
+        require(
+            queue != "slurm" or shutil.which(command) is not None,
+            f"--engine slurm: there is no {command} on PATH; run where Slurm is, or choose another engine",
+        )
 
 
 def look_at_queue(queue: str, steps: Sequence[Step]) -> list[str]:

@@ -10,7 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -32,7 +32,6 @@ class InProcess:
     """Runs one step at a time in this process."""
 
     notes: Sequence[str] = ()
-    machines: Sequence[Mapping[str, str]] = ()
 
     def __init__(self, carry_out: CarryOut, run_path: Path) -> None:
         self._carry_out, self._path = carry_out, run_path
@@ -97,21 +96,30 @@ def _serve(
 
 
 @contextlib.contextmanager
-def worker_surroundings() -> Iterator[None]:
-    """What a new process inherits: one thread for its libraries, set before they load, and no interrupts.
-
-    Without the first, workers fight for the cores. Without the second, Ctrl-C in a terminal, which reaches
-    every process, would make each worker that is still starting print a traceback.
-    """
-    resource_tracker.ensure_running()  # it unblocks signals as it starts, so it must run before they are blocked
+def one_thread() -> Iterator[None]:
+    """A new process inherits one thread for its libraries, set before they load: else processes fight for the cores."""
     saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         for name, value in saved.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextlib.contextmanager
+def worker_surroundings() -> Iterator[None]:
+    """What a new worker inherits: one thread, and no interrupts.
+
+    Without the second, Ctrl-C in a terminal, which reaches every process, would make each worker that is still starting
+    print a traceback.
+    """
+    resource_tracker.ensure_running()  # it unblocks signals as it starts, so it must run before they are blocked
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with one_thread():
+            yield
+    finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
@@ -119,7 +127,6 @@ class Workers:
     """Runs steps in worker processes, one step each at a time; a worker that dies is replaced."""
 
     notes: Sequence[str] = ()
-    machines: Sequence[Mapping[str, str]] = ()
 
     def __init__(self, carry_out: CarryOut, rest: Callable[[], object], run_path: Path, count: int) -> None:
         self._carry_out, self._rest, self._path = carry_out, rest, run_path

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 from holdfast.records.disks import is_shared
 from holdfast.records.errors import StudyError, did_you_mean
@@ -13,6 +15,7 @@ from holdfast.runs.engines.sliced import SlicedWorkers
 from holdfast.runs.steps.reading import rest
 from holdfast.runs.steps.working import carry_out
 from holdfast.store import Store
+from holdfast.store.places import CARRIED
 from holdfast.study.study import Study
 
 VARIABLE = "HOLDFAST_ENGINE"
@@ -50,12 +53,24 @@ def look_at_engine(name: str, study: Study) -> list[str]:
     return []
 
 
+def _end_attempts(folder: Path) -> None:
+    """End what a driver that is no more had carried out elsewhere: the run goes on here."""
+    if folder.is_dir():
+        from holdfast.runs.engines.jobs import cancel_job
+
+        for attempt in folder.iterdir():
+            cancel_job(attempt)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def open_engine(name: str, store: Store, workers: int) -> Engine:
     """The engine of a name that ``name_engine`` gave, for the run that ``store`` writes.
 
     It has so many ``workers``, processes of this machine. Errors: StudyError in one line for what it lacks.
     """
     kind, _, address = name.partition(":")
+    if kind == LOCAL:
+        _end_attempts(store.path / CARRIED)
     if kind == LOCAL and workers == 1 and not is_shared(store.path):
         return InProcess(carry_out, store.path)
     if is_shared(store.path):

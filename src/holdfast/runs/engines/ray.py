@@ -8,6 +8,7 @@ Ray repeats nothing by itself: a task that ended without an end of its step is l
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import socket
 import subprocess
@@ -25,10 +26,11 @@ from holdfast.records.extensions import allowed
 from holdfast.records.machine import describe_machine
 from holdfast.runs.carrying.node import Order, Sharing, carry_on_node, look_at_node, pack_slice
 from holdfast.runs.carrying.outbox import Outbox
-from holdfast.runs.engines.far import Attempt, FarEngine, is_program, silence_seconds, stays
+from holdfast.runs.engines.far import Attempt, FarEngine, is_program, stays
 from holdfast.runs.engines.local import THREAD_VARIABLES, Workers
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Began, Failure, Lost
+from holdfast.runs.steps.reading import rest
 from holdfast.store import Store
 from holdfast.store.places import LEDGER
 
@@ -39,6 +41,8 @@ CLOCK_SECONDS = 60.0  # by which clocks may differ without a word
 PROGRAMS = "holdfast_command"  # what a node has that lets stages by programs be carried out on it
 _A_PROGRAM = 0.001  # of it that one takes: as many as the node has room for
 _GB = 10**9
+_DRIVER, _BEATS = "driver", "beats"  # who has places of its own at the outbox
+_PLACES_SECONDS = 1.0
 _TAKEN_AWAY = (3, 4)  # Ray's reasons of a node's end: it was preempted, or drained while idle
 
 
@@ -47,11 +51,15 @@ def _run_step(order: Order, outbox: Any) -> bool:
     import ray
 
     def ask(method: str, *given: Any) -> Any:
-        return ray.get(getattr(outbox, method).remote(*given), timeout=10 * LOOK_SECONDS)
+        call = getattr(outbox, method).options(concurrency_group=_BEATS if method == "beat" else None)
+        return ray.get(call.remote(*given), timeout=10 * LOOK_SECONDS)
 
     own = ray.get_runtime_context().get_node_id()
     declared = next(one["Resources"] for one in ray.nodes() if one["NodeID"] == own)
-    return carry_on_node(order, ask, name_node(), allow_command=PROGRAMS in declared)
+    try:
+        return carry_on_node(order, ask, name_node(), allow_command=PROGRAMS in declared)
+    finally:
+        rest()  # this process may wait long for its next step, and others want its memory
 
 
 def name_node() -> str:
@@ -72,18 +80,20 @@ class RayEngine(FarEngine):
         self._token = secrets.token_hex(16)
         self._refs: dict[str, Any] = {}
         self._nodes: dict[str, str] = {}  # attempt → the node that carries it out
+        self._seen: dict[str, Mapping[str, float]] = {}  # what nodes had that were ever there, by their ids
+        self._places = (0.0, 0.0)  # how many steps Ray's queue takes, and when that was found out
         _connect(address)
         self._programs = PROGRAMS in ray.cluster_resources()  # once: where a step goes does not change as it is sent
         try:
             super().__init__(store, near)
-            nonce = self.attempts.folder / f"nonce-{self._token[:8]}"
+            self._nonce = nonce = self.attempts.folder / f"nonce-{self._token[:8]}"
             nonce.write_text(secrets.token_hex(16), encoding="ascii")
             self._sharing = Sharing(
                 weights=str(store.weights_root.absolute()),
                 nonce_file=str(nonce.absolute()),
                 nonce=nonce.read_text(encoding="ascii"),
             )
-            self.notes, self.machines = _look_around(ray, self._sharing)
+            self.notes = _look_around(ray, self._sharing)
             self._outbox = self._open_outbox()
         except BaseException:
             ray.shutdown()
@@ -93,7 +103,8 @@ class RayEngine(FarEngine):
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = self._ray.get_runtime_context().get_node_id()
-        actor = self._ray.remote(Outbox).options(
+        # Steps that wait, for weights or for room, keep neither the driver nor signs of life from being heard.
+        actor = self._ray.remote(concurrency_groups={_DRIVER: 4, _BEATS: 8})(Outbox).options(
             num_cpus=0,
             max_concurrency=64,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=here, soft=False),
@@ -102,9 +113,10 @@ class RayEngine(FarEngine):
 
     def has_place(self) -> bool:
         """Whether Ray's queue is short enough: Ray itself places steps, so more than have room may wait in it."""
-        total: dict[str, float] = self._ray.cluster_resources()
-        most = 2 * total.get("CPU", 0) + 4 * total.get("GPU", 0) + 1
-        return len(self._refs) < most
+        if (now := time.monotonic()) - self._places[1] > _PLACES_SECONDS:
+            total: dict[str, float] = self._ray.cluster_resources()
+            self._places = 2 * total.get("CPU", 0) + 4 * total.get("GPU", 0) + 1, now
+        return len(self._refs) < self._places[0]
 
     def runs_programs(self) -> bool:
         """Whether a node was started with the resource ``holdfast_command``."""
@@ -122,12 +134,16 @@ class RayEngine(FarEngine):
             means=attempt.step.means,
             permitted=allowed(),
         )
-        self._call("begin", attempt.name, str(attempt.scratch.absolute()))
-        task = self._ray.remote(_run_step).options(**self._options(attempt.step))
+        options = self._options(attempt.step)
+        self._call("begin", attempt.name, str(attempt.scratch.absolute()), dict(attempt.step.means.budget))
+        # A process that has had an accelerator keeps its memory, and to the one that it had.
+        task = self._ray.remote(max_calls=1 if options["num_gpus"] else 0)(_run_step).options(**options)
         self._refs[attempt.name] = task.remote(order, self._outbox)
 
     def _options(self, step: Step) -> dict[str, Any]:
-        nodes = [one["Resources"] for one in self._ray.nodes() if one["Alive"]]
+        # Nodes that went may come again, and until then a step waits for one that is like it.
+        self._seen |= {one["NodeID"]: one["Resources"] for one in self._ray.nodes() if one["Alive"]}
+        nodes = [*self._seen.values()]
         needed = needs_of(step, most_gpus=most_gpus(nodes))
         require_room(step, needed, nodes)
         options: dict[str, Any] = {
@@ -150,6 +166,8 @@ class RayEngine(FarEngine):
         ended, _ = self._ray.wait(list(refs), num_returns=len(refs), timeout=0) if refs else ([], [])
         try:
             said, beats = self._call("take", 0.0 if ended else seconds)
+        except self._ray.exceptions.GetTimeoutError:
+            return  # it is slow, and what was said is still there
         except self._ray.exceptions.RayError as error:
             yield from self._begin_again(error)
             return
@@ -204,7 +222,8 @@ class RayEngine(FarEngine):
             yield attempt, Lost(message=message, counted=False)
 
     def _call(self, method: str, *given: Any) -> Any:
-        return self._ray.get(getattr(self._outbox, method).remote(self._token, *given), timeout=silence_seconds())
+        call = getattr(self._outbox, method).options(concurrency_group=_DRIVER)
+        return self._ray.get(call.remote(self._token, *given), timeout=LOOK_SECONDS)
 
     def cancel(self, attempt: Attempt) -> None:
         """Have Ray end the process of an attempt."""
@@ -226,6 +245,7 @@ class RayEngine(FarEngine):
     def close(self) -> None:
         """End what is under way, and leave the cluster; one that was started for this run ends with it."""
         super().close()
+        self._nonce.unlink(missing_ok=True)
         self._ray.shutdown()
 
 
@@ -250,7 +270,7 @@ def look_at_cluster(address: str, steps: Sequence[Step]) -> list[str]:
         for step in {(step.kind, str(step.means.needs), step.means.own_gpus): step for step in far}.values():
             require_room(step, needs_of(step, most_gpus=most_gpus(nodes)), nodes)
         sharing = Sharing(weights=str(Path.cwd()), nonce_file="/nowhere", nonce="")
-        notes, _ = _look_around(ray, sharing)
+        notes = _look_around(ray, sharing)
     finally:
         ray.shutdown()
     return [f"the cluster has {len(nodes)} nodes with {total}", *(one for one in notes if "travel through" not in one)]
@@ -270,7 +290,7 @@ def needs_of(step: Step, *, most_gpus: int) -> dict[str, float]:
     return {name: count for name, count in needed.items() if count}
 
 
-def require_room(step: Step, needed: dict[str, float], nodes: list[dict[str, float]]) -> None:
+def require_room(step: Step, needed: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> None:
     """Refuse a step that no node can ever carry out. Errors: StudyError naming what lacks, and the most there is."""
     accelerator = step.means.needs.accelerator
     fitting = [one for one in nodes if not accelerator or f"accelerator_type:{accelerator}" in one]
@@ -311,7 +331,9 @@ def _connect(address: str) -> None:
         _require_cluster(address)
     _keep_quiet()
     try:
-        ray.init(address=address or None, log_to_driver=False, configure_logging=False, include_dashboard=False)
+        # Ray by itself would rather join whatever cluster somebody has started on this machine.
+        where = address or os.environ.get("RAY_ADDRESS") or "local"
+        ray.init(address=where, log_to_driver=False, configure_logging=False, include_dashboard=False)
     except (RuntimeError, ConnectionError, ValueError) as error:
         told = " ".join(str(error).split())[:400]
         raise StudyError(f"--engine ray: cannot join the cluster: {told}") from error
@@ -344,11 +366,8 @@ def _require_cluster(address: str) -> None:
     require(healthy, f"--engine ray:{address}: what answers there is no Ray cluster; give the address of its head")
 
 
-def _look_around(ray: Any, sharing: Sharing) -> tuple[list[str], list[Mapping[str, str]]]:
-    """What differs between this machine and the nodes, for people, and what the nodes are.
-
-    Errors: StudyError for what would break a run.
-    """
+def _look_around(ray: Any, sharing: Sharing) -> list[str]:
+    """What differs between this machine and the nodes, for people. Errors: StudyError for what would break a run."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here, asked = describe_machine(), {}
@@ -356,7 +375,7 @@ def _look_around(ray: Any, sharing: Sharing) -> tuple[list[str], list[Mapping[st
         place = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
         task = ray.remote(look_at_node).options(num_cpus=0, max_retries=1, scheduling_strategy=place)
         asked[f"{node['NodeManagerHostname']}/{node['NodeID'][:12]}"] = task.remote(sharing)
-    notes, shared, machines = list[str](), set(), list[Mapping[str, str]]()
+    notes, shared = list[str](), set()
     for name, ref in asked.items():
         try:
             told = ray.get(ref, timeout=LOOK_SECONDS)
@@ -377,7 +396,6 @@ def _look_around(ray: Any, sharing: Sharing) -> tuple[list[str], list[Mapping[st
             " there, or hide it",
         )
         shared.add(told["shared"])
-        machines.append(theirs)
         if unlike := [key for key in here if theirs.get(key) != here[key]]:
             what = ", ".join(f"{key} {theirs.get(key)} there, {here[key]} here" for key in unlike)
             notes.append(f"the node {name} is unlike this machine ({what}); last digits may differ")
@@ -385,7 +403,7 @@ def _look_around(ray: Any, sharing: Sharing) -> tuple[list[str], list[Mapping[st
             notes.append(f"the clock of the node {name} is {abs(apart):,.0f} s {'ahead' if apart > 0 else 'behind'}")
     if shared == {False}:
         notes.append("no node sees the run's directory: weights travel through the cluster")
-    return notes, machines
+    return notes
 
 
 def _one_line(error: object) -> str:

@@ -31,7 +31,7 @@ class SlicedWorkers(Workers):
         """Write what a step reads, and give it to an idle worker."""
         place = self._folder / step.fingerprint
         cut(self._store, step, f"{step.fingerprint}~here-1", place)
-        super().submit(replace(step, means=replace(step.means, slice=place)))
+        super().submit(replace(step, means=replace(step.means, slice=place, run=self._store.path)))
 
     def wait(self, deliver: Deliver, seconds: float | None = None) -> None:
         """Deliver the next outcome of any busy worker; the slice of a step that has ended goes."""

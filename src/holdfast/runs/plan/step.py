@@ -41,6 +41,7 @@ class Means:
     own_gpus: int = 0
     slice: Path | None = None  # what the step reads of the run, where it may not open the run itself
     ledger: Any = None  # of the run, as a machine elsewhere sees it; None where it is opened in the run
+    run: Path | None = None  # the run whose ledger is opened, where the step has a slice of it beside the driver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

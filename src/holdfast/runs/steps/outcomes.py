@@ -73,9 +73,10 @@ class End:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Began:
-    """A step that waited for a place and is at work now, on the machine of this name."""
+    """A step that waited for a place and is at work now, on the node of this name, a ``machine`` as told of it."""
 
     node: str
+    machine: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

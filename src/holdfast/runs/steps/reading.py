@@ -141,7 +141,7 @@ def open_speakers(
         if ledger is None and any(one.entry.kind == "remote" for one in speakers.values()):
             from holdfast.models.remote.ledger import Budget, Ledger
 
-            place = store.path if store else opened.enter_context(scratch_directory())
+            place = (means.run or store.path) if store else opened.enter_context(scratch_directory())
             ledger = opened.enter_context(contextlib.closing(Ledger(place / LEDGER, Budget(**means.budget))))
         speaking = {who: _open(one, means, store, ledger) for who, one in speakers.items()}
         opened.callback(_forget, speaking.values())
