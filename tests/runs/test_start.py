@@ -83,7 +83,7 @@ def test_what_it_was_is_a_row_of_scores_and_in_no_estimate(made: Run) -> None:
     with made.store() as store:
         (untaught,) = (one for one in store.checkpoints(brought=True) if one.source == START and not one.stages)
         table = store.score_table(of=untaught.id)
-        rows = score_rows(store)
+        rows = list(score_rows(store))
         assert untaught.id not in {one["checkpoint_id"] for one in rows}
         assert len(rows) == 2 * 24 * 5  # two objectives; the base, and two doses for each of two seeds
     name = ("small-0 as it was",)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,10 @@ from holdfast.records import outputs
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.records.outputs import append_file, new_directory, open_file, to_json, write_file
 from holdfast.records.processes import began
-from holdfast.runs import execution
 from holdfast.runs.build import build
+from holdfast.runs.plan.step import Step
 from holdfast.runs.run import fork_run
+from holdfast.runs.waiting import Waiting
 from holdfast.store import Store, steplog
 from holdfast.store.database import create
 from holdfast.store.weights import cache_root, fetch_cached, keep_cached
@@ -373,11 +374,11 @@ def test_the_log_of_steps_stands_in_the_plans_order_whatever_the_clock(
 def test_what_is_made_first_changes_no_row(smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps of a study carried out from the back, with a clock that runs backwards."""
 
-    def last_ready(self: Any) -> Any:
-        return next((one for one in reversed(self.waiting) if all(name in self.done for name in one.inputs)), None)
+    def find_last(self: Any, takes: Callable[[Step], bool]) -> Step | None:
+        return next((step for _, name in reversed(self._ready) if takes(step := self.waiting[name])), None)
 
     clock = iter(range(10**6, 0, -1))
-    monkeypatch.setattr(execution._Execution, "ready", last_ready)
+    monkeypatch.setattr(Waiting, "find", find_last)
     monkeypatch.setattr(steplog.time, "time", lambda: float(next(clock)))
     other = hf.run(ROOT / "studies" / "smoke.toml", tmp_path / "run", workers=1).path
     assert (other / "analysis.json").read_bytes() == (smoke_run / "analysis.json").read_bytes()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from pkgutil import resolve_name
@@ -38,6 +38,7 @@ TRAJECTORY_COLUMNS: Mapping[str, str] = {
 }
 _CASE = ("id", "suite", "number", "family", "messages", "facts")
 _CHECKPOINT = ("id", "name", "base", "lineage", "axes", "split_seed", "train_seed", "parent", "path", "digest")
+_NESTED = ("messages", "world_before", "world_after")
 _FIELDS = {"case": "case_id", "checkpoint": "checkpoint_id", "parent": "parent_id"}  # where a column is named otherwise
 
 
@@ -103,18 +104,16 @@ def defuse(cell: object) -> object:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
 
 
-def _flat_scores(run_path: Path) -> list[dict[str, Any]]:
-    with Store(run_path) as store:
-        return [{**row, "lineage": ",".join(row["lineage"])} for row in score_rows(store, part="all")]
+def _flat_scores(store: Store) -> Iterator[dict[str, Any]]:
+    return ({**row, "lineage": ",".join(row["lineage"])} for row in score_rows(store, part="all"))
 
 
 def write_csv(run_path: Path, target: Path) -> None:
     """Every score as a row."""
-    rows = _flat_scores(run_path)
-    with (target / "scores.csv").open("w", encoding="utf-8", newline="") as file:
+    with Store(run_path) as store, (target / "scores.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(SCORE_COLUMNS))
         writer.writeheader()
-        writer.writerows({key: defuse(cell) for key, cell in row.items()} for row in rows)
+        writer.writerows({key: defuse(cell) for key, cell in row.items()} for row in _flat_scores(store))
 
 
 def write_parquet(run_path: Path, target: Path) -> None:
@@ -129,17 +128,18 @@ def write_parquet(run_path: Path, target: Path) -> None:
         pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
         for columns in (SCORE_COLUMNS, TRAJECTORY_COLUMNS)
     )
-    table = pyarrow.Table.from_pylist(_flat_scores(run_path), schema=scores)
-    pyarrow.parquet.write_table(table, target / "scores.parquet")
-    with (
-        Store(run_path) as store,
-        pyarrow.parquet.ParquetWriter(target / "trajectories.parquet", trajectories) as writer,
-    ):
+
+    def write(rows: Iterator[dict[str, Any]], file: str, schema: Any) -> None:
+        with pyarrow.parquet.ParquetWriter(target / file, schema) as writer:
+            while chunk := list(islice(rows, PARQUET_ROWS)):
+                writer.write_table(pyarrow.Table.from_pylist(chunk, schema=schema))
+
+    with Store(run_path) as store:
+        write(_flat_scores(store), "scores.parquet", scores)
         rows = (_row(one, TRAJECTORY_COLUMNS) for one in store.trajectories(store.planned_ids(part="all")))
-        while chunk := list(islice(rows, PARQUET_ROWS)):
-            for row in chunk:  # nested parts as JSON text, so that every row has one schema
-                row |= {key: json.dumps(row[key]) for key in ("messages", "world_before", "world_after")}
-            writer.write_table(pyarrow.Table.from_pylist(chunk, schema=trajectories))
+        # Nested parts as JSON text, so that every row has one schema.
+        flat = (row | {key: json.dumps(row[key]) for key in _NESTED} for row in rows)
+        write(flat, "trajectories.parquet", trajectories)
 
 
 def write_trl(run_path: Path, target: Path, arguments: trl.Arguments = "object") -> None:

@@ -134,7 +134,7 @@ class Run:
         ``probe``), or "all".
         """
         with self.store() as store:
-            return score_rows(store, part)
+            return list(score_rows(store, part))
 
     def analysis(self, *, draws: int | None = None) -> Analysis:
         """Every estimate of the run; computed once."""
@@ -255,7 +255,7 @@ def tell_origins(store: Store) -> Iterator[str]:
             f" 'OBJECTIVE=-{values.key}[LOW,HIGH]' where high is bad"
         )
     if read_declarations(store) is None:
-        for judge in sorted({name for name in store.score_table(part="all").judge_names if name.startswith(FOREIGN)}):
+        for judge in store.judge_names(FOREIGN):
             yield (
                 f"{judge}: direction not declared: an earlier version took its values as they were, and which end is"
                 " good is not known; import the logs again into a new run with --score"

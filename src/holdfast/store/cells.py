@@ -11,7 +11,7 @@ for which checkpoint, by the splits, is told here too.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from holdfast.records import Checkpoint
 from holdfast.records.arrays import Bools, Floats, Ints
 from holdfast.store import Store
+from holdfast.store.seals import READ_ROWS
 from holdfast.store.tables import ScoreTable, TrajectoryTable
 
 Masks = Mapping[int | None, Bools]  # split seed → which cases, (cases,)
@@ -145,28 +146,31 @@ def own_cases(checkpoints: Sequence[Checkpoint], masks: Masks) -> Bools:
     return np.array(found, dtype=np.bool_).reshape(len(checkpoints), len(next(iter(masks.values()))))
 
 
-def score_rows(store: Store, part: str | None = None) -> list[dict[str, Any]]:
+def score_rows(store: Store, part: str | None = None) -> Iterator[dict[str, Any]]:
     """One row per checkpoint × case × objective × rollout × judge × repeat; a missing value is None.
 
     ``part`` is one of the parts beside the cases to train on and the held-out ones (``attack``, ``shift``, ``probe``),
-    or "all".
+    or "all". Rows come as they are asked for, from columns that are held as numbers.
     """
     table, ids = store.score_table(part=part), store.trajectory_ids(part=part)
-    rows = []
-    for i, value in enumerate(table.value.tolist()):
-        checkpoint = table.checkpoints[table.checkpoint[i]]
-        rows.append(
-            {
-                "checkpoint": checkpoint.name,
-                "checkpoint_id": checkpoint.id,
-                "lineage": list(checkpoint.lineage),
-                "case": table.case_ids[table.case[i]],
-                "objective": table.objectives[table.objective[i]],
-                "judge": table.judges[table.judge[i]],
-                "rollout": int(table.rollout[i]),
-                "repeat": int(table.repeat[i]),
-                "trajectory": ids[table.trajectory[i]],
+    made = [(one.name, one.id, one.lineage) for one in table.checkpoints]
+    columns = (
+        *(table.checkpoint, table.case, table.objective, table.judge),
+        *(table.rollout, table.repeat, table.trajectory, table.value),
+    )
+    for start in range(0, len(table.value), READ_ROWS):
+        part_of = (column[start : start + READ_ROWS].tolist() for column in columns)
+        for maker, case, objective, judge, rollout, repeat, trajectory, value in zip(*part_of, strict=True):
+            name, identity, lineage = made[maker]
+            yield {
+                "checkpoint": name,
+                "checkpoint_id": identity,
+                "lineage": list(lineage),
+                "case": table.case_ids[case],
+                "objective": table.objectives[objective],
+                "judge": table.judges[judge],
+                "rollout": rollout,
+                "repeat": repeat,
+                "trajectory": ids[trajectory],
                 "value": None if math.isnan(value) else value,
             }
-        )
-    return rows

@@ -483,6 +483,15 @@ class Store:
         with codec.telling_damage("the table of trajectories"):
             return tables.read_trajectories(self._db, checkpoints, part, of=of)
 
+    def judge_names(self, start: str) -> list[str]:
+        """The names, sorted, of judges that begin so and have scores of what this run is about."""
+        where, parameters = tables.scope(None, "all")
+        query = (
+            "SELECT DISTINCT j.name FROM judges j WHERE substr(j.name, 1, ?) = ? AND EXISTS (SELECT 1 FROM scores s"
+            f" JOIN trajectories t ON t.key = s.trajectory WHERE s.judge = j.key AND {where}) ORDER BY j.name"
+        )
+        return [row[0] for row in self._db.execute(query, (len(start), start, *parameters))]
+
     def trajectory_ids(self, *, step: str | None = None, part: str | None = None) -> list[str]:
         """Trajectory ids in the order of storing: the ``trajectory`` column of tables of this scope indexes them."""
         where, parameters = tables.scope(step, part)
