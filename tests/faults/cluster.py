@@ -34,7 +34,7 @@ STUDY = ROOT / "studies" / "smoke.toml"
 CHANGES = (
     'study.lineages=[["S","H"]]',
     "rollouts.batch_size=8",
-    *(f"stages.{stage}.steps=24" for stage in "SH"),  # so that a stage takes some seconds
+    *(f"stages.{stage}.steps=72" for stage in "SH"),  # so that a stage takes some seconds
 )
 TABLES = ("cases", "checkpoints", "trajectories", "scores", "pairs", "logprobs", "batches")
 RAY = {
@@ -167,7 +167,7 @@ def carry_out(cluster: Cluster, run: Path, kinds: tuple[str, ...], number: int, 
         if told.state == "running" and told.node is not None and told.step.kind in kinds:
             words += 1
             # Of rollouts each word is a batch; a stage speaks twice a second, for some seconds.
-            if not fell and words > 1 + (number % 4 if told.step.kind == "train" else 2 * (number % 6)):
+            if not fell and words > (number % 4 if told.step.kind == "train" else 1 + 2 * (number % 6)):
                 fell = True
                 fault(cluster, told)
 
