@@ -114,7 +114,7 @@ faults-cluster: .venv/.dev  ## nodes, processes, drivers and stores of a Ray clu
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults.cluster
 
 bench: .venv/.dev  ## run the benchmarks (about 55 minutes), results into benchmarks/results/
-	for name in published audit gate_power approval_published grpo_cpu quick_study approval_quick study_training scaling learning trees sft_cpu real_speed agent_overhead; do \
+	for name in published audit gate_power approval_published grpo_cpu quick_study approval_quick study_training scaling learning trees sft_cpu real_speed agent_overhead engines cluster_schedule; do \
 	  OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py --json > benchmarks/results/$$name.json.part \
 	  && mv benchmarks/results/$$name.json.part benchmarks/results/$$name.json || exit 1; done
 
