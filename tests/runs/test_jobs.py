@@ -125,14 +125,17 @@ def test_a_queue_that_takes_nothing_fails_the_step(slurm: Any, tmp_path: Path) -
     assert not list((tmp_path / "run" / "carried").iterdir())
 
 
-def test_a_run_that_goes_on_here_ends_what_was_left_in_a_queue(slurm: Any, base_cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["local", pytest.param("jobs", marks=pytest.mark.full)])
+def test_a_run_that_goes_on_elsewhere_ends_what_was_left_in_a_queue(
+    engine: str, slurm: Any, base_cache: Path, tmp_path: Path
+) -> None:
     root = slurm()
     left = tmp_path / "run" / "carried" / "f~a-1"
     with pytest.raises(KeyboardInterrupt):
         hf.run(study_of(), tmp_path / "run", workers=1, listener=_interrupt)
     left.mkdir(parents=True)
     (left / "job").write_text("slurm 4711")
-    hf.run(study_of(), tmp_path / "run", workers=1)
+    hf.run(study_of(), tmp_path / "run", workers=1, engine=engine)
     assert (root / "state" / "4711").read_text().startswith("CANCELLED") and not left.exists()
 
 

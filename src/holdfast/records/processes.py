@@ -15,6 +15,7 @@ from pathlib import Path
 
 _LOOK_SECONDS = 0.5
 _TRIM_SECONDS = 0.1
+_STATM = Path("/proc/self/statm")  # man 5 proc
 _MOST_HOLES = 2**28  # bytes that are free and held; less, and the same pages come and go
 # mallopt(3) of glibc: what is freed at the end of the heap stays up to the first; blocks from the second on do not.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = (-1, 2**27), (-3, 2**25)
@@ -68,7 +69,7 @@ def dense_heap() -> Iterator[None]:
     least, what is free goes back to the system, from the middle of the heap too.
     """
     library, done = ctypes.CDLL(None), threading.Event()
-    if not hasattr(library, "malloc_trim"):
+    if not (hasattr(library, "malloc_trim") and _STATM.exists()):
         yield
         return
     watcher = threading.Thread(target=_trim_as_it_grows, args=(library, done), daemon=True)
@@ -91,7 +92,7 @@ def _trim_as_it_grows(library: ctypes.CDLL, done: threading.Event) -> None:
 
 def _held() -> int:
     """The bytes of memory that this process holds (man 5 proc)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def began(process: int) -> float | None:

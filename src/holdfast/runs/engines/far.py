@@ -165,7 +165,7 @@ class FarEngine(ABC):
         self._store, self._near = store, near
         self.notes: Sequence[str] = ()
         self.attempts = Attempts(store)
-        self._discard_old()
+        self.attempts.folder.mkdir(mode=0o700, exist_ok=True)
         self._lost: list[tuple[str, Lost]] = []
 
     def takes(self, step: Step) -> bool:
@@ -240,18 +240,6 @@ class FarEngine(ABC):
             self.attempts.end(attempt)
         self._near.close()
 
-    def _discard_old(self) -> None:
-        """End and remove the attempts of a driver that is no more."""
-        if self.attempts.folder.is_dir():
-            for place in self.attempts.folder.iterdir():
-                if place.is_dir():
-                    self.discard(place)
-                    shutil.rmtree(place, ignore_errors=True)
-                else:
-                    place.unlink(missing_ok=True)
-        else:
-            self.attempts.folder.mkdir(mode=0o700)
-
     @abstractmethod
     def has_place(self) -> bool:
         """Whether one more step can be launched."""
@@ -275,7 +263,3 @@ class FarEngine(ABC):
     @abstractmethod
     def forget(self, attempt: Attempt) -> None:
         """Ask nothing more of an attempt that has ended."""
-
-    @abstractmethod
-    def discard(self, folder: Path) -> None:
-        """End an attempt of an earlier driver by what it left in its folder."""

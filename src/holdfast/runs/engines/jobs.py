@@ -8,6 +8,7 @@ nothing that it leaves later is looked at.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import shutil
@@ -65,6 +66,7 @@ class JobEngine(FarEngine):
         self._ending: list[Any] = []  # jobs of this machine that have said their end, whose processes are going
         self._clerk: Clerk | None = None
         self._server: ClerkServer | None = None
+        self._refused = -math.inf
         self._most = _MOST_JOBS if queue == "slurm" else near.count
         super().__init__(store, near)
 
@@ -90,7 +92,9 @@ class JobEngine(FarEngine):
 
     def has_place(self) -> bool:
         """Whether the queue may be given one more job."""
-        return len(self._jobs) < self._most
+        # A queue that took no more has a bound of its own, or a bad minute: it is asked again in a while.
+        waits = bool(self._jobs) and time.monotonic() - self._refused < STATE_SECONDS[self._queue]
+        return len(self._jobs) < self._most and not waits
 
     def runs_programs(self) -> bool:
         """Whether this process may run programs elsewhere: jobs take its environment with them."""
@@ -115,7 +119,7 @@ class JobEngine(FarEngine):
             with one_thread():
                 handle = self._executor(attempt).submit(carry_job, job)
         except RuntimeError:
-            self._most = max(1, len(self._jobs))  # a queue that takes no more, by a bound of its own
+            self._refused = time.monotonic()
             raise
         self._jobs[attempt.name] = _Job(handle)
         (attempt.folder / _JOB_FILE).write_text(f"{self._queue} {handle.job_id}", encoding="ascii")
@@ -215,10 +219,6 @@ class JobEngine(FarEngine):
             self._ending = [one for one in self._ending if not one.done()] + [job.handle]
         if self._clerk is not None:
             self._clerk.dismiss(attempt.name)
-
-    def discard(self, folder: Path) -> None:
-        """Cancel the job of an attempt of an earlier driver."""
-        cancel_job(folder)
 
 
 def cancel_job(folder: Path) -> None:

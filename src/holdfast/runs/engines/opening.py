@@ -54,7 +54,10 @@ def look_at_engine(name: str, study: Study) -> list[str]:
 
 
 def _end_attempts(folder: Path) -> None:
-    """End what a driver that is no more had carried out elsewhere: the run goes on here."""
+    """End and remove what a driver that is no more had carried out elsewhere, whichever engine it had.
+
+    Tasks of Ray end with their driver.
+    """
     if folder.is_dir():
         from holdfast.runs.engines.jobs import cancel_job
 
@@ -69,8 +72,7 @@ def open_engine(name: str, store: Store, workers: int) -> Engine:
     It has so many ``workers``, processes of this machine. Errors: StudyError in one line for what it lacks.
     """
     kind, _, address = name.partition(":")
-    if kind == LOCAL:
-        _end_attempts(store.path / CARRIED)
+    _end_attempts(store.path / CARRIED)
     if kind == LOCAL and workers == 1 and not is_shared(store.path):
         return InProcess(carry_out, store.path)
     if is_shared(store.path):

@@ -239,9 +239,6 @@ class RayEngine(FarEngine):
         with contextlib.suppress(self._ray.exceptions.RayError):
             self._call("end", attempt.name)
 
-    def discard(self, folder: Path) -> None:
-        """Ray has ended the tasks of a driver that is no more."""
-
     def close(self) -> None:
         """End what is under way, and leave the cluster; one that was started for this run ends with it."""
         super().close()
