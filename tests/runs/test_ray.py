@@ -25,7 +25,7 @@ from holdfast.models.fakes import FakeProvider
 from holdfast.records.errors import StepError, StudyError
 from holdfast.records.machine import describe_machine
 from holdfast.runs.build import build
-from holdfast.runs.engines.ray import needs_of, require_room
+from holdfast.runs.engines.ray import lacks_accelerators, needs_of, require_room
 from holdfast.runs.execution import StepProgress
 from holdfast.runs.plan.step import Means, Step
 from holdfast.study.sections import NeedSection
@@ -160,6 +160,9 @@ def test_what_a_step_needs_of_a_node() -> None:
     assert needs_of(step(), most_gpus=8) == {"CPU": 1}
     assert needs_of(step(2), most_gpus=8) == {"CPU": 1, "GPU": 2}
     assert needs_of(step(2), most_gpus=0) == {"CPU": 1}
+    bare, rich = {"CPU": 8.0}, {"CPU": 8.0, "GPU": 1.0}
+    assert lacks_accelerators([step(), step(2)], [bare]) and not lacks_accelerators([step(2)], [bare, rich])
+    assert not lacks_accelerators([step(), step(2, gpus=0)], [bare])  # nobody would take one, or it is said
     assert needs_of(step(1, gpus=4, cpus=2, memory_gb=1.5), most_gpus=0) == {"CPU": 2, "GPU": 4, "memory": 1.5e9}
     nodes = [{"CPU": 8.0, "GPU": 2.0, "accelerator_type:H100": 1.0}, {"CPU": 64.0}]
     require_room(step(), {"CPU": 64, "GPU": 0}, nodes)

@@ -17,7 +17,10 @@ from holdfast.models.remote.ledger import read_spending
 from holdfast.records import disks
 from holdfast.records.errors import StepError, StoreError
 from holdfast.runs import execution
+from holdfast.runs.costs.outlook import Outlook
 from holdfast.runs.execution import StepProgress
+from holdfast.runs.plan.step import Plan
+from holdfast.runs.waiting import Waiting
 from holdfast.store import DATABASE, Store
 from holdfast.store.database import SNAPSHOT
 from holdfast.study.study import load
@@ -122,3 +125,21 @@ def test_calls_of_a_run_on_a_network_disk_are_in_its_ledger(
         assert spent.calls == 3
         hf.run(study, tmp_path / "run", workers=2)
         assert len({one.digest for one in provider.bill}) == len(provider.bill) > 3
+
+
+def test_people_are_told_once_where_no_snapshot_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "SNAPSHOT_SECONDS", 0.0)
+    warnings: list[str] = []
+    with Store.create(tmp_path / "run") as store:
+        (store.path / f"{SNAPSHOT}.part").mkdir()  # where the copy would be made
+        plan, queue = Plan(study=load(SMOKE), steps=()), Waiting([], set())
+        outlook = Outlook(plan, [], {}, 1)
+        state = execution._Execution(plan, store, lambda _: None, queue, {}, set(), outlook, warnings.append, True)
+        for _ in range(3):
+            state.next_snapshot = 0.0
+            state.take_snapshot()
+        assert len(warnings) == 1 and "no snapshot of the run can be written" in warnings[0]
+        (store.path / f"{SNAPSHOT}.part").rmdir()
+        state.next_snapshot = 0.0
+        state.take_snapshot()
+        assert (store.path / SNAPSHOT).is_file() and len(warnings) == 1

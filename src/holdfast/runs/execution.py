@@ -7,9 +7,9 @@ the work, where an engine runs it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -87,8 +87,10 @@ class _Execution:
     wanted: Mapping[str, Step]
     done: set[str]
     outlook: Outlook
+    warn: Callable[[str], None]
     snapshots: bool = False
     next_snapshot: float = 0.0
+    warned: bool = False
     running: dict[str, _Running] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     lost: Counter[str] = field(default_factory=Counter)  # how often, by fingerprint
@@ -147,8 +149,12 @@ class _Execution:
         now = time.monotonic()
         if not self.snapshots or now < self.next_snapshot:
             return
-        with contextlib.suppress(HoldfastError, OSError):  # the work goes on where there is no room for a copy of it
+        try:
             self.store.write_snapshot()
+        except (sqlite3.Error, HoldfastError, OSError) as error:  # as where there is no room for a copy of the work
+            if not self.warned:
+                self.warn(f"readers see no progress for now: no snapshot of the run can be written ({error})")
+            self.warned = True
         self.next_snapshot = time.monotonic() + max(SNAPSHOT_SECONDS, 20 * (time.monotonic() - now))
 
     def _put_back(self, at: _Running, lost: Lost) -> None:
@@ -279,15 +285,18 @@ def execute(
     sweep()
     by_name = {step.fingerprint: step for step in wanted}
     outlook = Outlook(plan, waiting, known, workers)
-    state = _Execution(plan, store, listener, Waiting(waiting, done), by_name, done, outlook, is_shared(store.path))
+    queue = Waiting(waiting, done)
+    state = _Execution(plan, store, listener, queue, by_name, done, outlook, warn, is_shared(store.path))
     hand_back_memory()  # which looking at models took
     engine = open_engine(where, store, workers)
     try:
-        for note in engine.notes:
-            warn(note)
+        told = 0
         while True:
             while (step := state.queue.find(engine.takes)) is not None:
                 state.start(step, engine)
+            for note in engine.notes[told:]:
+                warn(note)
+            told = len(engine.notes)
             if not state.running:
                 break
             engine.wait(state.deliver)

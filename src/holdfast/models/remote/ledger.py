@@ -133,7 +133,8 @@ class Ledger:
             raise _unusable(self.path, error) from error
         if not done:
             return None
-        self._hits[speaker, model] += 1
+        with self._reading:
+            self._hits[speaker, model] += 1
         return orjson.loads(zstandard.decompress(reply))
 
     async def intend(self, key: bytes, speaker: str, model: str) -> bool:

@@ -94,11 +94,15 @@ class ProviderModel:
         # An equal request in flight is waited for, not made twice.
         lock = self._asking.setdefault(key, asyncio.Lock())
         async with lock:
-            found = self._ledger.find(key, ask.speaker, self.name)
+            found = await self._find(ask, key)
             answer: Answer = await self._call(ask, key) if found is None else self._chat.Answer(**found)
         if answer.stop == self._chat.FILTERED:
             raise ProviderError(f"{self.name} at {self._host}: the reply was filtered by the provider", "rejected")
         return self._chat.make_reply(answer, ask.conversation.tools, ask.conversation.calls)  # type: ignore[no-any-return]
+
+    async def _find(self, ask: Ask, key: bytes) -> Any | None:
+        """What the ledger has; other calls go on while one that lies on another machine is asked."""
+        return await asyncio.to_thread(self._ledger.find, key, ask.speaker, self.name)
 
     def _key(self, ask: Ask) -> bytes:
         """Of all that decides a reply. Ids of calls and what the model is not shown are no part of it."""
@@ -144,7 +148,7 @@ class ProviderModel:
         """The answer that another process got to an equal call; None where it may have gone without one."""
         seconds, longest = WAIT_SECONDS
         for _ in range(LOOKS):
-            if (found := self._ledger.find(key, ask.speaker, self.name)) is not None:
+            if (found := await self._find(ask, key)) is not None:
                 return self._chat.Answer(**found)  # type: ignore[no-any-return]
             await asyncio.sleep(seconds)
             seconds = min(2 * seconds, longest)

@@ -19,7 +19,7 @@ class Engine(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What of the machines that it uses people should know before the work, a line each."""
+        """What of the machines that it uses people should know, a line each; more may come as steps are submitted."""
 
     def takes(self, step: Step) -> bool:
         """Whether there is a place for a step now."""

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +40,10 @@ LOOK_SECONDS = 60.0  # for every node to say what it is
 CLOCK_SECONDS = 60.0  # by which clocks may differ without a word
 PROGRAMS = "holdfast_command"  # what a node has that lets stages by programs be carried out on it
 _A_PROGRAM = 0.001  # of it that one takes: as many as the node has room for
+NO_ACCELERATOR = (
+    "no node has an accelerator yet: steps with real models are left to processors; start the nodes that have some"
+    " first, or say [resources.KIND] gpus"
+)
 _GB = 10**9
 _DRIVER, _BEATS = "driver", "beats"  # who has places of its own at the outbox
 _PLACES_SECONDS = 1.0
@@ -144,6 +148,8 @@ class RayEngine(FarEngine):
         # Nodes that went may come again, and until then a step waits for one that is like it.
         self._seen |= {one["NodeID"]: one["Resources"] for one in self._ray.nodes() if one["Alive"]}
         nodes = [*self._seen.values()]
+        if NO_ACCELERATOR not in self.notes and lacks_accelerators([step], nodes):
+            self.notes = (*self.notes, NO_ACCELERATOR)
         needed = needs_of(step, most_gpus=most_gpus(nodes))
         require_room(step, needed, nodes)
         options: dict[str, Any] = {
@@ -267,7 +273,7 @@ def look_at_cluster(address: str, steps: Sequence[Step]) -> list[str]:
         for step in {(step.kind, str(step.means.needs), step.means.own_gpus): step for step in far}.values():
             require_room(step, needs_of(step, most_gpus=most_gpus(nodes)), nodes)
         sharing = Sharing(weights=str(Path.cwd()), nonce_file="/nowhere", nonce="")
-        notes = _look_around(ray, sharing)
+        notes = [*_look_around(ray, sharing), *[NO_ACCELERATOR] * lacks_accelerators(far, nodes)]
     finally:
         ray.shutdown()
     return [f"the cluster has {len(nodes)} nodes with {total}", *(one for one in notes if "travel through" not in one)]
@@ -276,6 +282,11 @@ def look_at_cluster(address: str, steps: Sequence[Step]) -> list[str]:
 def most_gpus(nodes: Sequence[Mapping[str, float]]) -> int:
     """How many accelerators the node with most of them has, of nodes as Ray tells their resources."""
     return int(max((one.get("GPU", 0) for one in nodes), default=0))
+
+
+def lacks_accelerators(steps: Iterable[Step], nodes: Sequence[Mapping[str, float]]) -> bool:
+    """Whether a step is left to processors that would take an accelerator, had any node one."""
+    return not most_gpus(nodes) and any(one.means.needs.gpus is None and one.means.own_gpus for one in steps)
 
 
 def needs_of(step: Step, *, most_gpus: int) -> dict[str, float]:
