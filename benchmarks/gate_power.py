@@ -18,12 +18,11 @@ from machine import document, show
 
 from holdfast.records.arrays import Floats
 from holdfast.stats.bounded import BoundMethod, p_values
-from holdfast.stats.power import plan_cases
+from holdfast.stats.power import TYPICAL_SHARES, plan_cases
 
 METHODS: tuple[BoundMethod, ...] = ("gaffke", "bernstein", "t")
 SIZES = (20, 40, 72, 144, 300)
 ALPHA = 0.05
-SHARES = (0.12, 0.20, 0.25, 0.43)  # of the scores 0 to 3, as skewed as those of a published safe agent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +36,9 @@ class Setting:
 
 def scores(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
     """Differences of two single rollouts of equal agents."""
-    return np.asarray(rng.choice(4, size=shape, p=SHARES) - rng.choice(4, size=shape, p=SHARES), dtype=np.float64)
+    return np.asarray(
+        rng.choice(4, size=shape, p=TYPICAL_SHARES) - rng.choice(4, size=shape, p=TYPICAL_SHARES), dtype=np.float64
+    )
 
 
 def pick(

@@ -113,6 +113,17 @@ def terminal_width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
 
 
+@pytest.fixture(autouse=True)
+def answers_aside(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """A gate that is asked in this process without ``-o`` leaves its answer in the test's own directory."""
+    if "tmp_path" in request.fixturenames or "capsys" in request.fixturenames:
+        from holdfast.cli import gate
+
+        made = gate.new_place
+        folder = request.getfixturevalue("tmp_path")
+        monkeypatch.setattr(gate, "new_place", lambda today: folder / made(today))
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Torch on one thread: sums are then taken in one order; `make test-kernels` takes them on two as well."""

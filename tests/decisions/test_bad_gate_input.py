@@ -64,7 +64,7 @@ def test_a_scale_that_is_no_table_is_refused(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (["--all", "--plan"], "leave out --all"),
-        (["--child", "S", "-o", "new"], "-o goes with"),
+        (["--child", "S", "--plan", "-o", "new"], "--plan writes nothing"),
         (["--child", "S", "--scale", "x"], "--scale goes with"),
         (["--child", "S", "--set", "x=1"], "--set goes with"),
         (["--child", "S", "--seed", "1"], "--seed goes with"),

@@ -145,6 +145,7 @@ def test_a_merge_is_held_against_both_that_it_is_made_of() -> None:
         SimpleNamespace(
             place="run",
             checkpoints=made,
+            compared=None,
             cells=SimpleNamespace(episodes=SimpleNamespace(checkpoint=np.arange(len(made)))),
         ),
     )

@@ -262,7 +262,7 @@ def test_two_models_are_run_through_a_suite(smoke_run: Path, tmp_path: Path, cap
     assert code in (0, 3) and verdict["cases"] == 12 and verdict["rules"]["margin"] == 2.5
     assert verdict["sources"]["child"]["model"] == str(child.resolve())
     with Store(out) as store:
-        assert {one.base for one in store.checkpoints()} == {"tiny-0", str(child)}
+        assert {one.base for one in store.checkpoints()} == {"tiny-0", child.name}
         assert store.counts()["trajectories"] == 2 * 12 * 2
     assert gated(capsys, *options)[1] == verdict
     other = ("--suite", study, "--parent", "tiny", "--child", child, "-o", tmp_path / "other", "--judge", "outsider")

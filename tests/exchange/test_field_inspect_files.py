@@ -280,6 +280,8 @@ def test_score_is_of_inspect_logs_and_well_written(tmp_path: Path, capsys: pytes
     run = ["-o", str(tmp_path / "run"), "--quiet"]
     assert "OBJECTIVE=-KEY[LOW,HIGH]" in refused(capsys, "import", path, *run, "--score", "safety")
     (tmp_path / "empty").mkdir()
-    assert "--score is of Inspect logs" in refused(capsys, "import", tmp_path / "empty", *run, "--score", SAFE)
+    assert "--score is of logs and tables of scores" in refused(
+        capsys, "import", tmp_path / "empty", *run, "--score", SAFE
+    )
     assert main(["import", str(path), *run, "--score", SAFE]) == 0
     assert "note: safety is safety: from 0 to 1, high is good (declared with --score)" in capsys.readouterr().out

@@ -17,7 +17,7 @@ Analysis ─ document ─▶ JSON
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 import numpy as np
@@ -33,13 +33,13 @@ from holdfast.analysis.panel import Measures, read_panel, require_same_cases
 from holdfast.analysis.pressure import susceptibility, taxonomy
 from holdfast.analysis.pressure.variants import read_source
 from holdfast.analysis.second_stage import second_stage_rows
-from holdfast.records import Analysis
+from holdfast.records import Analysis, Estimate
 from holdfast.records.words import count_noun
 from holdfast.rollout.audit import UNFIT
 from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.resample import resampled_means
 from holdfast.store import Store
-from holdfast.study.noted import read_gate
+from holdfast.study.noted import read_gate, read_noted
 from holdfast.study.stages import EXTERNAL
 
 __all__ = ["analyze", "document", "require_same_cases", "schema"]
@@ -71,12 +71,12 @@ def analyze(
     agreement, judges = tuple(agreement_rows(panel)), whose.judge_facts(design)
     scores = (*paper.score_rows(design), *pooled.score_rows(design))
     whole = Analysis(
-        scores=(*scores, *untaught.score_rows(store, scores)),
+        scores=_apart(store, (*scores, *untaught.score_rows(store, scores))),
         deltas=(*paper.delta_rows(design), *pooled.delta_rows(design)),
         persistence=(*ratios, *pooled.persistence_rows(design)),
         frontier=lines,
         agreement=agreement,
-        audit=tuple(chain(rate_rows(panel, UNFIT), coverage_rows(design))),
+        audit=_apart(store, chain(rate_rows(panel, UNFIT), coverage_rows(design))),
         dose=tuple(health.dose_rows(design, measured)),
         health=tuple(health.health_rows(design, measured)),
         calibration=tuple(whose.relate_rows(design, calibration_rows(panel), ranked=False)),
@@ -99,6 +99,12 @@ def analyze(
         taxonomy=tuple(whose.relate_rows(design, taxonomy.taxonomy_rows(source))),
     )
     return multiplicity.with_families(whole)
+
+
+def _apart(store: Store, estimates: Iterable[Estimate]) -> tuple[Estimate, ...]:
+    """Estimates without those of a lineage on all bases, where the study holds one of two bases against the other."""
+    compared = read_noted(store).get("study", {}).get("compare") is not None
+    return tuple(one for one in estimates if not compared or one.base is not None or one.lineage is None)
 
 
 def _notes(design: Design, apart: frozenset[str]) -> Iterator[str]:

@@ -106,8 +106,8 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "pairs": ("holdfast pairs runs/mine --objective safety --judge state --to trl -o pairs.jsonl",),
     "analyze": ("holdfast analyze runs/mine", "holdfast analyze runs/mine --json > analysis.json"),
     "gate": (
-        "holdfast gate --parent before.eval --child after.eval --score 'safety=-harm[0,1]'",
-        "holdfast gate --suite study.toml --parent org/model --child ./tuned -o runs/gate",
+        "holdfast gate before.eval after.eval --score 'safety=-harm[0,1]'",
+        "holdfast gate org/model ./tuned --suite office --cases 100",
         "holdfast gate runs/mine --child 'S,H' --junit gate.xml",
         "holdfast gate runs/mine --all",
     ),
@@ -349,21 +349,26 @@ def _add_gate(command: argparse.ArgumentParser) -> None:
         "Holds a child against its parent with margins that were declared before. Exit code 0 PASS, 1 FAIL,"
         " 3 INCONCLUSIVE, 2 where the two cannot be compared."
     )
-    command.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a run's directory, for names without one")
+    words = "a run's directory, for names without one; or the parent and the child"
+    command.add_argument("sides", nargs="*", metavar="RUN | PARENT CHILD", help=words)
     sides = command.add_argument_group("the two sides")
     what = "a lineage (S, 'S,H dose=4', base), a name or id, RUN:NAME, an Inspect log, or a model with --suite"
     sides.add_argument("--parent", metavar="SIDE", help=f"{what}; default: what the child's last stage started from")
     sides.add_argument("--child", metavar="SIDE", help="the same")
     _add_where(sides, "which of several is meant")
     sides.add_argument("--all", action="store_true", help="every trained checkpoint of RUN against its parents")
-    sides.add_argument("--suite", type=Path, metavar="STUDY", help="roll both models out through this study's suite")
+    words = "roll both models out through a suite: its name (office, probes), or a study file"
+    sides.add_argument("--suite", metavar="SUITE", help=words)
+    words = "where remote models are reached; the key is the service's (OPENAI_API_KEY, SERVICE_API_KEY)"
+    sides.add_argument("--base-url", metavar="URL", help=words)
     sides.add_argument("--again", action="store_true", help="roll the child out anew, with another seed")
     sides.add_argument("--seed", type=seed(1), help="for --again: which other seed (default 1)")
     sides.add_argument(
         "--judges", type=Path, metavar="FILE", help="for --again: a TOML file with [endpoints.NAME] of remote models"
     )
     _add_trust(sides)
-    sides.add_argument("-o", "--output", type=Path, metavar="NEW_RUN", help="where --suite and --again put episodes")
+    words = "where the answer goes, and the episodes of --suite and --again (default: gate-DATE here)"
+    sides.add_argument("-o", "--output", type=Path, metavar="DIR", help=words)
     sides.add_argument("--scale", metavar="NAME", help="for --suite: a table [scales.NAME] of the study")
     sides.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for --suite: a changed setting")
     rules = command.add_argument_group("what is declared (default: [gate] of the run's study)")
@@ -391,6 +396,7 @@ def _add_gate(command: argparse.ArgumentParser) -> None:
     outputs.add_argument("--quiet", action="store_true", help="no progress")
     outputs.add_argument("--workers", type=workers, help="worker processes of --suite and --again")
     _add_budget(outputs)
+    outputs.add_argument("--yes", action="store_true", help="make paid calls without asking")
 
 
 # Numbers that are declared before the looks: option → reader, default, unit, words.

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
+import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from holdfast.cli.arguments import RULE_OPTIONS
-from holdfast.decisions.gate.books import Book, Library, open_library, split_place
+from holdfast.decisions.gate.books import Book, Library, is_same_file, open_library, split_place
 from holdfast.decisions.gate.needs import plan_document, plan_gate, render_plan
+from holdfast.decisions.gate.outlook import look_ahead
+from holdfast.decisions.gate.outputs.answer import Answer, new_place, write_answer
 from holdfast.decisions.gate.outputs.document import gate_document
 from holdfast.decisions.gate.outputs.junit import render_junit
 from holdfast.decisions.gate.outputs.markdown import render_markdown
@@ -19,25 +25,27 @@ from holdfast.decisions.gate.outputs.text import render_text
 from holdfast.decisions.gate.pairing import CASE, FAMILY, choose_draws
 from holdfast.decisions.gate.rules import TABLE, fingerprint, read_rules
 from holdfast.decisions.gate.running import Means, roll_out_again, roll_out_models
-from holdfast.decisions.gate.verdicts import Place, Wanted, decide, decide_all, take_sides
+from holdfast.decisions.gate.verdicts import Place, Wanted, compare, decide, decide_all, find_place, take_sides
 from holdfast.exchange.scales import ScoreOption, parse_score
 from holdfast.records import Outcome, Verdict
 from holdfast.records.errors import StudyError, did_you_mean
 from holdfast.records.outputs import append_file, to_json, write_file
+from holdfast.records.verdicts import WORST_FIRST
 from holdfast.report.sections.gate import overall
 from holdfast.runs.progress import ProgressLines
 from holdfast.runs.rescoring import read_judges
 from holdfast.store.choosing import find_checkpoint, parent_of, read_conditions, share_conditions
+from holdfast.study.named_suite import is_study_file, read_suite
 from holdfast.study.rules import GateSection
 from holdfast.study.sections import OBJECTIVES
-from holdfast.study.study import load
+from holdfast.study.study import Study, from_tables, load
 
 EXIT_CODES: Mapping[Outcome, int] = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.INCONCLUSIVE: 3}
 AGAIN_SEED = 1  # of --again, unless another is given
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"  # names a file that several commands write to, one after the other
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """The options of a command, read."""
 
@@ -45,6 +53,11 @@ class Request:
     where: Mapping[str, str]
     scores: tuple[ScoreOption, ...]
     lines: ProgressLines
+
+    @functools.cached_property
+    def output(self) -> Path:
+        """The directory of the answer."""
+        return self.options.output or new_place(datetime.now().astimezone().date())
 
     @property
     def means(self) -> Means:
@@ -58,6 +71,19 @@ class Request:
             endpoints={} if options.judges is None else read_judges(options.judges).get("endpoints", {}),
             trusted=options.trust_endpoints,
         )
+
+    def announce(self, studies: Sequence[tuple[Study, Path]], rules: GateSection) -> None:
+        """Say what is to come, and have paid calls allowed. Errors: StudyError where nobody allows them."""
+        ahead = look_ahead(studies, rules)
+        for sentence in (*ahead.sentences, f"the answer goes to {self.output}"):
+            self.lines.line(sentence)
+        if not ahead.paid or self.options.yes or self.options.max_cost is not None:
+            return
+        asked = f"about {ahead.calls:,} calls to {', '.join(ahead.paid)}"
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise StudyError(f"gate: {asked} may cost money; allow it with --yes, or bound it with --max-cost AMOUNT")
+        if not self.lines.ask(f"{asked} may cost money. Go on?"):
+            raise StudyError("gate: nothing was asked of any model, as you say")
 
     @property
     def wanted(self) -> Wanted:
@@ -80,6 +106,7 @@ def carry_out(options: argparse.Namespace) -> tuple[str, int]:
 
     Errors: StudyError where nothing can be compared; StepError where a run of the gate's own fails.
     """
+    _name_sides(options)
     _check(options)
     where, scores = read_conditions(options.where), read_scores(options.score)
     with ProgressLines(sys.stderr, quiet=options.quiet) as lines, open_library(scores) as library:
@@ -88,13 +115,31 @@ def carry_out(options: argparse.Namespace) -> tuple[str, int]:
         if options.plan:
             return _plan(request, library), 0
         if options.all:
-            verdicts = _decide_all(request, library)
+            answer = _decide_all(request, library)
         else:
             parent, child, rules = _find_sides(request, library)
             if child is None:
                 raise StudyError("--child is missing; name the checkpoint, run, log or model that is put to the test")
-            verdicts = [decide(parent, child, rules, request.wanted)]
-    return _tell(verdicts, options), EXIT_CODES[overall(verdicts)]
+            match = compare(parent, child, rules, request.wanted)
+            verdict = decide(match, rules)
+            books = (parent.book, child.book) if parent.book is not child.book else (child.book,)
+            made = options.suite is not None and len(books) == 1
+            answer = Answer(verdicts=[verdict], books=books, shown=(verdict, match), made=made)
+        page = write_answer(answer, request.output, command=shlex.join(["holdfast", *options.words]))
+    return _tell(answer.verdicts, page, options), EXIT_CODES[overall(answer.verdicts)]
+
+
+def _name_sides(options: argparse.Namespace) -> None:
+    """Read the positional words: a run, or both sides. Errors: StudyError."""
+    words, options.run = options.sides, None
+    if len(words) == 1:
+        options.run = Path(words[0])
+    elif words:
+        if options.parent is not None or options.child is not None or options.all:
+            raise StudyError("gate: two words are the parent and the child; leave out --parent, --child and --all")
+        if len(words) > 2:
+            raise StudyError(f"gate: takes a run, or a parent and a child; found {len(words)} words")
+        options.parent, options.child = words
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -102,7 +147,8 @@ def _check(options: argparse.Namespace) -> None:
     rolls_out = options.suite is not None or options.again
     for given, needed, names in (
         (options.all, not options.plan, "--plan is about one parent and child; leave out --all"),
-        (options.output is not None, rolls_out, "-o goes with --suite or --again only; leave it out"),
+        (options.output is not None, not options.plan or rolls_out, "--plan writes nothing; leave out -o"),
+        (options.base_url is not None, options.suite is not None, "--base-url goes with --suite only; leave it out"),
         (options.judges is not None, options.again, "--judges goes with --again only; leave it out"),
         (options.seed is not None, options.again, "--seed goes with --again only; leave it out"),
         (options.trust_endpoints, options.again, "--trust-endpoints goes with --again only; leave it out"),
@@ -133,14 +179,19 @@ def read_scores(words: Sequence[str]) -> tuple[ScoreOption, ...]:
 # --- the two sides -----------------------------------------------------------------------------------------------
 
 
-def _decide_all(request: Request, library: Library) -> list[Verdict]:
+def _decide_all(request: Request, library: Library) -> Answer:
     options = request.options
     named = [name for name in ("parent", "child", "suite") if getattr(options, name) is not None]
     if options.run is None or named or options.again:
         found = f"--{named[0]}" if named else "--again" if options.again else "no RUN"
         raise StudyError(f"--all compares every checkpoint of RUN, found {found}; give RUN and --where alone")
     book = library.open(options.run)
-    return decide_all(book, request.rules(book), request.where, request.wanted, request.lines.line)
+    rules = request.rules(book)
+    verdicts = decide_all(book, rules, request.where, request.wanted, request.lines.line)
+    worst = min(verdicts, key=lambda one: WORST_FIRST.index(one.outcome))
+    parent, child = (find_place(book, worst, side) for side in ("parent", "child"))
+    match = compare(parent, child, rules, request.wanted.ranked)
+    return Answer(verdicts=verdicts, books=(book,), shown=(worst, match))
 
 
 def _find_sides(request: Request, library: Library) -> tuple[Place, Place | None, GateSection]:
@@ -157,6 +208,8 @@ def _find_sides(request: Request, library: Library) -> tuple[Place, Place | None
     place, text = split_place(options.child, options.run)
     book = library.open(place)
     other = book if options.parent is None else library.open(split_place(options.parent, options.run)[0])
+    if book is not other and book.unseen and is_same_file(book.place, other.place):
+        raise StudyError(f"{other.place} and {book.place} are one file; give the logs of two models")
     mine, theirs = share_conditions((book, other), request.where)
     child = Place(book, find_checkpoint(book, text, mine))
     parent = _find_parent(request, library, child, theirs)
@@ -202,10 +255,10 @@ def _require_judge(judges: Collection[str], wanted: str | None) -> None:
 def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSection]:
     options = request.options
     if options.run is not None:
-        raise StudyError(f"{options.run}: --suite rolls models out anew; put their run at -o, and leave RUN out")
-    if options.parent is None or options.child is None or options.output is None:
-        raise StudyError("--suite needs --parent MODEL, --child MODEL and -o NEW_RUN")
-    study = load(options.suite, scale=options.scale, changes=options.set)
+        raise StudyError(f"{options.run}: --suite rolls models out anew; name both, and leave RUN out")
+    if options.parent is None or options.child is None:
+        raise StudyError("--suite needs both models: holdfast gate PARENT CHILD --suite SUITE")
+    study = _read_study(options)
     rules = request.rules(noted=study.gate.model_dump(mode="json"))
     _require_judge(study.judges, options.judge or rules.judge)
     again = (options.seed or AGAIN_SEED) if options.again else None
@@ -214,12 +267,24 @@ def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSe
         study,
         parent=options.parent,
         child=options.child,
-        output=options.output,
+        output=request.output,
         means=request.means,
         again=again,
         most_cases=options.cases,
+        base_url=options.base_url,
+        before=lambda studies: request.announce(studies, rules),
     )
     return parent, child, rules
+
+
+def _read_study(options: argparse.Namespace) -> Study:
+    """The study of a suite's name, or of a file. Errors: StudyError."""
+    if is_study_file(options.suite):
+        return load(options.suite, scale=options.scale, changes=options.set)
+    if options.scale is not None:
+        raise StudyError(f"--scale goes with a study file, and {options.suite!r} is a suite's name; leave it out")
+    raw = {"study": {"name": options.suite}, **read_suite(options.suite, options.judge)}
+    return from_tables(raw, changes=options.set)
 
 
 # --- what comes of it --------------------------------------------------------------------------------------------
@@ -240,7 +305,7 @@ def _plan(request: Request, library: Library) -> str:
     return render_plan(needs, rules, power=options.power, pilot=pilot, families_too=also)
 
 
-def _tell(verdicts: Sequence[Verdict], options: argparse.Namespace) -> str:
+def _tell(verdicts: Sequence[Verdict], page: Path, options: argparse.Namespace) -> str:
     """The text for standard output; files are written first."""
     if options.junit is not None:
         write_file(options.junit, render_junit(verdicts))
@@ -249,5 +314,5 @@ def _tell(verdicts: Sequence[Verdict], options: argparse.Namespace) -> str:
         write = append_file if os.environ.get(STEP_SUMMARY) == str(options.markdown) else write_file
         write(options.markdown, render_markdown(verdicts))
     if options.json:
-        return to_json(gate_document(verdicts))
-    return render_text(verdicts, full=options.full).rstrip("\n")
+        return to_json({**gate_document(verdicts), "page": str(page)})
+    return f"{render_text(verdicts, full=options.full).rstrip(chr(10))}\n\n{page}"

@@ -350,6 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command, path = "holdfast", ""
     try:
         options = parser().parse_args(words)
+        options.words = words
         command, path = options.command, _place(options)
         _require_memory(command)
         found = COMMANDS[command](options)

@@ -1,6 +1,6 @@
-"""What other scorers' values in Inspect logs say on our scale, where the user or the registry declares it.
+"""What other tools' scores say on our scale, where the user, their own file or the registry declares it.
 
-    value ─ --score, an earlier import, the registry ─▶ declaration ─▶ points from 0 to 3, or missing with its reason
+    value ─ --score, an earlier import, registry, the file ─▶ declaration ─▶ points from 0 to 3, or missing: why
           └ none of them ─▶ not taken, noted with the values that were seen
 
 Nothing is guessed from a name or a value. A value off its scale is a missing score; more than one in fifty of them
@@ -12,14 +12,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
-from inspect_ai.log import EvalLog
-from inspect_ai.scorer import Score as InspectScore
-
-from holdfast.exchange.inspect.actors import GRADERS, plain_text, roles_of
 from holdfast.exchange.known import Refusal, find_known
 from holdfast.exchange.scales import ScoreOption, describe, is_grade, is_name, on_scale, read_number
 from holdfast.models.calls.structured import clean
@@ -27,7 +23,7 @@ from holdfast.records import Declaration, Score, content_id
 from holdfast.records.errors import StudyError, refuse
 from holdfast.records.groups import group_by_key
 from holdfast.records.words import count_noun
-from holdfast.store.origins import FOREIGN, Undeclared, show_number, spell
+from holdfast.store.origins import INSPECT, Undeclared, show_number, spell
 
 MOST_OFF = 50  # one value in so many may lie off its scale
 LABEL_LENGTH = 200
@@ -37,6 +33,41 @@ ABSENT = "absent: the sample holds no such value"
 _CHECKED = frozenset({"safety", "helpfulness", "over_refusal"})  # objectives that a verdict has a check of
 
 Place = tuple[str, str, str]  # task, scorer, key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where scores come from, as far as it decides what they mean.
+
+    ``task`` is the name of what was run and ``registry`` its name with its package, ``arguments`` what it was given.
+    ``scorers`` are the registered names; ``options`` says by scorer how it scores, as text. ``told`` is what the file
+    itself says of a value, by its scorer and key: direction and range, and nothing of an objective. ``prefix`` stands
+    before a scorer's name in that of its judge.
+    """
+
+    task: str
+    registry: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    scorers: tuple[str, ...] = ()
+    options: Callable[[str], str] = lambda _: "{}"
+    told: Mapping[tuple[str, str], Declaration] = field(default_factory=dict)
+    prefix: str = INSPECT
+
+
+class Given(Protocol):
+    """What a scorer gave, as Inspect has it: a value, or several by key; why it gave it, and why it gave none."""
+
+    @property
+    def value(self) -> Any:
+        """One value, or several by key."""
+
+    @property
+    def explanation(self) -> str | None:
+        """The scorer's words."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why there is no value."""
 
 
 @dataclass(slots=True)
@@ -98,12 +129,12 @@ class Scoring:
         self._keys: dict[str, None] = {}
 
     def read(
-        self, log: EvalLog, name: str, given: InspectScore, trajectory: tuple[str, str, bool]
+        self, origin: Origin, name: str, given: Given, trajectory: tuple[str, str, bool]
     ) -> Iterator[tuple[Place, Score]]:
         """What a scorer gave a trajectory: (its id, its checkpoint's id, whether it is new to the run)."""
         identity, checkpoint, new = trajectory
-        for place, value in _values(log, name, given):
-            meaning = self.meaning(log, place)
+        for place, value in _values(origin, name, given):
+            meaning = self.meaning(origin, place)
             if meaning is None:
                 if not is_unscored(value):
                     self._undeclared.setdefault(place, _Seen()).add(value, new)
@@ -111,17 +142,17 @@ class Scoring:
             points, missing = self._place(value, meaning, given, self._taken.setdefault((checkpoint, place), _Taken()))
             label = None if is_unscored(value) else clean(describe(value, LABEL_LENGTH))
             reply = clean(given.explanation) if given.explanation else None
-            yield place, self.score(log, place, identity, value=points, missing=missing, label=label, reply=reply)
+            yield place, self.score(origin, place, identity, value=points, missing=missing, label=label, reply=reply)
 
-    def score(self, log: EvalLog, place: Place, trajectory_id: str, **given: Any) -> Score:
+    def score(self, origin: Origin, place: Place, trajectory_id: str, **given: Any) -> Score:
         """A trajectory's score of a value with a meaning; ``given`` are the fields of ``Score`` beside its names."""
         meaning = self._meanings[place]
         assert meaning is not None
-        judge, rubric = f"{FOREIGN}{place[1]}", rubric_of(log, place, meaning)
+        judge, rubric = f"{origin.prefix}{place[1]}", rubric_of(origin, place, meaning)
         return Score(trajectory_id=trajectory_id, judge=judge, objective=meaning.objective, rubric=rubric, **given)
 
     @staticmethod
-    def _place(value: object, meaning: Declaration, given: InspectScore, taken: _Taken) -> tuple[float | None, Any]:
+    def _place(value: object, meaning: Declaration, given: Given, taken: _Taken) -> tuple[float | None, Any]:
         """Points, or None and the reason that the score is missing."""
         if is_unscored(value):
             return None, clean(str(given.reason or "unscored"))
@@ -137,19 +168,19 @@ class Scoring:
             taken.examples[describe(value)] = None
         return None, clean(points)
 
-    def meaning(self, log: EvalLog, place: Place) -> Declaration | None:
+    def meaning(self, origin: Origin, place: Place) -> Declaration | None:
         """What a value means, or None where nobody declared it. Errors: StudyError where two declarations differ."""
         self._keys[f"{place[1]}:{place[2]}"] = None
         if place not in self._meanings:
-            self._meanings[place] = self._find(log, place)
+            self._meanings[place] = self._find(origin, place)
             self._require_one(place)
         return self._meanings[place]
 
-    def _find(self, log: EvalLog, place: Place) -> Declaration | None:
+    def _find(self, origin: Origin, place: Place) -> Declaration | None:
         task, scorer, key = place
-        header = log.eval
-        arguments = {"registry_name": header.task_registry_name, "task_args": header.task_args}
-        known = find_known(header.task, _registered(log, scorer), key, **arguments)
+        registered = _registered(origin, scorer)
+        known = find_known(origin.task, registered, key, registry_name=origin.registry, task_args=origin.arguments)
+        told = origin.told.get((scorer, key))
         option = self._option(place)
         if option is not None and option.declaration is not None:
             _require_agreement(option.declaration, known, place)
@@ -163,6 +194,8 @@ class Scoring:
                 self._refusals[place] = f"--score names another value of {scorer} as {known.objective}"
                 return None
             meaning = known if option is None else _as_named(known, option, place)
+        elif told is not None and option is not None:
+            meaning = replace(told, objective=option.objective)
         elif place in self._held:
             meaning = self._held[place]
             if option is not None and option.objective != meaning.objective:
@@ -170,6 +203,12 @@ class Scoring:
         else:
             if isinstance(known, Refusal):
                 self._refusals[place] = known.reason
+            elif told is not None:
+                self._refusals[place] = (
+                    f"{told.source} says that high is {'good' if told.sign > 0 else 'bad'}, from"
+                    f" {show_number(told.low)} to {show_number(told.high)}, and not what it measures: name it, as in"
+                    f" --score 'safety={key}'"
+                )
             return None
         return replace(meaning, task=task, scorer=scorer, key=key)
 
@@ -277,7 +316,7 @@ class Scoring:
             values += f" ({kinds})"
         if place in self._refusals:
             return f"{values} {what}: {self._refusals[place]}"
-        name = key if _short(scorer) == key else f"{scorer}:{key}"
+        name = key if short_name(scorer) == key else f"{scorer}:{key}"
         span = "[0,1]" if seen.grades else "[LOW,HIGH]"
         objective = key if key in ("safety", "helpfulness") else "safety"
         shown = f"from {show_number(seen.low)} to {show_number(seen.high)}"
@@ -289,22 +328,20 @@ class Scoring:
         )
 
 
-def rubric_of(log: EvalLog, place: Place, meaning: Declaration) -> str:
+def rubric_of(origin: Origin, place: Place, meaning: Declaration) -> str:
     """The rubric id: the scorer with its options and the models that grade, and what its value was declared to mean."""
-    graders = {name: models for name, models in roles_of(log).items() if name in GRADERS}
-    options = next((one.options for one in log.eval.scorers or () if _short(one.name) == _short(place[1])), None)
     scale = (meaning.objective, place[2], meaning.sign, meaning.low, meaning.high)
-    return content_id("inspect scorer", place[1], plain_text({**(options or {}), **graders}), *scale)
+    return content_id("inspect scorer", place[1], origin.options(place[1]), *scale)
 
 
-def _values(log: EvalLog, name: str, given: InspectScore) -> Iterator[tuple[Place, object]]:
+def _values(origin: Origin, name: str, given: Given) -> Iterator[tuple[Place, object]]:
     """Each value of a score with its place; a value by itself goes by the scorer's own name."""
-    task, scorer = clean(log.eval.task), clean(name)
+    task, scorer = clean(origin.task), clean(name)
     if isinstance(given.value, Mapping):
         for key, value in given.value.items():
             yield (task, scorer, clean(str(key))), value
     else:
-        yield (task, scorer, _short(scorer)), given.value
+        yield (task, scorer, short_name(scorer)), given.value
 
 
 def is_unscored(value: object) -> bool:
@@ -312,20 +349,19 @@ def is_unscored(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     return name.rsplit("/", 1)[-1]
 
 
-def _registered(log: EvalLog, scorer: str) -> str:
+def _registered(origin: Origin, scorer: str) -> str:
     """A scorer's name with its package, which the header of a log has and a sample has not."""
-    plain = re.sub(r"\d+$", "", scorer)
-    names = [one.name for one in log.eval.scorers or ()]
-    return next((one for wanted in (scorer, plain) for one in names if wanted in (one, _short(one))), scorer)
+    plain, names = re.sub(r"\d+$", "", scorer), origin.scorers
+    return next((one for wanted in (scorer, plain) for one in names if wanted in (one, short_name(one))), scorer)
 
 
 def _shown(place: Place) -> str:
     _, scorer, key = place
-    return scorer if _short(scorer) == key else f"{key!r} of {scorer}"
+    return scorer if short_name(scorer) == key else f"{key!r} of {scorer}"
 
 
 def _as_named(known: Declaration, option: ScoreOption, place: Place) -> Declaration:

@@ -91,6 +91,7 @@ class _Execution:
     snapshots: bool = False
     next_snapshot: float = 0.0
     warned: bool = False
+    noted: int = 0  # of the engine's notes, how many people were told
     running: dict[str, _Running] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     lost: Counter[str] = field(default_factory=Counter)  # how often, by fingerprint
@@ -143,6 +144,12 @@ class _Execution:
                 lines += [self._read_scores(at.step)] if at.step.kind == "judge" else []
                 self._tell(fingerprint, "done", " · ".join(filter(None, lines)))
                 del self.running[fingerprint]
+
+    def tell_notes(self, engine: Engine) -> None:
+        """Tell what of the engine's machines people do not know yet."""
+        for note in engine.notes[self.noted :]:
+            self.warn(note)
+        self.noted = len(engine.notes)
 
     def take_snapshot(self) -> None:
         """Let readers see how far the run is, where they may not open it; it takes a small part of the time."""
@@ -285,18 +292,15 @@ def execute(
     sweep()
     by_name = {step.fingerprint: step for step in wanted}
     outlook = Outlook(plan, waiting, known, workers)
-    queue = Waiting(waiting, done)
-    state = _Execution(plan, store, listener, queue, by_name, done, outlook, warn, is_shared(store.path))
+    queue, shared = Waiting(waiting, done), is_shared(store.path)
+    state = _Execution(plan, store, listener, queue, by_name, done, outlook, warn, shared)
     hand_back_memory()  # which looking at models took
     engine = open_engine(where, store, workers)
     try:
-        told = 0
         while True:
             while (step := state.queue.find(engine.takes)) is not None:
                 state.start(step, engine)
-            for note in engine.notes[told:]:
-                warn(note)
-            told = len(engine.notes)
+            state.tell_notes(engine)
             if not state.running:
                 break
             engine.wait(state.deliver)

@@ -9,23 +9,17 @@ from typing import Any
 
 from holdfast.models.hub.gguf import PACKAGE, is_gguf
 from holdfast.models.named import open_directory, require_model
-from holdfast.records.errors import StudyError, did_you_mean, require
+from holdfast.records.errors import require
 from holdfast.records.extensions import allow
-from holdfast.records.inputs import parse_toml, read_settings
-from holdfast.study.kinds import JUDGES, SUITES, named_in
+from holdfast.records.inputs import parse_toml
+from holdfast.study.kinds import named_in
+from holdfast.study.named_suite import read_suite
 from holdfast.study.stages import EXTERNAL
 from holdfast.study.study import Study
 from holdfast.study.template import plain_name, write_tables
 
 BASE = "base"  # what the model is called that the others were trained from
 STUDY_FILE = "study.toml"  # in the run, to be read and edited
-# The judge of a suite that ships, where it has one that asks nobody.
-OWN_JUDGES: Mapping[str, Mapping[str, Any]] = {
-    "office": {"state": {"kind": "state"}},
-    "probes": {"rules": {"kind": "probes"}},
-}
-# What is taken of a study file that is named as the suite: what cases there are, and how they are met and judged.
-TAKEN = ("suite", "rollouts", "judges", "models", "endpoints", "gate", "run")
 REPLY_TOKENS = 512  # of a model that is not tiny
 HEAD = """\
 # {words}, trained elsewhere, each held against the one before.
@@ -45,7 +39,7 @@ def describe_lineage(
     """
     models = read_models(words)
     base, *later = models
-    raw = _read_suite(suite, judge)
+    raw = read_suite(suite, judge)
     entry = _base_entry(models[base])
     if cases is not None:
         raw["suite"] = {**raw["suite"], "test_cases": cases}
@@ -116,48 +110,3 @@ def _base_entry(place: str) -> Mapping[str, Any]:
     require(directory.is_dir(), f"lineage: {BASE}={place}: no such directory; give the directory of the base's weights")
     require_model(directory)
     return open_directory(directory)
-
-
-def _read_suite(suite: str, judge: str | None) -> dict[str, Any]:
-    """The tables of a study on cases, roll-outs and judges."""
-    if suite.endswith(".toml") or Path(suite).is_file():
-        read = read_settings(suite, "a study file")
-        raw = {key: read[key] for key in TAKEN if isinstance(read.get(key), dict)}
-        require(
-            "suite" in raw and ("judges" in raw or judge is not None),
-            f"{suite}: has no [suite] or no [judges.NAME]; add it",
-        )
-    else:
-        near = did_you_mean(suite, SUITES.shipped, after=" ")
-        known = ", ".join(SUITES.shipped)
-        require(
-            suite in SUITES.shipped,
-            f"--suite {suite!r}: no suite of this name; {near}there are {known}, or give a study file",
-        )
-        judges = OWN_JUDGES.get(suite)
-        if judges is None:
-            raise StudyError(
-                f"--suite {suite}: needs more than its name; give a study file with its [suite] and [judges.NAME]"
-            )
-        # Nothing is trained, so that no case is kept to train on beyond the one that a suite has at least.
-        raw = {
-            "suite": {"name": suite, **({"train_cases": 1} if suite == "office" else {"split": "none"})},
-            "judges": dict(judges),
-        }
-    if judge is not None:
-        raw["judges"] = {judge: _find_judge(judge, raw.get("judges", {}))}
-    return raw
-
-
-def _find_judge(judge: str, known: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The table of a judge: one that is known, a kind that needs nothing more, or a model by the default rubrics."""
-    if judge in known:
-        found: Mapping[str, Any] = known[judge]
-        return found
-    plain = [name for name in JUDGES.shipped if JUDGES.find(name).needs is None and not JUDGES.find(name).users]
-    if judge in plain:
-        return {"kind": judge}
-    near = did_you_mean(judge, [*known, *plain], after=" ")
-    told = ", ".join(dict.fromkeys([*known, *plain]))
-    require("/" in judge, f"--judge {judge!r}: no judge of this name; {near}there are {told}, or name PROVIDER/MODEL")
-    return {"kind": "rubric", "model": judge}

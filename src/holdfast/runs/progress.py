@@ -8,6 +8,7 @@ given, which is standard error.
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
@@ -123,6 +124,14 @@ class ProgressLines:
     def warn(self, text: str) -> None:
         """A line that stays, and is written however quiet."""
         self._keep(f"note: {text}", "yellow")
+
+    def ask(self, question: str) -> bool:
+        """Whether the person at the terminal says yes."""
+        if self._live is not None:
+            self._live.stop()
+        self._stream.write(f"{question} [y/N] ")
+        self._stream.flush()
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     def begin(self, text: str) -> None:
         """What is being done before there is anything to count, in a terminal alone."""

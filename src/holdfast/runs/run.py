@@ -35,7 +35,7 @@ from holdfast.store.cells import score_rows
 from holdfast.store.copying import fill_copy, read_analysis, read_logs
 from holdfast.store.database import PRIVATE_DIRECTORY, PRIVATE_FILE
 from holdfast.store.joined import tell_joined
-from holdfast.store.origins import FOREIGN, describe_undeclared, read_declarations, read_log_states, read_undeclared
+from holdfast.store.origins import INSPECT, describe_undeclared, read_declarations, read_log_states, read_undeclared
 from holdfast.store.places import ANALYSIS_FILE, ENDPOINTS_KEY, EXTERNAL_KEY, FORKED_KEY, STATE_KEY, STUDY_KEY
 from holdfast.store.steplog import PLAN_KEY, StepStatus
 from holdfast.study.kinds import JUDGES, kind_of
@@ -255,7 +255,7 @@ def tell_origins(store: Store) -> Iterator[str]:
             f" 'OBJECTIVE=-{values.key}[LOW,HIGH]' where high is bad"
         )
     if read_declarations(store) is None:
-        for judge in store.judge_names(FOREIGN):
+        for judge in store.judge_names(INSPECT):
             yield (
                 f"{judge}: direction not declared: an earlier version took its values as they were, and which end is"
                 " good is not known; import the logs again into a new run with --score"

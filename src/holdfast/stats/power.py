@@ -18,6 +18,7 @@ CHUNK_VALUES = 2_000_000  # bounds memory: values simulated at once
 CHECK_DRAWS = 4  # times the draws of the search: fresh ones, for the power that is told
 STEP = 1.02  # the search ends where two sizes differ by less, and goes on by so much where the check fails
 ONE_ROLLOUT = "the pilot has cases with one rollout: more rollouts cannot be planned from it"
+TYPICAL_SHARES = (0.12, 0.20, 0.25, 0.43)  # of the scores 0 to 3, as skewed as those of a published safe agent
 LIMIT_ALPHA = 0.05  # of the lower Monte-Carlo limit
 
 
@@ -213,3 +214,13 @@ def _fewest(trial: _Trial, power: float, draws: int, rng: np.random.Generator) -
             return None, 0, 0
         above = min(MOST_CASES, max(above + 1, int(above * STEP)))
     return above, passed, checks
+
+
+def draw_typical(rng: np.random.Generator, draws: int, cases: int, rollouts: int = 1) -> Floats:
+    """Changes of scores between two equal agents, means over rollouts: shape (draws, cases).
+
+    Scores are independent, and as skewed as those of a published safe agent.
+    """
+    shape = (rollouts, draws, cases)
+    scores = [rng.choice(len(TYPICAL_SHARES), size=shape, p=TYPICAL_SHARES).mean(axis=0) for _ in range(2)]
+    return np.asarray(scores[0] - scores[1], dtype=np.float64)

@@ -52,11 +52,11 @@ def find_checkpoint(
 ) -> Checkpoint:
     """The one checkpoint of a run that ``text`` names.
 
-    ``text`` is an id or its first digits, a full name, or a lineage ("S", "S,H", "base", or nothing for any) with
-    conditions of its own after it ("S,H dose=4"), which come before those of ``where``. A checkpoint that has no such
-    key, as a base has no seed, is held by no condition on it. Of several, the one that ``near`` started from is meant,
-    else the one that shares base, seeds and axes with it, the dose aside. Errors: StudyError listing what could be
-    meant.
+    ``text`` is an id or its first digits, a full name, the name of a base, or a lineage ("S", "S,H", "base", or nothing
+    for any) with conditions of its own after it ("S,H dose=4"), which come before those of ``where``. A checkpoint that
+    has no such key, as a base has no seed, is held by no condition on it. Of several, the one that ``near`` started
+    from is meant, else the one that shares base, seeds and axes with it, the dose aside. Errors: StudyError listing
+    what could be meant.
     """
     exact = [checkpoint for checkpoint in book.checkpoints if text in (checkpoint.id, checkpoint.name)]
     if len(exact) == 1:
@@ -65,6 +65,8 @@ def find_checkpoint(
     conditions = {**(where or {}), **own}
     lineages = [(checkpoint, ",".join(checkpoint.lineage) or BASE) for checkpoint in book.checkpoints]
     named = exact or [checkpoint for checkpoint, lineage in lineages if label in ("", lineage)]
+    # A model that was never trained here goes by its own name, too.
+    named = named or [one for one in book.checkpoints if not one.stages and text == one.base]
     if not named:
         named = [checkpoint for checkpoint in book.checkpoints if checkpoint.id.startswith(text)]
         if len(named) == 1:

@@ -13,9 +13,11 @@ from holdfast.records.errors import StoreError, StudyError
 from holdfast.records.words import count_noun
 from holdfast.store import Store
 
-FOREIGN = "inspect:"  # the beginning of a judge's name whose scores came with a log
+INSPECT, TABLES = "inspect:", "from:"
+FOREIGN = (INSPECT, TABLES)  # the beginnings of the names of judges whose scores came with a log or a table
 DECLARED, UNDECLARED = "scores declared", "scores undeclared"
 LOGS, NOTES, ACTORS = "logs", "import notes", "who acted"
+UNSEEN = "episodes unseen"  # of a run that holds scores of episodes, and not what was done in them
 Made = TypeVar("Made")
 
 
@@ -77,6 +79,11 @@ class LogState:
         return self.superseded or (self.status == "success" and not self.lacking)
 
 
+def scorer_of(judge: str) -> str:
+    """The scorer that a judge of another tool's scores is called after."""
+    return judge.removeprefix(INSPECT).removeprefix(TABLES)
+
+
 def write_notes(store: Store, key: str, rows: Iterable[Any]) -> None:
     """Note rows, records of this module or JSON values, under a key of it, in place of what was noted before."""
     store.set_meta(key, orjson.dumps(list(rows)).decode())
@@ -134,7 +141,7 @@ def require_declared(store: Store, judge: str) -> None:
 
     Errors: StudyError with what to do.
     """
-    scorer = judge.partition("#")[0].removeprefix(FOREIGN)
+    scorer = scorer_of(judge.partition("#")[0])
     waiting = [one for one in read_undeclared(store) if scorer in (one.scorer, one.scorer.rpartition("/")[2])]
     known = any(one.scorer in (None, scorer) for one in read_declarations(store) or ())
     if judge.startswith(FOREIGN) and not known:

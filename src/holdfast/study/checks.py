@@ -116,6 +116,10 @@ def _check_names(study: Tables) -> None:
             f"model.bases has {base!r}, a remote model, which cannot be trained here; remove study.lineages to"
             " evaluate it as it is",
         )
+    for base in study.study.compare or ():
+        require_known(base, model.bases, "study.compare has", "model.bases")
+    if study.study.compare is not None:
+        _require_distinct(study.study.compare, "study.compare")
     for name, one in study.models.items():
         named = one.kind in ("tiny", "random") or bool(one.name)
         require(named, f"models.{name}.name is missing; give the model's name, repository or directory")

@@ -8,11 +8,12 @@ noted. Only the user's own files say otherwise.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from holdfast.records import Checkpoint
 from holdfast.records.checkpoints import AS_IT_WAS, START
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.store import Store
@@ -68,6 +69,20 @@ def read_gate(store: Store) -> GateSection | None:
     """What the study of a run declares of its gate; None for a run without a study."""
     noted = read_noted(store).get("gate")
     return None if noted is None else GateSection.model_validate(noted)
+
+
+def read_compared(store: Store, checkpoints: Sequence[Checkpoint]) -> tuple[Checkpoint, Checkpoint] | None:
+    """The bases that a run's study holds against each other, parent and child; None where it names none."""
+    names = read_noted(store).get("study", {}).get("compare")
+    found = [base_named(checkpoints, name) for name in names or ()]
+    return None if len(found) != 2 or found[0] is None or found[1] is None else (found[0], found[1])
+
+
+def base_named(checkpoints: Iterable[Checkpoint], name: str) -> Checkpoint | None:
+    """The base that a study calls ``name``; one that the study makes has its seed after the name."""
+    bases = [one for one in checkpoints if not one.stages]
+    seeded = [one for one in bases if one.base.rpartition("-")[0] == name and one.base.rpartition("-")[2].isdigit()]
+    return next((one for one in (*(one for one in bases if one.base == name), *seeded)), None)
 
 
 def choose_endpoints(

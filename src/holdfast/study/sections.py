@@ -27,13 +27,18 @@ TEXT_AXES = ("loss", "pair_judge")
 
 
 class StudySection(Section):
-    """``[study]``: the name, what is trained, and how often; ``only`` names bases on which just some lineages are."""
+    """``[study]``: the name, what is trained, and how often.
+
+    ``only`` names bases on which just some lineages are; ``compare`` two bases, the second of which a gate holds
+    against the first, as nothing of the study says that one was trained from the other.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)]
     lineages: tuple[tuple[str, ...], ...] = ()
     train_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     only: Mapping[str, tuple[tuple[str, ...], ...]] = Field(default_factory=dict)
     draws: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
+    compare: tuple[str, str] | None = Field(default=None, exclude_if=lambda compare: compare is None)
 
 
 class SFTSection(Section):

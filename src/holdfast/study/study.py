@@ -78,19 +78,24 @@ def load(path: Path | str, *, scale: str | None = None, changes: Sequence[str] =
     """
     raw = read_settings(path, "a study file")
     try:
-        scales = raw.pop("scales", {})
-        tables = isinstance(scales, dict) and all(isinstance(one, dict) for one in scales.values())
-        require(tables, "scales is no table of tables; write the values of each in [scales.NAME]")
-        if scale is not None:
-            require_known(scale, scales, "--scale is", "[scales.…]")
-            _merge(raw, scales[scale])
-        for change in changes:
-            _merge(raw, _read_change(change))
-        refuse_old_bound(raw["gate"] if isinstance(raw.get("gate"), dict) else {}, "gate")
-        allow(named_in(raw))
-        return Study.model_validate(raw)
+        return from_tables(raw, scale=scale, changes=changes)
     except StudyError as error:
         raise StudyError(f"{path}: {error}") from error
+
+
+def from_tables(raw: dict[str, Any], *, scale: str | None = None, changes: Sequence[str] = ()) -> Study:
+    """The study of tables as a file has them; see ``load``. Errors: StudyError naming the place in them."""
+    scales = raw.pop("scales", {})
+    tables = isinstance(scales, dict) and all(isinstance(one, dict) for one in scales.values())
+    require(tables, "scales is no table of tables; write the values of each in [scales.NAME]")
+    if scale is not None:
+        require_known(scale, scales, "--scale is", "[scales.…]")
+        _merge(raw, scales[scale])
+    for change in changes:
+        _merge(raw, _read_change(change))
+    refuse_old_bound(raw["gate"] if isinstance(raw.get("gate"), dict) else {}, "gate")
+    allow(named_in(raw))
+    return Study.model_validate(raw)
 
 
 def _merge(table: dict[str, Any], changes: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from holdfast.decisions.gate.declared import Origin
 from holdfast.exchange.imports import import_run
 from holdfast.exchange.inspect.files import LOG, LOG_AS_JSON, is_inspect
 from holdfast.exchange.scales import ScoreOption
+from holdfast.exchange.tables.files import is_table
 from holdfast.records import Case, Checkpoint
 from holdfast.records.arrays import Bools, Floats
 from holdfast.records.errors import StoreError, StudyError
@@ -24,9 +26,16 @@ from holdfast.records.words import count_noun
 from holdfast.runs.forecast import read_spending
 from holdfast.store import DATABASE, Store
 from holdfast.store.cells import Cells, Masks, part_masks, read_cells
-from holdfast.store.origins import LogState, read_declarations, read_import_notes, read_log_states, read_undeclared
+from holdfast.store.origins import (
+    UNSEEN,
+    LogState,
+    read_declarations,
+    read_import_notes,
+    read_log_states,
+    read_undeclared,
+)
 from holdfast.store.tables import TrajectoryTable
-from holdfast.study.noted import read_noted
+from holdfast.study.noted import read_compared, read_noted
 from holdfast.study.study import Study, changed_keys
 from holdfast.suites import is_harmless
 
@@ -44,7 +53,9 @@ class Book:
     decided episodes and scores of a study's run, None for any other; ``study`` is the study that made the run, empty
     for an imported one. ``cases`` has every case by id. ``origin`` says what its scores mean; ``logs`` and ``notes``
     are what an import noted, see ``store.origins``. ``labels`` say who labelled what its checkpoints learnt from.
-    ``severe`` keeps the shares that were worked out of each judge.
+    ``compared`` are two bases, the second of which the study holds against the first. ``unseen``
+    says that what was done in the episodes is not known, their scores alone. ``severe`` keeps the shares that
+    were worked out of each judge.
     """
 
     path: Path
@@ -63,6 +74,8 @@ class Book:
     logs: tuple[LogState, ...]
     notes: tuple[str, ...]
     labels: Labels
+    compared: tuple[Checkpoint, Checkpoint] | None = None
+    unseen: bool = False
     severe: dict[tuple[tuple[int, int], float], Floats] = field(default_factory=dict)
 
     @property
@@ -147,6 +160,8 @@ def make_book(store: Store, place: str, part: str | None = None) -> Book:
         logs=read_log_states(store),
         notes=(*read_import_notes(store), *filter(None, (store.doubt,))),
         labels=read_labels(store, cells.scores),
+        compared=read_compared(store, cells.episodes.checkpoints),
+        unseen=store.meta(UNSEEN) is not None,
     )
 
 
@@ -287,8 +302,14 @@ def open_library(scores: tuple[ScoreOption, ...] = ()) -> Iterator[Library]:
 
 
 def is_log(place: Path) -> bool:
-    """Whether a path is an Inspect log, or a folder that holds logs and no run."""
-    return is_inspect(place) and not is_run(place)
+    """Whether a path is an Inspect log or a table of scores, or a folder that holds some and no run."""
+    return not is_run(place) and (is_inspect(place) or is_table(place))
+
+
+def is_same_file(one: str, other: str) -> bool:
+    """Whether two places are files with the same bytes."""
+    first, second = Path(one), Path(other)
+    return first.is_file() and second.is_file() and filecmp.cmp(first, second, shallow=False)
 
 
 def split_place(text: str, run: Path | None) -> tuple[Path, str]:

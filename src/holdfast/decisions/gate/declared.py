@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from holdfast.exchange.scales import BY_USER, ScoreOption, is_grade, is_name
 from holdfast.records import Declaration
 from holdfast.records.errors import StudyError
-from holdfast.store.origins import FOREIGN, Undeclared, describe_undeclared, show_number, spell
+from holdfast.store.origins import FOREIGN, Undeclared, describe_undeclared, scorer_of, show_number, spell
 
 MOST_NAMED = 4
 _TRUTHS = frozenset({"0", "1", "True", "False"})
@@ -92,7 +92,7 @@ def declaration_for(
     """
     if not judge.startswith(FOREIGN):
         return None
-    scorer = judge.removeprefix(FOREIGN)
+    scorer = scorer_of(judge)
     matching = [
         score
         for score in origin.declarations

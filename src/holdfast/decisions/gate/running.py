@@ -24,11 +24,18 @@ from holdfast.store import Store
 from holdfast.store.database import holds_tables
 from holdfast.store.places import STUDY_KEY
 from holdfast.store.weights import WEIGHTS, lend
-from holdfast.study.noted import check_opened, choose_endpoints, read_noted, require_weights
+from holdfast.study.noted import base_named, check_opened, choose_endpoints, read_noted, require_weights
 from holdfast.study.study import Study
 
 FEWEST_DRAWS = 100  # a gate needs no resamples of the run's own analysis
-REMOTE, LOCAL = "remote/", "local/"
+REMOTE, LOCAL, VLLM = "remote/", "local/", "vllm/"
+# Providers as Inspect AI names them, before a model's name. The last two are owners on the hub as well.
+PROVIDERS = (
+    *("anthropic", "azureai", "bedrock", "cloudflare", "fireworks", "grok", "groq", "hf-inference-providers"),
+    *("llama-cpp-python", "mistral", "mockllm", "ollama", "openai-api", "openrouter", "perplexity", "sambanova"),
+    *("sglang", "together", "vllm"),
+)
+ALSO_OWNERS = ("google", "openai")
 # What of a study a gate's own run leaves out: nothing is trained, and only held-out cases are met.
 LEFT_OUT = ("stages", "doses", "merges", "attacks", "shifts", "probes", "search")
 
@@ -58,28 +65,58 @@ def roll_out_models(
     means: Means,
     again: int | None,
     most_cases: int | None = None,
+    base_url: str | None = None,
+    before: Callable[[Sequence[tuple[Study, Path]]], None] = lambda _: None,
 ) -> tuple[Place, Place]:
     """Two models through a study's suite and judges, in the run at ``output``.
 
-    A model is a name in the study's ``[models]``, ``tiny``, a directory of weights, a repository on the hub, or
-    ``remote/`` before a provider's model. With ``again`` the child is rolled out in a run of its own with another
-    seed, so that it may be the parent itself. No more than ``most_cases`` are met, or those that the run holds. Errors:
-    StudyError, StepError.
+    A model is a name in the study's ``[models]``, ``tiny``, a directory of weights, a repository on the hub, or a
+    provider's model, which is reached at ``base_url`` where that is given. With ``again`` the child is rolled out in a
+    run of its own with another seed, so that it may be the parent itself. No more than ``most_cases`` are met, or those
+    that the run holds. ``before`` is told what will be carried out and where, and may refuse it. Errors: StudyError,
+    StepError.
     """
     if parent == child and again is None:
         raise StudyError(f"--parent and --child are both {child!r}; add --again to roll the same model out twice")
     study = _bound_cases(study, output, most_cases)
+    names = name_models(study, [parent, child])
     # Read before the first is carried out: nothing is spent where it is wrong.
-    anew = None if again is None else _evaluate(study, [child], seed=again)
-    if anew is not None and (problems := look_around(anew)[0]):
-        raise StudyError(problems[0])
-    first = _book_of(library, _evaluate(study, [parent] if again else [parent, child]), output, means)
+    one = evaluate(study, dict(zip(names[:1] if again else names, (parent, child), strict=False)), base_url=base_url)
+    anew = None if again is None else evaluate(study, {names[1]: child}, seed=again, base_url=base_url)
+    place = output if again is None else again_place(output, names[1], again)
+    planned = [(one, output), *([] if anew is None else [(anew, place)])]
+    for each, _ in planned:
+        if problems := look_around(each)[0]:
+            raise StudyError(problems[0])
+    before(planned)
+    first = _book_of(library, one, output, means)
+    side = Place(first, _base_of(first, names[0]), names[0])
     if again is None or anew is None:
-        return (Place(first, _base_of(first, parent)), Place(first, _base_of(first, child)))
-    place = again_place(output, child, again)
+        return side, Place(first, _base_of(first, names[1]), names[1])
     second = _book_of(library, anew, place, means)
-    told = f"{child} (rolled out anew, seed {again})"
-    return Place(first, _base_of(first, parent)), Place(second, _base_of(second, child), told)
+    told = f"{names[1]} (rolled out anew, seed {again})"
+    return side, Place(second, _base_of(second, names[1]), told)
+
+
+def name_models(study: Study, places: Sequence[str]) -> list[str]:
+    """What a run calls models that a user names by where they lie: the end of a path, as much as tells them apart.
+
+    A name of the study, of the hub or of a provider stays as it is.
+    """
+
+    def shorten(place: str, parts: int) -> str:
+        path = Path(place).expanduser()
+        if place in (TINY, *study.models) or not path.exists():
+            return place
+        return "/".join(path.absolute().parts[-parts:])
+
+    longest = max(len(Path(place).expanduser().absolute().parts) for place in places)
+    for parts in range(1, longest + 1):
+        names = [shorten(place, parts) for place in places]
+        taken = any(name in (TINY, *study.models) for name, place in zip(names, places, strict=True) if name != place)
+        if len(set(names)) == len(set(places)) and not taken:
+            return names
+    return list(places)
 
 
 def _bound_cases(study: Study, output: Path, most_cases: int | None) -> Study:
@@ -188,21 +225,36 @@ def _book_of(library: Library, study: Study, output: Path, means: Means) -> Book
 
 
 def _base_of(book: Book, name: str) -> Checkpoint:
-    """The base that the study calls ``name``; one that it makes has its seed after the name."""
-    for one in book.checkpoints:
-        if one.base == name or (one.base.rpartition("-")[0] == name and one.base.rpartition("-")[2].isdigit()):
-            return one
-    raise StudyError(f"{book.place}: no model {name!r} in this run; run it in another directory with -o")
+    """The base that the study calls ``name``. Errors: StudyError."""
+    found = base_named(book.checkpoints, name)
+    if found is None:
+        raise StudyError(f"{book.place}: no model {name!r} in this run; run it in another directory with -o")
+    return found
 
 
-def _evaluate(study: Study, models: list[str], *, seed: int = 0) -> Study:
-    """A study that only evaluates some models, by the suite, rollouts, judges and gate of another."""
+def evaluate(study: Study, models: Mapping[str, str], *, seed: int = 0, base_url: str | None = None) -> Study:
+    """A study that only evaluates some models (name → place), by the suite, rollouts, judges and gate of another.
+
+    Providers' models among them are reached at ``base_url``, where that is given.
+    """
     raw = study.model_dump(mode="json", exclude=set(LEFT_OUT))
     # What the study does not say is what fits these models.
     raw["rollouts"] = study.rollouts.model_dump(mode="json", exclude_unset=True)
     raw["axes"] = {}
-    raw["models"] = {**raw["models"], **{name: entry for name in models if (entry := _find_entry(study, name))}}
-    return _bare(raw, models, seed=seed)
+    served = base_url is not None
+    found = {name: entry for name, place in models.items() if (entry := _find_entry(study, place, served=served))}
+    raw["models"] = {**raw["models"], **found}
+    if base_url is not None:
+        remote = [name for name in models if raw["models"].get(name, {}).get("kind") == "remote"]
+        if not remote:
+            raise StudyError(
+                f"--base-url {base_url}: neither model is a provider's; name it as its server does, as in"
+                " openai-api/SERVICE/NAME or vllm/NAME"
+            )
+        # An address on the user's own command line is trusted, as one in a study of theirs is not.
+        told = {"base_url": base_url, "allow_private": True}
+        raw["endpoints"] |= {name: {**raw["endpoints"].get(name, {}), **told} for name in remote}
+    return _bare(raw, list(models), seed=seed)
 
 
 def _bare(raw: dict[str, Any], models: list[str], *, seed: int) -> Study:
@@ -211,7 +263,8 @@ def _bare(raw: dict[str, Any], models: list[str], *, seed: int) -> Study:
         name: {key: value for key, value in entry.items() if key != "start"} for name, entry in raw["models"].items()
     }
     named = f"{raw['study']['name']}-gate"[-NAME_LENGTH:].lstrip(".")
-    raw["study"] = {"name": named, "draws": FEWEST_DRAWS}
+    compared = {"compare": models} if len(models) == 2 else {}
+    raw["study"] = {"name": named, "draws": FEWEST_DRAWS, **compared}
     raw["model"] = {**raw["model"], "bases": models, "base_seeds": raw["model"]["base_seeds"][:1]}
     # Nothing is trained: pairs that were brought from elsewhere need not be there any more.
     raw["pairs"] = {key: value for key, value in raw["pairs"].items() if key not in ("source", "digest")}
@@ -229,8 +282,11 @@ def _speaking(raw: Mapping[str, Any], models: Sequence[str]) -> list[str]:
     return [name for name in dict.fromkeys(named) if name is not None]
 
 
-def _find_entry(study: Study, name: str) -> Mapping[str, Any] | None:
-    """How a model is opened that the study does not name; None where it does."""
+def _find_entry(study: Study, name: str, *, served: bool = False) -> Mapping[str, Any] | None:
+    """How a model is opened that the study does not name; None where it does.
+
+    ``served`` says that the user gave the address of a server.
+    """
     if name in study.models and study.models[name].start:
         raise StudyError(
             f"{name!r} is a base that its study teaches first (models.{name}.start), and a gate trains nothing; give"
@@ -246,8 +302,19 @@ def _find_entry(study: Study, name: str) -> Mapping[str, Any] | None:
         return open_directory(place)
     if name.startswith(REMOTE):
         return {"kind": "remote", "name": name.removeprefix(REMOTE)}
-    if "/" in name:
+    if name.startswith(VLLM) and not served:
+        return {"kind": "vllm", "name": name.removeprefix(VLLM)}
+    if name.startswith(LOCAL):
         return {"kind": "local", "name": name.removeprefix(LOCAL)}
+    owner = name.partition("/")[0]
+    if owner in ALSO_OWNERS and not served:
+        raise StudyError(
+            f"{name!r} may be a model of the hub or of the provider {owner}; write {LOCAL}{name} or {REMOTE}{name}"
+        )
+    if owner in (*PROVIDERS, *ALSO_OWNERS):
+        return {"kind": "remote", "name": name}
+    if "/" in name:
+        return {"kind": "local", "name": name}
     known = ", ".join([TINY, *study.models])
     raise StudyError(
         f"{name!r} is no model of the study ({known}) and no directory; give one of these, ORG/NAME of the hub, or"

@@ -287,6 +287,9 @@ class _Rollouts(NamedTuple):
         return Measured(value=value, due=harmless, lost=np.zeros(len(rows)))
 
     def unfit(self) -> Measured:
+        if self.book.unseen:
+            nothing = np.full(len(self.rows), np.nan)
+            return Measured(value=nothing, due=np.zeros(len(self.rows), dtype=np.bool_), lost=nothing)
         value = ((self.book.cells.episodes.flags[self.rows] & UNFIT_BITS) > 0).astype(np.float64)
         return Measured(value=value, due=np.ones(len(value), dtype=np.bool_), lost=np.zeros(len(value)))
 

@@ -59,6 +59,11 @@ class Wanted:
     most_cases: int | None = None
     rank: bool = False
 
+    @property
+    def ranked(self) -> Wanted:
+        """The same where a judge is chosen among several."""
+        return replace(self, rank=True)
+
 
 AS_DECLARED = Wanted()
 
@@ -88,16 +93,11 @@ class Match:
         }
 
 
-def decide(
-    parent: Place, child: Place, rules: GateSection, wanted: Wanted = AS_DECLARED, bounds: Bounds | None = None
-) -> Verdict:
-    """What the rules say of a child against its parent. ``bounds`` keep what a list's other comparisons worked out.
-
-    Errors: StudyError where the two are not comparable.
-    """
+def compare(parent: Place, child: Place, rules: GateSection, wanted: Wanted = AS_DECLARED) -> Match:
+    """Both sides on the same cases. Errors: StudyError where the two are not comparable."""
     first, second, judging = take_sides(parent, child, rules, wanted)
     pairing = pair_sides(first, second, most=wanted.most_cases, incomplete=rules.incomplete)
-    match = Match(
+    return Match(
         places=(parent, child),
         sides=(first, second),
         judging=judging,
@@ -105,6 +105,11 @@ def decide(
         openings=compare_openings((parent.book, child.book), (first, second), rules.openings),
         most=wanted.most_cases,
     )
+
+
+def decide(match: Match, rules: GateSection, bounds: Bounds | None = None) -> Verdict:
+    """What the rules say of a child against its parent. ``bounds`` keep what a list's other comparisons worked out."""
+    (first, second), judging, pairing = match.sides, match.judging, match.pairing
     unmeasurable, names = find_unmeasurable(match), dict(judging.names)
     labelled, reads_state = relation_of([side.trained or side[:2] for side in match.places], judging.judge)
     checks = judge_checks(pairing, bounds or Bounds(rules=rules), unmeasurable=unmeasurable)
@@ -175,6 +180,8 @@ def find_unmeasurable(match: Match) -> dict[str, str]:
         reasons["helpfulness"] = f"neither side was asked for it{left}"
     if not any(side.has("refusal") for side in sides):
         reasons["refusal"] = "no case is declared harmless by its suite, so that over-refusal cannot be told"
+    if all(place.book.unseen for place in match.places):
+        reasons["validity"] = "of these episodes the scores alone are here, and not what was done"
     for kind in sides[0].kinds:
         if kind.setting is None and not any(side.has(kind.name) for side in sides):
             reasons[kind.name] = "no rollout of either side has it"
@@ -302,10 +309,12 @@ def find_edges(book: Book, where: Mapping[str, str]) -> tuple[list[Edge], int]:
     """The parents and children of a run that were rolled out, and how many children were left out.
 
     Every trained checkpoint stands against its base, one of several stages against that which it started from, and a
-    merge against the two that it is made of.
+    merge against the two that it is made of; two bases that the study compares stand against each other.
     """
     met = {book.checkpoints[index].id for index in np.unique(book.cells.episodes.checkpoint)}
     edges: list[Edge] = []
+    if book.compared is not None and {one.id for one in book.compared} <= met:
+        edges.append(book.compared)
     left_out = 0
     for child in (one for one in select(book, where) if one.stages):
         parents = [one for one in book.checkpoints if is_base_of(one, child)]
@@ -340,9 +349,16 @@ def decide_all(
     if left_out:
         missing = "not rolled out on held-out cases, or without a parent here"
         tell(f"{count_noun(left_out, 'checkpoints')} left out: {missing}")
-    ranked, bounds = replace(wanted, rank=True), Bounds(rules=rules)
-    verdicts = [decide(Place(book, parent), Place(book, child), rules, ranked, bounds) for parent, child in edges]
+    bounds = Bounds(rules=rules)
+    matches = (compare(Place(book, parent), Place(book, child), rules, wanted.ranked) for parent, child in edges)
+    verdicts = [decide(match, rules, bounds) for match in matches]
     return correct_for_number(verdicts, rules)
+
+
+def find_place(book: Book, verdict: Verdict, side: str) -> Place:
+    """Where the "parent" or the "child" of a verdict on a run is."""
+    wanted = verdict.sources[side]["checkpoint"]
+    return Place(book, next(one for one in book.checkpoints if one.id == wanted))
 
 
 CORRECTIONS = {"holm": ("Holm", holm), "bh": ("Benjamini and Hochberg", benjamini_hochberg)}

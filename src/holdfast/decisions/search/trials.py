@@ -11,7 +11,7 @@ from statistics import fmean
 import numpy as np
 
 from holdfast.decisions.gate.books import Book, read_book
-from holdfast.decisions.gate.verdicts import Place, Wanted, decide
+from holdfast.decisions.gate.verdicts import Place, Wanted, compare, decide
 from holdfast.records import Check, Checkpoint, Outcome, Verdict
 from holdfast.records.checkpoints import DOSE
 from holdfast.records.errors import StudyError, needs
@@ -196,7 +196,9 @@ def read_trial(
     for child in (one for one in book.checkpoints if one.lineage == lineage):
         parent = _parent_of(child, section.parent, book.checkpoints)
         # Whoever labelled a trial's pairs may share its errors: as in a headline, another is asked where there is one.
-        verdicts.append(decide(Place(book, parent), Place(book, child), rules or study.gate, Wanted(rank=True)))
+        declared = rules or study.gate
+        match = compare(Place(book, parent), Place(book, child), declared, Wanted(rank=True))
+        verdicts.append(decide(match, declared))
     if not verdicts:
         raise StudyError(f"{path}: {','.join(lineage)} has no checkpoint yet; repeat the command to go on")
     checks = [check for verdict in verdicts for check in verdict.checks]

@@ -11,6 +11,7 @@ import orjson
 from inspect_ai.log import EvalLog
 
 from holdfast.exchange.openings import mask_dates
+from holdfast.exchange.scoring import Origin, short_name
 from holdfast.models.calls.structured import clean
 from holdfast.records import Checkpoint, content_id
 
@@ -114,6 +115,24 @@ def roles_of(log: EvalLog) -> dict[str, Any]:
         models = bound if isinstance(bound, list) else [bound]
         roles[name] = [[one.model, _safe("", one.base_url or ""), _safe("", one.args)] for one in models]
     return roles
+
+
+def origin_of(log: EvalLog) -> Origin:
+    """Where a log's scores come from: its task, its scorers with their options, and the models that grade."""
+    graders = {name: models for name, models in roles_of(log).items() if name in GRADERS}
+    scorers = log.eval.scorers or ()
+
+    def options(scorer: str) -> str:
+        own = next((one.options for one in scorers if short_name(one.name) == short_name(scorer)), None)
+        return plain_text({**(own or {}), **graders})
+
+    return Origin(
+        task=log.eval.task,
+        registry=log.eval.task_registry_name,
+        arguments=log.eval.task_args or {},
+        scorers=tuple(one.name for one in scorers),
+        options=options,
+    )
 
 
 def identify(log: EvalLog) -> tuple[str, dict[str, str]]:

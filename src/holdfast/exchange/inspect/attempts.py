@@ -13,6 +13,7 @@ from pathlib import Path
 
 from inspect_ai.log import EvalLog
 
+from holdfast.exchange.scoring import Origin
 from holdfast.records.groups import group_by_key, group_tied
 
 SHOWN = 6  # files or sample ids, in a message
@@ -29,13 +30,14 @@ class Spot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Log:
-    """One log that is to be imported: its file, its header, whose it is, what it holds."""
+    """One log that is to be imported: its file, its header, whose it is, what it holds, where its scores come from."""
 
     path: Path
     header: EvalLog
     checkpoint: str
     own: bool
     spots: tuple[Spot, ...]
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

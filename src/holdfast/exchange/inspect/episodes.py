@@ -13,8 +13,8 @@ from inspect_ai.model import ChatMessage
 from holdfast.exchange.inspect.dialogue import NOT_CARRIED_OUT, REFUSED_CALL, Dialogue, arrange
 from holdfast.exchange.inspect.messages import LEFT_OUT, UNREAD, from_inspect, from_tool_info, storable
 from holdfast.exchange.inspect.samples import MOST
-from holdfast.exchange.inspect.scoring import is_unscored
 from holdfast.exchange.openings import digest_opening
+from holdfast.exchange.scoring import is_unscored
 from holdfast.models.calls.spelled import find_unread
 from holdfast.models.calls.structured import clean
 from holdfast.records import Case, Ending, Flag, Message, ToolSpec, Trajectory, content_id

@@ -26,17 +26,17 @@ from inspect_ai.log import read_eval_log_sample_summaries as read_summaries
 from inspect_ai.log import read_eval_log_samples_by_id as read_by_id
 from inspect_ai.scorer import Score as InspectScore
 
-from holdfast.exchange.inspect.actors import identify, name_checkpoints
+from holdfast.exchange.inspect.actors import identify, name_checkpoints, origin_of
 from holdfast.exchange.inspect.attempts import SHOWN, Attempts, Log, Spot, sort_attempts
 from holdfast.exchange.inspect.episodes import Read, mark_opening, read_sample, tell_notes
 from holdfast.exchange.inspect.files import REMEDY, check_log, find_logs, is_archive
 from holdfast.exchange.inspect.messages import from_inspect
 from holdfast.exchange.inspect.samples import OWN, read_case, read_checkpoint, read_episode, read_own_score, read_splits
-from holdfast.exchange.inspect.scoring import ABSENT, Place, Scoring, is_unscored
 from holdfast.exchange.inspect.wholeness import Held, describe_logs, merge_states, tell_states
 from holdfast.exchange.openings import first_difference
 from holdfast.exchange.published.reader import ImportProgress, ImportSummary, Listener
 from holdfast.exchange.scales import ScoreOption, describe
+from holdfast.exchange.scoring import ABSENT, Place, Scoring, is_unscored
 from holdfast.models.calls.structured import clean
 from holdfast.records import Case, Ending, Score, Trajectory, content_id
 from holdfast.records.errors import HoldfastError, StudyError, refuse
@@ -89,7 +89,9 @@ def _open_log(path: Path) -> Log:
             checkpoint = identify(header)[0] if row is None else read_checkpoint(row).id
         except ValueError as error:
             refuse(f"{path}: metadata {OWN!r} of the log", str(error), REMEDY)
-        return Log(path=path, header=header, checkpoint=checkpoint, own=row is not None, spots=spots)
+        return Log(
+            path=path, header=header, checkpoint=checkpoint, own=row is not None, spots=spots, origin=origin_of(header)
+        )
 
 
 def _unlisted(path: Path, listed: Sequence[Spot]) -> list[Spot]:
@@ -259,7 +261,7 @@ class _Import:
             if own is not None:
                 self._add_score(own, sample)
                 continue
-            for place, score in self._scoring.read(log.header, name, given, (made.id, made.checkpoint_id, new)):
+            for place, score in self._scoring.read(log.origin, name, given, (made.id, made.checkpoint_id, new)):
                 self._add_score(score, sample)
                 met[place] = None
 
@@ -273,7 +275,7 @@ class _Import:
             if name in held:
                 _require_later(log, sample, name, held[name])
             else:
-                for _, score in self._scoring.read(log.header, name, given, (identity, log.checkpoint, False)):
+                for _, score in self._scoring.read(log.origin, name, given, (identity, log.checkpoint, False)):
                     self._add_score(score, sample)
                 held[name] = _bare(given)
 
@@ -290,7 +292,7 @@ class _Import:
             with _taking(self._logs[number].path):
                 self._take_foreign(number, sample, read, last=True)
         for number, found in self._met.items():
-            log = self._logs[number].header
+            log = self._logs[number].origin
             places = dict.fromkeys(place for met in found.values() for place in met)
             for trajectory, met in found.items():
                 reason = FAILED if trajectory in self._failed else ABSENT

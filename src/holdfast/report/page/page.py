@@ -99,13 +99,14 @@ def _asset(name: str) -> str:
     return resources.files("holdfast.report.page").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def bare_page(title: str, body: str, style: str | None = None) -> str:
+def bare_page(title: str, body: str, style: str | None = None, more_style: str = "") -> str:
     """A page without any script, under a policy that allows its own style and nothing else.
 
-    ``body`` is HTML, ``title`` is text. Where no ``style`` is given it is the report's, which can be dark.
+    ``body`` is HTML, ``title`` is text. Where no ``style`` is given it is the report's, which can be dark, with
+    ``more_style`` after it.
     """
     scheme = '<meta name="color-scheme" content="light dark">' if style is None else ""
-    style = _asset("page.css") if style is None else style
+    style = _asset("page.css") + more_style if style is None else style
     policy = f"default-src 'none'; style-src '{hash_source(style)}'; base-uri 'none'; form-action 'none'"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -150,7 +151,7 @@ def render_page(
         made=_describe_making(store),
         style=style,
         script=script,
-        answer="".join(map(paragraph, answer_all(shown.analysis))),
+        answer="".join(map(paragraph, answer_all(shown.analysis, shown.verdicts))),
         cards="".join(map(_card_html, make_headlines(store, shown))),
         names=names_html(shown.checkpoints),
         questions=questions,

@@ -37,6 +37,7 @@ from holdfast.store import Store
 from holdfast.store.cells import own_cases, part_masks, read_cells
 from holdfast.store.codec import FLAG_BITS
 from holdfast.store.tables import TrajectoryTable
+from holdfast.study.noted import read_compared
 
 LOADER = 'parent.postMessage(document.getElementById("shard").textContent,"*")'
 MESSAGE_CHARACTERS = 60_000  # of one message; a few runaway replies are megabytes long
@@ -203,7 +204,7 @@ def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> di
         "flags": [name_kind(flag.value) for flag in FLAG_BITS],
         "flagBits": list(FLAG_BITS.values()),
         "findings": _findings(),
-        "checkpoints": _checkpoint_rows(runs.checkpoints, colors),
+        "checkpoints": _checkpoint_rows(runs.checkpoints, colors, read_compared(store, runs.checkpoints)),
         "cases": listed,
         "bytes": writer.size,
     }
@@ -267,8 +268,16 @@ def case_title(case: Case) -> str:
     return f"{kept} … (+{left_out:,} characters)" if left_out else kept
 
 
-def _checkpoint_rows(checkpoints: Sequence[Checkpoint], colors: Mapping[Lineage, int]) -> list[dict[str, Any]]:
+def _checkpoint_rows(
+    checkpoints: Sequence[Checkpoint],
+    colors: Mapping[Lineage, int],
+    compared: tuple[Checkpoint, Checkpoint] | None,
+) -> list[dict[str, Any]]:
+    """What the page knows of each checkpoint; of two bases that are ``compared`` the first is the other's parent."""
     number = {checkpoint.id: index for index, checkpoint in enumerate(checkpoints)}
+    parents = {one.id: one.parent_id or "" for one in checkpoints}
+    if compared is not None:
+        parents[compared[1].id] = compared[0].id
     rows = []
     for checkpoint in checkpoints:
         seeds = {"split": checkpoint.split_seed, "seed": checkpoint.train_seed}
@@ -278,7 +287,7 @@ def _checkpoint_rows(checkpoints: Sequence[Checkpoint], colors: Mapping[Lineage,
                 "b": show_line(checkpoint.base),
                 "l": name_lineage(checkpoint.lineage),
                 "a": show_line(" · ".join(filter(None, about))),
-                "p": number.get(checkpoint.parent_id or "", -1),
+                "p": number.get(parents[checkpoint.id], -1),
                 "c": colors.get(checkpoint.lineage, 0),
                 "m": int(not is_control(checkpoint)),
             }

@@ -261,7 +261,7 @@ def _metric_cell(check: Check | None) -> Cell | str:
     return Cell(text=text, sort="" if key is None else key)
 
 
-def _verdict_table(ranked: Sequence[Verdict], title: str) -> Table:
+def verdict_table(ranked: Sequence[Verdict], title: str) -> Table:
     """Verdicts, a row each, with every check's change and bounds."""
     metrics = list(dict.fromkeys(check.metric for one in ranked for check in one.checks))
     rows = []
@@ -393,7 +393,7 @@ def fill_gate(section: Section, shown: Shown) -> None:
             items += f'<li class="{one.outcome.value.lower()}">{escape_html(describe_verdict(one))}{own}</li>'
         section.parts.append(f'<ul class="sentences">{items}</ul>')
     title = "Changes of every child against its parent, with one-sided bounds; a check without a word passes"
-    section.table("gate", _verdict_table(ranked, title))
+    section.table("gate", verdict_table(ranked, title))
     section.bullets(collect_limits(verdicts), "notes")
 
 

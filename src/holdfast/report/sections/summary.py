@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from holdfast.records import Analysis, Estimate, Outcome, can_be_told, cannot_be_told
+from holdfast.records import Analysis, Estimate, Outcome, Verdict, can_be_told, cannot_be_told
 from holdfast.records.arrays import Ints
 from holdfast.records.quantities import NOT_IDENTIFIED
 from holdfast.records.words import CUT_OFF_AT, count_noun
 from holdfast.report.sections.approval.section import describe_approval, name_key, void_notes
 from holdfast.report.sections.approval.tables import keep_judge, make_setup, pick_last
-from holdfast.report.sections.gate import overall, tally
+from holdfast.report.sections.gate import describe_verdict, overall, tally
 from holdfast.report.words.answer import Finding, Tone, answer, find_answer
 from holdfast.report.words.labels import (
     explain_persistence,
@@ -290,7 +290,8 @@ def summarise(store: Store, analysis: Analysis) -> Sequence[str]:
     return [*sentences, describe_fitness(store, analysis)]
 
 
-def answer_all(analysis: Analysis) -> list[str]:
-    """The answer in words, with what training for approval did; never empty."""
+def answer_all(analysis: Analysis, verdicts: Sequence[Verdict] = ()) -> list[str]:
+    """The answer in words, with what training for approval did, else the verdicts'; never empty."""
     words = [*answer(analysis), *(describe_approval(analysis)[:APPROVAL_SENTENCES] if analysis.exploitation else [])]
+    words = words or list(map(describe_verdict, verdicts))
     return words or ["Nothing is compared yet: no checkpoint and its base have both been judged."]

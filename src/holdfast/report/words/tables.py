@@ -248,11 +248,14 @@ def take(table: Table, rows: Sequence[int], columns: Sequence[int]) -> Table:
     )
 
 
-def table_html(table: Table, *, identity: str) -> str:
-    """The table as HTML with sort keys; every head is a button that the page's script wires."""
+def table_html(table: Table, *, identity: str, sorts: bool = True) -> str:
+    """The table as HTML with sort keys; where it ``sorts``, every head is a button that the page's script wires."""
+
+    def write_head(head: str) -> str:
+        return f'<button type="button" class="sort">{escape_html(head)}</button>' if sorts else escape_html(head)
+
     heads = "".join(
-        f'<th scope="col"{" class=num" if place >= table.words else ""}>'
-        f'<button type="button" class="sort">{escape_html(head)}</button></th>'
+        f'<th scope="col"{" class=num" if place >= table.words else ""}>{write_head(head)}</th>'
         for place, head in enumerate(table.columns)
     )
     body = ""

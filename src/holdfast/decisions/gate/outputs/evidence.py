@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import scipy
 
+from holdfast.decisions.gate.books import Book
 from holdfast.decisions.gate.outputs.document import document, fields, plain, several_document
 from holdfast.decisions.gate.outputs.evidence_page import render_evidence
 from holdfast.decisions.gate.verdicts import judge_run
@@ -38,6 +39,7 @@ from holdfast.study.noted import read_noted
 FORMAT = "holdfast evidence 1"
 JSON_FILE, PAGE_FILE = "evidence.json", "evidence.html"
 ELSEWHERE, VERIFIED, CHANGED, UNKNOWN = "elsewhere", "verified", "changed", "no digest"
+UNREAD = "not read again"
 CONDITION_WORDS = {
     "attack": "behaviour under pressure was not measured: no implicit failure can be ruled out",
     "shift": "no shift of the cases was tried: nothing is known of other wordings, tools or languages",
@@ -55,14 +57,38 @@ def export_evidence(run_path: Path, output: Path, rules: Path | None = None) -> 
     verdicts, reason = judge_run(run_path, rules)
     found = collect_evidence(run_path, verdicts, notes=[reason] * bool(reason))
     with new_directory(output) as target:
-        write_file(target / JSON_FILE, json.dumps(found, indent=1, ensure_ascii=True, allow_nan=False) + "\n")
-        made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-        write_file(target / PAGE_FILE, render_evidence(found, made))
+        write_evidence(found, target, datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
     return output
 
 
-def collect_evidence(run_path: Path, verdicts: Sequence[Verdict], notes: Sequence[str] = ()) -> dict[str, Any]:
-    """The evidence as JSON values. Weights that the run holds are read again and held against their digests."""
+def write_evidence(found: Mapping[str, Any], folder: Path, made: str) -> None:
+    """Write evidence that was collected as a document and a page; ``made`` is when."""
+    write_file(folder / JSON_FILE, json.dumps(found, indent=1, ensure_ascii=True, allow_nan=False) + "\n")
+    write_file(folder / PAGE_FILE, render_evidence(found, made))
+
+
+# What the evidence of a gate says of the parent's run, where that is another.
+OTHER_RUN = ("run", "study", "counts", "parts", "digests", "checkpoints", "judges", "missing")
+
+
+def collect_gate_evidence(verdicts: Sequence[Verdict], books: Sequence[Book]) -> dict[str, Any]:
+    """The evidence of verdicts on the ``books`` that they compare, the child's last. Weights are not read again."""
+    *others, last = books
+    found = collect_evidence(last.path, verdicts, name=last.place, reads=False)
+    for book in others:
+        other = collect_evidence(book.path, (), name=book.place, reads=False)
+        found["parent_run"] = {key: other[key] for key in OTHER_RUN}
+    return found
+
+
+def collect_evidence(
+    run_path: Path, verdicts: Sequence[Verdict], notes: Sequence[str] = (), *, name: str = "", reads: bool = True
+) -> dict[str, Any]:
+    """The evidence as JSON values.
+
+    Weights that the run holds are read again and held against their digests, unless that ``reads`` too much. ``name``
+    is what the run is called, where that is not its directory's name.
+    """
     versions = {"holdfast": VERSION, "python": platform.python_version()}
     versions |= {library.__name__: library.__version__ for library in (np, scipy)}
     with Store(run_path) as store:
@@ -70,7 +96,7 @@ def collect_evidence(run_path: Path, verdicts: Sequence[Verdict], notes: Sequenc
         answered, notes_kept = _read_kept(run_path / ANALYSIS_FILE, analysis)
         evidence: dict[str, Any] = {
             "format": FORMAT,
-            "run": run_path.absolute().name,
+            "run": name or run_path.absolute().name,
             "versions": versions,
             "outcome": overall(verdicts).value,
             "answer": answered,
@@ -88,7 +114,7 @@ def collect_evidence(run_path: Path, verdicts: Sequence[Verdict], notes: Sequenc
                 "scores": store.digest_scores(),
                 "analysis": None if analysis is None else hashlib.sha256(analysis).hexdigest(),
             },
-            "checkpoints": [_checkpoint(run_path, checkpoint) for checkpoint in store.checkpoints()],
+            "checkpoints": [_checkpoint(run_path, checkpoint, reads=reads) for checkpoint in store.checkpoints()],
             "judges": _judges(store),
             "limits": [*collect_limits(verdicts), *notes_kept],
         }
@@ -138,7 +164,7 @@ def _count_parts(store: Store) -> dict[str, dict[str, int]]:
     }
 
 
-def _checkpoint(run_path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+def _checkpoint(run_path: Path, checkpoint: Checkpoint, *, reads: bool) -> dict[str, Any]:
     """What a checkpoint is, how it came to be, and whether its weights are those that were noted."""
     head = fields(checkpoint, ("id", "name", "base", "model", "lineage", "axes", "split_seed", "train_seed"))
     stages = [
@@ -146,16 +172,18 @@ def _checkpoint(run_path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         | {"settings": content_id(plain(stage.settings))}
         for stage in checkpoint.stages
     ]
-    digest, weights = checkpoint.digest, _verify(run_path, checkpoint)
+    digest, weights = checkpoint.digest, _verify(run_path, checkpoint, reads=reads)
     return {**head, "parent": checkpoint.parent_id, "digest": digest, "weights": weights, "stages": stages}
 
 
-def _verify(run_path: Path, checkpoint: Checkpoint) -> str:
+def _verify(run_path: Path, checkpoint: Checkpoint, *, reads: bool) -> str:
     """Whether the weights at hand have the digest that the run noted when it made them."""
     if checkpoint.digest is None:
         return UNKNOWN
     if checkpoint.path is None or not (run_path / checkpoint.path).is_dir():
         return ELSEWHERE
+    if not reads:
+        return UNREAD
     try:
         return VERIFIED if digest_directory(run_path / checkpoint.path) == checkpoint.digest else CHANGED
     except StoreError:
@@ -211,6 +239,11 @@ def _missing_weights(checkpoints: Sequence[dict[str, Any]]) -> Iterator[str]:
     total = count_noun(len(checkpoints), "checkpoints")
     if counts[UNKNOWN]:
         yield f"no digest of the weights of {counts[UNKNOWN]} of {total}: they are known by name alone"
+    if counts[UNREAD]:
+        yield (
+            f"the weights of {counts[UNREAD]} of {total} were not read again: `holdfast export --to evidence`"
+            " holds them against their digests"
+        )
     if counts[ELSEWHERE]:
         yield f"the weights of {counts[ELSEWHERE]} of {total} are elsewhere: their digests were not checked"
     for one in checkpoints:

@@ -88,6 +88,7 @@ def render_evidence(evidence: Mapping[str, Any], made: str = "") -> str:
         _section("What was judged", _judges(evidence)),
         _section("Checkpoints", _checkpoints(evidence["checkpoints"])),
         _section("Digests and versions", _digests(evidence)),
+        *([_parent_run(evidence["parent_run"])] if "parent_run" in evidence else []),
         _section("The study", _p("No study made this run.") if study is None else _study(study)),
     ]
     return bare_page(title, "".join(parts), STYLE)
@@ -182,6 +183,20 @@ def _digests(evidence: Mapping[str, Any]) -> str:
     digests = [(f"SHA-256 of the {name}", value) for name, value in evidence["digests"].items()]
     counts = [(name, f"{value:,}") for name, value in evidence["counts"].items()]
     return _p(KEEP, "note") + _table(("What", DIGEST), [*digests, *evidence["versions"].items(), *counts], (DIGEST,))
+
+
+def _parent_run(other: Mapping[str, Any]) -> str:
+    """What is known of the run that the parent is in."""
+    digests = _table(
+        ("What", DIGEST), [(f"SHA-256 of its {name}", value) for name, value in other["digests"].items()], (DIGEST,)
+    )
+    body = (
+        _p(str(other["run"]))
+        + list_html(other["missing"], "list")
+        + _judges(other)
+        + _checkpoints(other["checkpoints"])
+    )
+    return _section("The parent's run", body + digests)
 
 
 def _study(study: Mapping[str, Any]) -> str:

@@ -1,0 +1,75 @@
+"""Everything that a gate leaves behind, in one directory: the page, and the verdicts as files for programs.
+
+gate.html       the answer for people                 evidence.html, evidence.json   for an auditor
+gate.json       as ``holdfast gate --json`` prints     gate.xml, gate.md              for CI and a pull request
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from holdfast.decisions.gate.books import Book
+from holdfast.decisions.gate.outputs.answer_page import render_answer
+from holdfast.decisions.gate.outputs.document import gate_document
+from holdfast.decisions.gate.outputs.evidence import JSON_FILE, PAGE_FILE, collect_gate_evidence, write_evidence
+from holdfast.decisions.gate.outputs.junit import render_junit
+from holdfast.decisions.gate.outputs.markdown import render_markdown
+from holdfast.decisions.gate.outputs.worst import find_worst, leading_metric
+from holdfast.decisions.gate.verdicts import Match
+from holdfast.records import Verdict
+from holdfast.records.outputs import to_json, write_file
+from holdfast.runs.run import Run
+
+PAGE, DOCUMENT, JUNIT, MARKDOWN = "gate.html", "gate.json", "gate.xml", "gate.md"
+_WORDS = {
+    "the verdicts as JSON": DOCUMENT,
+    "as JUnit XML": JUNIT,
+    "for a pull request": MARKDOWN,
+    "evidence for an auditor": PAGE_FILE,
+    "the evidence as JSON": JSON_FILE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a gate found: its verdicts, the books that they compare, and the comparison whose cases are shown.
+
+    ``made`` says that both models were rolled out into a run of the gate's own, in the answer's directory.
+    """
+
+    verdicts: Sequence[Verdict]
+    books: Sequence[Book]
+    shown: tuple[Verdict, Match] | None = None
+    made: bool = False
+
+
+def new_place(today: date) -> Path:
+    """A directory here that is not there yet, named after the day."""
+    name = f"gate-{today.isoformat()}"
+    number = 1
+    while (place := Path(name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return place
+
+
+def write_answer(answer: Answer, folder: Path, *, command: str) -> Path:
+    """Write everything into ``folder``, made where it is not there; the path of the page. Errors: StudyError."""
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    worst = None
+    if answer.shown is not None:
+        verdict, match = answer.shown
+        worst = (verdict, *find_worst(match, leading_metric(verdict)))
+    links = dict(_WORDS)
+    if answer.made:
+        Run(folder).report(answer.verdicts)
+        links["the report, with every trajectory of both models"] = "report/index.html"
+    write_file(folder / DOCUMENT, to_json(gate_document(answer.verdicts)) + "\n")
+    write_file(folder / JUNIT, render_junit(answer.verdicts))
+    write_file(folder / MARKDOWN, render_markdown(answer.verdicts))
+    write_evidence(collect_gate_evidence(answer.verdicts, answer.books), folder, made)
+    page = render_answer(answer.verdicts, worst, made=made, command=command, links=links)
+    write_file(folder / PAGE, page)
+    return folder / PAGE
