@@ -54,7 +54,7 @@ def test_h_04_a_base_is_gated_against_its_adapter(
     with Store(tmp_path / "run") as store:
         bases = {one.base: one for one in store.checkpoints()}
         results = [status.result for status in store.log.steps().values() if status.result.get("directory")]
-    assert bases["./base"].digest != bases["./adapter"].digest
+    assert bases["base"].digest != bases["adapter"].digest
     assert [one.get("base") for one in results if one["directory"] == "adapter"] == [str((case / "base").resolve())]
 
 

@@ -125,6 +125,7 @@ def carry_out(options: argparse.Namespace) -> tuple[str, int]:
             books = (parent.book, child.book) if parent.book is not child.book else (child.book,)
             made = options.suite is not None and len(books) == 1
             answer = Answer(verdicts=[verdict], books=books, shown=(verdict, match), made=made)
+        _write_asked(answer.verdicts, options)
         page = write_answer(answer, request.output, command=shlex.join(["holdfast", *options.words]))
     return _tell(answer.verdicts, page, options), EXIT_CODES[overall(answer.verdicts)]
 
@@ -305,14 +306,18 @@ def _plan(request: Request, library: Library) -> str:
     return render_plan(needs, rules, power=options.power, pilot=pilot, families_too=also)
 
 
-def _tell(verdicts: Sequence[Verdict], page: Path, options: argparse.Namespace) -> str:
-    """The text for standard output; files are written first."""
+def _write_asked(verdicts: Sequence[Verdict], options: argparse.Namespace) -> None:
+    """Write the files that were asked for by name."""
     if options.junit is not None:
         write_file(options.junit, render_junit(verdicts))
     if options.markdown is not None:
         # A summary that the steps of a job share gets one part more; any other file is this command's alone.
         write = append_file if os.environ.get(STEP_SUMMARY) == str(options.markdown) else write_file
         write(options.markdown, render_markdown(verdicts))
+
+
+def _tell(verdicts: Sequence[Verdict], page: Path, options: argparse.Namespace) -> str:
+    """The text for standard output."""
     if options.json:
         return to_json({**gate_document(verdicts), "page": str(page)})
     return f"{render_text(verdicts, full=options.full).rstrip(chr(10))}\n\n{page}"

@@ -297,6 +297,7 @@ def execute(
     hand_back_memory()  # which looking at models took
     engine = open_engine(where, store, workers)
     try:
+        state.tell_notes(engine)
         while True:
             while (step := state.queue.find(engine.takes)) is not None:
                 state.start(step, engine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from holdfast.study.study import Study
 
 DRAWS, SEED = 400, 0
 FREE = "mockllm/"  # a provider that asks nobody
+OWN_SERVERS = ("llama-cpp-python", "ollama", "sglang", "vllm")  # on this machine, unless their address says otherwise
 _HERE = ("localhost", "127.0.0.1", "::1")
 
 
@@ -98,4 +100,10 @@ def _elsewhere(study: Study) -> Iterator[str]:
 def _asks_elsewhere(entry: ModelEntry, url: str | None) -> bool:
     if entry.kind != "remote" or entry.name.startswith(FREE):
         return False
-    return url is None or urlsplit(url).hostname not in _HERE
+    provider, _, rest = entry.name.partition("/")
+    # Where Inspect finds a provider's address that nobody gave: OPENAI_BASE_URL, and of openai-api/NAME NAME_BASE_URL.
+    service = rest.partition("/")[0] if provider == "openai-api" else provider
+    url = url or os.environ.get(f"{service.upper().replace('-', '_')}_BASE_URL")
+    if url is None:
+        return provider not in OWN_SERVERS
+    return urlsplit(url).hostname not in _HERE
