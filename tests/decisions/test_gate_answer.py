@@ -170,6 +170,9 @@ def test_paid_calls_are_allowed_first(models_study: Path, tmp_path: Path, capsys
     *ahead, line = err.splitlines()
     assert "may cost money; allow it with --yes, or bound it with --max-cost AMOUNT" in line
     assert any("calls to remote/openai/gpt-x: no price of them is known" in one for one in ahead)
+    graded = load(models_study, changes=["judges.state.kind=rubric", "judges.state.model=openai/gpt-x"])
+    made = evaluate(graded, {"one": "one", "two": "two"})
+    assert look_ahead([(made, tmp_path / "out")], GateSection()).paid == ("openai/gpt-x",)
     for url, costs in (("http://127.0.0.1:9/v1", False), ("http://10.1.1.1:9/v1", True)):
         made = evaluate(load(models_study), {"one": "one", "x": "openai-api/local/x"}, base_url=url)
         assert look_ahead([(made, tmp_path / "out")], GateSection()).paid == (("x",) if costs else ())

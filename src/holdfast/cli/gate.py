@@ -224,6 +224,7 @@ def _find_sides(request: Request, library: Library) -> tuple[Place, Place | None
             again=options.seed or AGAIN_SEED,
             output=options.output,
             means=request.means,
+            before=lambda studies: request.announce(studies, rules),
         )
     elif parent.book is child.book and parent.checkpoint.id == child.checkpoint.id:
         raise StudyError(

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from holdfast.decisions.gate.pairing import FAMILY
-from holdfast.models.entries import ModelEntry
 from holdfast.records.words import count_noun
 from holdfast.runs.build import build
 from holdfast.runs.forecast import forecast
@@ -55,8 +54,12 @@ def look_ahead(studies: Sequence[tuple[Study, Path]], rules: GateSection) -> Out
         f"{' and '.join(models)}: {count_noun(cases, 'cases')}, {per_case} a case, judged by {judges};"
         f" {count_noun(episodes, 'episodes')} to do, {'how long is told as it goes on' if untold else time}"
     ]
-    elsewhere = {name for study, _ in studies for name in _elsewhere(study)}
-    asked = [row for one in documents for row in one["traffic"] if row["model"] in elsewhere and row["calls"]]
+    asked = [
+        row
+        for (study, _), one in zip(studies, documents, strict=True)
+        for row in one["traffic"]
+        if row["calls"] and may_cost(study, row["model"])
+    ]
     paid = tuple(dict.fromkeys(row["model"] for row in asked))
     calls, money = sum(round(row["calls"]) for row in asked), sum(row["money"] for row in asked)
     if paid:
@@ -88,16 +91,9 @@ def describe_reach(rules: GateSection, cases: int, rollouts: int) -> Iterator[st
     )
 
 
-def _elsewhere(study: Study) -> Iterator[str]:
-    """The models of a study whose calls may cost money: a provider's, and not those of a server on this machine."""
-    for name, entry in study.models.items():
-        endpoint = study.endpoints.get(name)
-        url = None if endpoint is None else endpoint.base_url
-        if _asks_elsewhere(entry, url):
-            yield name
-
-
-def _asks_elsewhere(entry: ModelEntry, url: str | None) -> bool:
+def may_cost(study: Study, name: str) -> bool:
+    """Whether calls to a model may cost money: a provider's do, unless its server is on this machine."""
+    entry, url = study.entry(name), study.endpoint(name).base_url
     if entry.kind != "remote" or entry.name.startswith(FREE):
         return False
     provider, _, rest = entry.name.partition("/")

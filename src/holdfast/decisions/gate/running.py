@@ -39,6 +39,8 @@ ALSO_OWNERS = ("google", "openai")
 # What of a study a gate's own run leaves out: nothing is trained, and only held-out cases are met.
 LEFT_OUT = ("stages", "doses", "merges", "attacks", "shifts", "probes", "search")
 
+Before = Callable[[Sequence[tuple[Study, Path]]], None]  # is told what will be carried out and where, and may refuse it
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
@@ -66,7 +68,7 @@ def roll_out_models(
     again: int | None,
     most_cases: int | None = None,
     base_url: str | None = None,
-    before: Callable[[Sequence[tuple[Study, Path]]], None] = lambda _: None,
+    before: Before = lambda _: None,
 ) -> tuple[Place, Place]:
     """Two models through a study's suite and judges, in the run at ``output``.
 
@@ -135,7 +137,14 @@ def _bound_cases(study: Study, output: Path, most_cases: int | None) -> Study:
 
 
 def roll_out_again(
-    library: Library, book: Book, checkpoint: Checkpoint, *, again: int, output: Path | None, means: Means
+    library: Library,
+    book: Book,
+    checkpoint: Checkpoint,
+    *,
+    again: int,
+    output: Path | None,
+    means: Means,
+    before: Before = lambda _: None,
 ) -> Place:
     """The same weights through the same held-out cases with another seed, in a run of their own.
 
@@ -162,6 +171,7 @@ def roll_out_again(
     place = output or again_place(book.path, checkpoint.id[:8], again)
     if place.absolute() == book.path.absolute():
         raise StudyError(f"-o {place}: is the run itself; the new episodes need a run of their own")
+    before([(study, place)])
     _lend(book, checkpoint, study, place)
     made = _book_of(library, study, place, means)
     told = f"{name} (rolled out anew, seed {again})"
