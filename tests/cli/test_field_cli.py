@@ -447,7 +447,7 @@ def test_again_keeps_the_users_own_way_to_a_remote_base(
         raise StudyError("far enough")
 
     monkeypatch.setattr(running, "run", note)
-    words = ["gate", str(run), "--child", "base", "--again", "-o", str(tmp_path / "new"), "--quiet"]
+    words = ["gate", str(run), "--child", "base", "--again", "-o", str(tmp_path / "new"), "--quiet", "--yes"]
     assert main([*words, "--judges", str(file)]) == main([*words, "--trust-endpoints"]) == 2
     mine, theirs = (set(one.values()) for one in asked)
     assert (mine, theirs) == ({"https://api.example.com"}, {their_server.base_url})
