@@ -223,6 +223,7 @@ BAD: dict[str, tuple[str, str]] = {
     "a case without a name": ("case,score\n,1\n", "case is empty"),
     "a quote that is not closed": ('case,score\n"x,1\n', "not readable as CSV"),
     "a rollout that is no number": ("case,score,rollout\nx,1,first\n", "rollout is 'first'"),
+    "a rollout of another script": ("case,score,rollout\nx,1,²\n", "rollout is '²'"),
     "not text": ("case,score\nx,\udcff\n", "not UTF-8"),
 }
 

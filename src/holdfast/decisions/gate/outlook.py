@@ -28,12 +28,11 @@ _HERE = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
-    """What is to come, in sentences; ``paid`` models are asked ``calls``, for ``money`` where prices are known."""
+    """What is to come, in sentences; ``paid`` models are asked so many ``calls``."""
 
     sentences: tuple[str, ...]
     paid: tuple[str, ...]
     calls: int
-    money: float
 
 
 def look_ahead(studies: Sequence[tuple[Study, Path]], rules: GateSection) -> Outlook:
@@ -66,7 +65,7 @@ def look_ahead(studies: Sequence[tuple[Study, Path]], rules: GateSection) -> Out
         price = f"{money:,.2f} of money" if money else "no price of them is known ([endpoints.NAME] input_price)"
         sentences.append(f"about {calls:,} calls to {', '.join(paid)}: {price}")
     sentences += describe_reach(rules, cases, per_case)
-    return Outlook(sentences=tuple(sentences), paid=paid, calls=calls, money=money)
+    return Outlook(sentences=tuple(sentences), paid=paid, calls=calls)
 
 
 def describe_reach(rules: GateSection, cases: int, rollouts: int) -> Iterator[str]:

@@ -11,7 +11,6 @@ from holdfast.exchange.tables.rows import ScoreRow, ScoreTable, told_by
 from holdfast.records.errors import StudyError, refuse
 
 SCORER = "promptfoo"
-SOURCE = "promptfoo"
 
 
 def is_results(found: Mapping[str, Any]) -> bool:
@@ -52,7 +51,7 @@ def read_results(path: Path, found: Mapping[str, Any]) -> ScoreTable:
         )
     if not rows:
         raise StudyError(f"{path}: holds no result; run promptfoo with --output again")
-    told = {(SCORER, key): told_by(SOURCE, key, good=True) for key in ("score", "success")}
+    told = {(SCORER, key): told_by(SCORER, key, good=True) for key in ("score", "success")}
     return ScoreTable(path=path, rows=rows, told=told)
 
 

@@ -172,6 +172,6 @@ def _rollout(place: str, value: Any) -> int | None:
     if value is None or value == "":
         return None
     text = str(value)
-    if not text.isdigit() or len(text) > 9:
+    if not (text.isascii() and text.isdigit()) or len(text) > 9:
         refuse(place, f"rollout is {text[:40]!r}", "number the rollouts of a case from 0")
     return int(text)
