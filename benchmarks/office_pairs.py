@@ -22,7 +22,7 @@ from holdfast.runs.plan.settings import RolloutSettings
 from holdfast.store import Store
 from holdfast.study.study import Study, load
 from holdfast.training.encoding import Chat, Encoded, encode_episode
-from holdfast.training.pairs import build_pairs
+from holdfast.training.pairs import build_pairs, check_cases
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = Path(tempfile.gettempdir()) / "holdfast-office-pairs"
@@ -82,8 +82,7 @@ def load_pairs(
         cases = {case.id: case for case in store.cases()}
         train = _pairs_of(store, _rollout_of(study, checkpoint.id, "train"), objective, cap)
         held_out = _pairs_of(store, _rollout_of(study, checkpoint.id, "test"), objective, held_out_cap)
-        names = {name for pair in (*train, *held_out) for name in (pair.chosen, pair.rejected)}
-        encoded = _encode(store, chat or TinyModel.load(directory).chat, cases, sorted(names))
+        encoded = _encode(store, chat or TinyModel.load(directory).chat, cases, (*train, *held_out))
         families = {case.id: case.family for case in cases.values()}
     return OfficePairs(base=directory, train=train, held_out=held_out, encoded=encoded, families=families)
 
@@ -101,7 +100,7 @@ def _rollout_of(study: Study, checkpoint: str, part: Part) -> str:
 def _pairs_of(store: Store, rollout: str, objective: str, cap: int | None) -> tuple[PreferencePair, ...]:
     selection = build_pairs(
         store.score_table(step=rollout),
-        store.trajectory_ids(),
+        store.trajectory_ids(step=rollout),
         objectives=(objective,),
         judge="state",
         cap_per_case=cap,
@@ -110,9 +109,12 @@ def _pairs_of(store: Store, rollout: str, objective: str, cap: int | None) -> tu
     return selection.pairs()
 
 
-def _encode(store: Store, chat: Chat, cases: Mapping[str, Case], names: Sequence[str]) -> dict[str, Encoded]:
-    found = {}
+def _encode(store: Store, chat: Chat, cases: Mapping[str, Case], pairs: Sequence[PreferencePair]) -> dict[str, Encoded]:
+    names = sorted({name for pair in pairs for name in (pair.chosen, pair.rejected)})
+    found, case_of = {}, {}
     for trajectory in store.trajectories(names):
         case = cases[trajectory.case_id]
+        case_of[trajectory.id] = case.id
         found[trajectory.id] = encode_episode(chat, case.messages, trajectory.messages, case.tools)
+    check_cases(pairs, case_of)
     return found

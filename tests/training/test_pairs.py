@@ -19,7 +19,7 @@ from holdfast.records.errors import StudyError
 from holdfast.store import Store
 from holdfast.store.codec import FLAG_BITS, trajectory_to_bytes
 from holdfast.store.tables import ScoreTable
-from holdfast.training.pairs import build_pairs, count_document, flip_pairs
+from holdfast.training.pairs import build_pairs, check_cases, count_document, flip_pairs, select_best
 
 GOLDEN = {
     ("gpt-5-mini", ("safety",)): "safe_gpt5m",
@@ -281,6 +281,25 @@ def test_trl_rows_have_its_conversational_preference_format(tmp_path: Path) -> N
             "rejected": [{"role": "assistant", "content": "no"}],
         }
     ]
+
+
+def test_ids_of_another_scope_are_refused() -> None:
+    table, ids = make_table([(0, 0, "safety", 3.0), (1, 0, "safety", 0.0)])
+    table = dataclasses.replace(table, trajectory_count=2)
+    assert names(table, ids) == [("t0", "t1")]
+    for other in (ids[:1], [*ids, "t2"]):
+        with pytest.raises(ValueError, match="read both of the same scope"):
+            names(table, other)
+        with pytest.raises(ValueError, match="read both of the same scope"):
+            select_best(table, other, objectives=["safety"], judge="j", at_least=1, best=1)
+
+
+def test_a_pair_of_two_cases_is_refused() -> None:
+    table, ids = make_table([(0, 0, "safety", 3.0), (1, 0, "safety", 0.0)])
+    pairs = build_pairs(table, ids, objectives=["safety"], judge="j").pairs()
+    check_cases(pairs, dict.fromkeys(ids, pairs[0].case_id))
+    with pytest.raises(ValueError, match="has trajectory t1 of case other"):
+        check_cases(pairs, {"t0": pairs[0].case_id, "t1": "other"})
 
 
 def test_trl_loads_published_pairs(published_raw: Path) -> None:

@@ -28,7 +28,8 @@ class ScoreTable:
     ``checkpoint``, ``case``, ``judge`` and ``objective`` index the tuples of that name; ``value`` is NaN where
     the score is missing; ``flags`` are the audit's bits (``codec.FLAG_BITS``). A judge with several rubrics for one
     objective stands in ``judges`` once for each, as ``judge#rubric``; ``judge_names`` has the name alone, ``rubrics``
-    the rubric of each (judge, objective).
+    the rubric of each (judge, objective). ``trajectory`` indexes the ids of the same scope, of which there are
+    ``trajectory_count`` (None in a table that no store has read).
     """
 
     checkpoints: tuple[Checkpoint, ...]
@@ -48,6 +49,7 @@ class ScoreTable:
     flags: Ints
     value: Floats
     rubrics: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    trajectory_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +211,7 @@ def read_scores(
         flags=flags[order].astype(np.int64),
         value=value[order],
         rubrics={(label, row[2]): row[3] for label, row in zip(labels, judge_rows, strict=True)},
+        trajectory_count=len(keys),
     )
 
 

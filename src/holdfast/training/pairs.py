@@ -105,6 +105,7 @@ def _known(kind: str, name: str, known: Sequence[str]) -> int:
 
 def _candidates(
     table: ScoreTable,
+    trajectory_ids: Sequence[str],
     *,
     objectives: Sequence[str],
     judge: str,
@@ -112,6 +113,11 @@ def _candidates(
     exclude_unfit: bool,
     cases: Collection[str] | None,
 ) -> _Candidates:
+    if table.trajectory_count not in (None, len(trajectory_ids)):
+        raise ValueError(
+            f"{len(trajectory_ids)} trajectory ids for a table of {table.trajectory_count} trajectories: read both of"
+            " the same scope, or every pair is made of other trajectories"
+        )
     numbers = [_known("objective", name, table.objectives) for name in objectives]
     usable = (table.judge == _known("judge", judge, table.judges)) & np.isin(table.objective, numbers)
     if exclude_unfit:
@@ -164,10 +170,17 @@ def build_pairs(
     is the union (the gap is the largest, and a pair may stand in it both ways round), ``average`` applies the rule
     to their mean. ``cap_per_case`` draws with ``rng``; ``case_weighting="equal"`` gives each case the same total
     weight, 1 on average over pairs; ``same_model=False`` leaves out pairs between two runs of one model;
-    ``cases`` (ids) restricts. Errors: StudyError for a judge or an objective without scores.
+    ``cases`` (ids) restricts. ``trajectory_ids`` are those of the table's scope, in the store's order. Errors:
+    StudyError for a judge or an objective without scores; ValueError for the ids of another scope.
     """
     candidates = _candidates(
-        table, objectives=objectives, judge=judge, combine=combine, exclude_unfit=exclude_unfit, cases=cases
+        table,
+        trajectory_ids,
+        objectives=objectives,
+        judge=judge,
+        combine=combine,
+        exclude_unfit=exclude_unfit,
+        cases=cases,
     )
     if cap_per_case is not None and rng is None:
         raise ValueError("cap_per_case draws at random: pass rng")
@@ -220,13 +233,23 @@ def select_best(
     median of its repeats, and one without a score is left out. ``cases`` (ids) restricts. Errors: StudyError for a
     judge or an objective without scores.
     """
-    found = _candidates(table, objectives=objectives, judge=judge, combine="all", exclude_unfit=False, cases=cases)
+    found = _candidates(
+        table, trajectory_ids, objectives=objectives, judge=judge, combine="all", exclude_unfit=False, cases=cases
+    )
     good = np.flatnonzero((found.value >= at_least).all(axis=0))
     ranked: dict[int, list[tuple[float, str]]] = {}
     for place in good.tolist():
         rank = (-float(found.value[:, place].sum()), trajectory_ids[found.row[place]])
         ranked.setdefault(int(found.case[place]), []).append(rank)
     return [name for case in sorted(ranked) for _, name in sorted(ranked[case])[:best]]
+
+
+def check_cases(pairs: Sequence[PreferencePair], case_of: Mapping[str, str]) -> None:
+    """Errors: ValueError for a pair with a trajectory of another case than its own, by trajectory id → case id."""
+    for pair in pairs:
+        for name in (pair.chosen, pair.rejected):
+            if case_of[name] != pair.case_id:
+                raise ValueError(f"a pair of case {pair.case_id} has trajectory {name} of case {case_of[name]}")
 
 
 def flip_pairs(pairs: Sequence[PreferencePair], share: float, rng: np.random.Generator) -> list[PreferencePair]:

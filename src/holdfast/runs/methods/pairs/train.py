@@ -211,12 +211,18 @@ def _read_reference(
 def _encode_pairs(store: Store, chat: Chat, pairs: Sequence[PreferencePair]) -> dict[str, Encoded]:
     """Every trajectory of some pairs as tokens, by id, in a format that is checked on each case."""
     from holdfast.training.encoding import check_template
+    from holdfast.training.pairs import check_cases
 
     cases = cases_of(store)
     for name in dict.fromkeys(pair.case_id for pair in pairs):
         check_template(chat, name, cases[name].messages, cases[name].tools)
     used = dict.fromkeys(name for pair in pairs for name in (pair.chosen, pair.rejected))
-    return {trajectory.id: encode(chat, cases, trajectory) for trajectory in store.trajectories(used, cases=cases)}
+    case_of, encoded = {}, {}
+    for trajectory in store.trajectories(used, cases=cases):
+        case_of[trajectory.id] = trajectory.case_id
+        encoded[trajectory.id] = encode(chat, cases, trajectory)
+    check_cases(pairs, case_of)
+    return encoded
 
 
 def _describe_doses(step: Step, results: Sequence[TrainResult]) -> list[dict[str, Any]]:
