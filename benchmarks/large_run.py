@@ -174,7 +174,7 @@ def main() -> None:
             figures["written"] = fill(make_study(options.seeds), run)
         figures["show"] = command("show", str(run))
         figures["analyze"] = command("analyze", str(run), "--json")
-        figures["gate"] = command("gate", str(run), "--all")
+        figures["gate"] = command("gate", str(run), "--all", "-o", str(written / "gate"))
         figures["report"] = command("report", str(run), "-o", str(written / "report"))
         figures["csv"] = command("export", str(run), "--to", "csv", "-o", str(written / "scores.csv"))
         figures["jsonl"] = command("export", str(run), "--to", "jsonl", "-o", str(written / "rows"))

@@ -15,8 +15,8 @@ from builders import verdict_samples as samples
 from builders.commands import asked, refused
 from builders.smoke_study import smoke_settings, write_toml
 
+from holdfast.decisions.gate.answer import new_place
 from holdfast.decisions.gate.outlook import describe_reach, look_ahead
-from holdfast.decisions.gate.outputs.answer import new_place
 from holdfast.decisions.gate.running import evaluate, name_models
 from holdfast.records import Check, Outcome
 from holdfast.report.sections.margins import margin_bars
@@ -25,7 +25,7 @@ from holdfast.study.rules import GateSection
 from holdfast.study.study import Study, load
 
 Captured = pytest.CaptureFixture[str]
-FILES = {"gate.html", "gate.json", "gate.xml", "gate.md", "evidence.html", "evidence.json"}
+FILES = {"gate.html", "gate.json", "gate.xml", "gate.md", "evidence.html", "evidence.json", "every_eval_ever.json"}
 SMALL = {"kind": "random", "hidden": 32, "layers": 1, "heads": 2, "vocabulary": 400}
 
 

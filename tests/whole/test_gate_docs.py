@@ -53,7 +53,7 @@ def steps() -> dict[str, dict[str, Any]]:
 def test_every_command_of_the_page_parses() -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
     found = [one for block in blocks for one in commands(block, {})]
-    assert {one.command for one in found} == {"gate", "export"}
+    assert {one.command for one in found} == {"gate", "export", "verify"}
     assert len(found) == len(re.findall(r"^holdfast ", "".join(blocks), flags=re.MULTILINE))
 
 

@@ -110,6 +110,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "holdfast gate org/model ./tuned --suite office --cases 100",
         "holdfast gate runs/mine --child 'S,H' --junit gate.xml",
         "holdfast gate runs/mine --all",
+        "holdfast gate before.eval after.eval --model-card --sign key.pem",
+    ),
+    "verify": (
+        "holdfast verify gate-2026-12-01 --key pub.pem",
+        "holdfast verify statement.dsse.json --key pub.pem --child ./tuned",
     ),
     "watch": (
         "holdfast watch runs/mine --baseline S --drop 0.5",
@@ -282,6 +287,7 @@ def _add_run_commands(commands: Any) -> None:
     analyze.add_argument("--json", action="store_true")
 
     _add_gate(commands.add_parser("gate", help="did a child lose safety against its parent"))
+    _add_verify(commands.add_parser("verify", help="whether a signed answer of a gate is as it was signed"))
     _add_watch(commands.add_parser("watch", help="checkpoints or traces in time, with alarms"))
 
     show = commands.add_parser("show", help="a run's status, or one trajectory")
@@ -393,6 +399,12 @@ def _add_gate(command: argparse.ArgumentParser) -> None:
     outputs.add_argument("--json", action="store_true")
     outputs.add_argument("--junit", type=Path, metavar="FILE", help="the verdicts as JUnit XML")
     outputs.add_argument("--markdown", type=Path, metavar="FILE", help="a summary for a pull request")
+    words = "a part of a model's README and its results as the Hugging Face Hub keeps them, beside the answer"
+    outputs.add_argument("--model-card", action="store_true", help=words)
+    words = "for --model-card: the dataset of the Hub that the results belong to"
+    outputs.add_argument("--hub-dataset", metavar="OWNER/NAME", help=words)
+    words = "sign the answer, and the weights that are at hand, with an Ed25519 key in PEM (holdfast verify)"
+    outputs.add_argument("--sign", type=Path, metavar="KEY", help=words)
     outputs.add_argument("--quiet", action="store_true", help="no progress")
     outputs.add_argument("--workers", type=workers, help="worker processes of --suite and --again")
     _add_budget(outputs)
@@ -411,6 +423,15 @@ _DECLARED = {
         "the baseline is the best of K checkpoints by these scores: each takes its share of the level",
     ),
 }
+
+
+def _add_verify(command: argparse.ArgumentParser) -> None:
+    words = "what `holdfast gate --sign` wrote: statement.dsse.json, or the directory of the answer"
+    command.add_argument("file", type=Path, metavar="FILE", help=words)
+    command.add_argument("--key", type=Path, metavar="PUB", required=True, help="the Ed25519 public key")
+    command.add_argument("--parent", type=Path, metavar="DIR", help="the parent's weights, to be held against theirs")
+    command.add_argument("--child", type=Path, metavar="DIR", help="the child's")
+    command.add_argument("--json", action="store_true")
 
 
 def _add_watch(command: argparse.ArgumentParser) -> None:

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.cli.arguments import RULE_OPTIONS
+from holdfast.decisions.gate.answer import Answer, PassedOn, new_place, write_answer
 from holdfast.decisions.gate.books import Book, Library, is_same_file, open_library, split_place
 from holdfast.decisions.gate.needs import plan_document, plan_gate, render_plan
 from holdfast.decisions.gate.outlook import look_ahead
-from holdfast.decisions.gate.outputs.answer import Answer, new_place, write_answer
 from holdfast.decisions.gate.outputs.document import gate_document
 from holdfast.decisions.gate.outputs.junit import render_junit
 from holdfast.decisions.gate.outputs.markdown import render_markdown
 from holdfast.decisions.gate.outputs.text import render_text
 from holdfast.decisions.gate.pairing import CASE, FAMILY, choose_draws
+from holdfast.decisions.gate.passing.card import require_dataset
+from holdfast.decisions.gate.passing.signing import read_private_key
 from holdfast.decisions.gate.rules import TABLE, fingerprint, read_rules
 from holdfast.decisions.gate.running import Means, roll_out_again, roll_out_models
 from holdfast.decisions.gate.verdicts import Place, Wanted, compare, decide, decide_all, find_place, take_sides
@@ -108,6 +110,7 @@ def carry_out(options: argparse.Namespace) -> tuple[str, int]:
     """
     _name_sides(options)
     _check(options)
+    passed = _read_passed(options)
     where, scores = read_conditions(options.where), read_scores(options.score)
     with ProgressLines(sys.stderr, quiet=options.quiet) as lines, open_library(scores) as library:
         lines.begin("comparing")
@@ -126,7 +129,8 @@ def carry_out(options: argparse.Namespace) -> tuple[str, int]:
             made = options.suite is not None and len(books) == 1
             answer = Answer(verdicts=[verdict], books=books, shown=(verdict, match), made=made)
         _write_asked(answer.verdicts, options)
-        page = write_answer(answer, request.output, command=shlex.join(["holdfast", *options.words]))
+        words = shlex.join(["holdfast", *options.words])
+        page = write_answer(answer, request.output, command=words, passed=passed)
     return _tell(answer.verdicts, page, options), EXIT_CODES[overall(answer.verdicts)]
 
 
@@ -157,10 +161,25 @@ def _check(options: argparse.Namespace) -> None:
         (options.set, options.suite is not None, "--set goes with --suite only; leave it out"),
         (options.cases, not options.plan, "--plan says how many cases are needed; leave out --cases"),
         (options.junit or options.markdown, not options.plan, "--plan has no verdict to write; leave out the file"),
+        (
+            options.model_card,
+            not options.plan and not options.all,
+            "--model-card is of one comparison; name both sides",
+        ),
+        (options.hub_dataset is not None, options.model_card, "--hub-dataset goes with --model-card; add it"),
+        (options.sign is not None, not options.plan, "--plan has no verdict to sign; leave out --sign"),
         (options.judge == "", False, "--judge is empty; give a judge's name"),
     ):
         if given and not needed:
             raise StudyError(f"gate: {names}")
+
+
+def _read_passed(options: argparse.Namespace) -> PassedOn:
+    """What is passed on, before anything is spent. Errors: StudyError for a key or a name that cannot be used."""
+    if options.hub_dataset is not None:
+        require_dataset(options.hub_dataset)
+    key = None if options.sign is None else read_private_key(options.sign)
+    return PassedOn(card=options.model_card, dataset=options.hub_dataset, key=key)
 
 
 def read_scores(words: Sequence[str]) -> tuple[ScoreOption, ...]:

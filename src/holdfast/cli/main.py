@@ -314,9 +314,11 @@ def _judge(options: argparse.Namespace) -> str:
 
 
 def _decide(options: argparse.Namespace) -> tuple[str, int]:
-    """``gate`` and ``watch``."""
+    """``gate``, ``verify`` and ``watch``."""
     if options.command == "gate":
         from holdfast.cli.gate import carry_out
+    elif options.command == "verify":
+        from holdfast.cli.verify import carry_out
     else:
         from holdfast.cli.watch import carry_out
     return carry_out(options)
@@ -336,6 +338,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], str | tuple[str, int]]] = 
     "pairs": _pairs,
     "analyze": _analyze,
     "gate": _decide,
+    "verify": _decide,
     "watch": _decide,
     "show": _show,
     "report": _report,

@@ -103,9 +103,16 @@ def _known(kind: str, name: str, known: Sequence[str]) -> int:
     return known.index(name)
 
 
+def _require_scope(table: ScoreTable, trajectory_ids: Sequence[str]) -> None:
+    if table.trajectory_count not in (None, len(trajectory_ids)):
+        raise ValueError(
+            f"{len(trajectory_ids)} trajectory ids for a table of {table.trajectory_count} trajectories: read both of"
+            " the same scope, or every pair is made of other trajectories"
+        )
+
+
 def _candidates(
     table: ScoreTable,
-    trajectory_ids: Sequence[str],
     *,
     objectives: Sequence[str],
     judge: str,
@@ -113,11 +120,6 @@ def _candidates(
     exclude_unfit: bool,
     cases: Collection[str] | None,
 ) -> _Candidates:
-    if table.trajectory_count not in (None, len(trajectory_ids)):
-        raise ValueError(
-            f"{len(trajectory_ids)} trajectory ids for a table of {table.trajectory_count} trajectories: read both of"
-            " the same scope, or every pair is made of other trajectories"
-        )
     numbers = [_known("objective", name, table.objectives) for name in objectives]
     usable = (table.judge == _known("judge", judge, table.judges)) & np.isin(table.objective, numbers)
     if exclude_unfit:
@@ -148,6 +150,12 @@ def _preferred(value: Floats, combine: Combine, min_gap: float, min_chosen: floa
     return np.all(wins, axis=0), gaps.min(axis=0)
 
 
+def _weigh(case: Ints) -> Floats:
+    """Weights of pairs, 1 on average, with the same sum for each case."""
+    _, position, counts = np.unique(case, return_inverse=True, return_counts=True)
+    return np.asarray(len(case) / (len(counts) * counts[position]), dtype=np.float64)
+
+
 def build_pairs(
     table: ScoreTable,
     trajectory_ids: Sequence[str],
@@ -173,14 +181,9 @@ def build_pairs(
     ``cases`` (ids) restricts. ``trajectory_ids`` are those of the table's scope, in the store's order. Errors:
     StudyError for a judge or an objective without scores; ValueError for the ids of another scope.
     """
+    _require_scope(table, trajectory_ids)
     candidates = _candidates(
-        table,
-        trajectory_ids,
-        objectives=objectives,
-        judge=judge,
-        combine=combine,
-        exclude_unfit=exclude_unfit,
-        cases=cases,
+        table, objectives=objectives, judge=judge, combine=combine, exclude_unfit=exclude_unfit, cases=cases
     )
     if cap_per_case is not None and rng is None:
         raise ValueError("cap_per_case draws at random: pass rng")
@@ -199,10 +202,6 @@ def build_pairs(
         gaps.append(points[better, worse])
     better, worse = (np.concatenate([np.zeros(0, dtype=np.int64), *part]) for part in (chosen, rejected))
     case = candidates.case[better]
-    weight = np.ones(len(case))
-    if case_weighting == "equal" and len(case):
-        _, position, counts = np.unique(case, return_inverse=True, return_counts=True)
-        weight = len(case) / (len(counts) * counts[position])
     return PairSelection(
         trajectory_ids=trajectory_ids,
         case_ids=table.case_ids,
@@ -212,7 +211,7 @@ def build_pairs(
         rejected=candidates.row[worse],
         case=case,
         gap=np.concatenate([np.zeros(0), *gaps]),
-        weight=weight,
+        weight=_weigh(case) if case_weighting == "equal" and len(case) else np.ones(len(case)),
         same_model=candidates.model[better] == candidates.model[worse],
     )
 
@@ -233,9 +232,8 @@ def select_best(
     median of its repeats, and one without a score is left out. ``cases`` (ids) restricts. Errors: StudyError for a
     judge or an objective without scores.
     """
-    found = _candidates(
-        table, trajectory_ids, objectives=objectives, judge=judge, combine="all", exclude_unfit=False, cases=cases
-    )
+    _require_scope(table, trajectory_ids)
+    found = _candidates(table, objectives=objectives, judge=judge, combine="all", exclude_unfit=False, cases=cases)
     good = np.flatnonzero((found.value >= at_least).all(axis=0))
     ranked: dict[int, list[tuple[float, str]]] = {}
     for place in good.tolist():
