@@ -23,6 +23,7 @@ from holdfast.cli import main as cli
 from holdfast.decisions.gate.outputs.evidence import collect_evidence
 from holdfast.records.errors import StoreError
 from holdfast.store import DATABASE, Store
+from holdfast.store.beside import CheckBeside
 from holdfast.store.checking import reseal
 from holdfast.store.database import WriteLock
 
@@ -239,3 +240,67 @@ def test_a_changed_analysis_is_told_and_made_again(smoke_run: Path, tmp_path: Pa
     assert code == StoreError.exit_code and "analysis.json: is not what the run wrote" in err
     hf.run(ROOT / "studies" / "smoke.toml", run, workers=1)
     assert path.read_bytes() == known
+
+
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Runs are checked by another process, however small they are; what each such process answered."""
+    answers: list[object] = []
+    settle = CheckBeside.settle
+
+    def note(self: CheckBeside) -> str | None:
+        answers.append(None)
+        answers[-1] = settle(self)
+        return answers[-1]  # type: ignore[return-value]
+
+    monkeypatch.setattr("holdfast.store.store.is_worth_it", lambda file: True)
+    monkeypatch.setattr(CheckBeside, "settle", note)
+    return answers
+
+
+def test_a_large_run_is_checked_beside_its_analysis(run: Path, beside: list[object], capsys: Captured) -> None:
+    assert asked(capsys, "analyze", run, "--json")[0] == 0
+    with Store(run) as store:
+        assert beside == [store.digest()]
+    assert asked(capsys, "analyze", run, "--json")[0] == 0 and len(beside) == 1  # as this process has seen it
+    edit(run, *EDITS["one score changed"])
+    code, out, err = asked(capsys, "analyze", run, "--json")
+    assert (code, out) == (StoreError.exit_code, "") and err.count("\n") == 1
+    assert "rows of scores are not those that were written" in err
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_no_edit_is_silent_where_another_process_checks(name: str, run: Path, beside: list[object]) -> None:
+    edit(run, *EDITS[name])
+    with pytest.raises(StoreError, match=r"run\.db: damaged"):
+        hf.Run(run).analysis(draws=100)
+    assert len(beside) <= 1  # what shows at once is told without another process
+
+
+def test_a_check_without_an_answer_is_made_here(
+    run: Path, beside: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is one taken of another state than that which was read."""
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    hf.Run(run).analysis(draws=100)
+    assert beside == [None]
+    monkeypatch.undo()
+    monkeypatch.setattr("holdfast.store.store.is_worth_it", lambda file: True)
+    edit(run, *EDITS["one score changed"])
+    monkeypatch.setattr(CheckBeside, "settle", lambda self: self.stop() or "the digest of another state")
+    with pytest.raises(StoreError, match="rows of scores are not those that were written"), Store(run, check="beside"):
+        pass
+
+
+def test_an_error_of_what_was_read_waits_for_the_check(run: Path, beside: list[object]) -> None:
+    with pytest.raises(ZeroDivisionError), Store(run, check="beside"):
+        raise ZeroDivisionError
+    with Store(run, writable=True) as store, store.transaction():
+        store.set_meta("more", "1")
+    edit(run, *EDITS["one score changed"])
+    with pytest.raises(StoreError, match="damaged"), Store(run, check="beside"):
+        raise ZeroDivisionError
+    assert len(beside) == 2
+    with pytest.raises(KeyboardInterrupt), Store(run, check="beside"):
+        raise KeyboardInterrupt
+    assert len(beside) == 2  # whoever interrupts waits for nothing

@@ -15,6 +15,7 @@ from holdfast.analysis.panel import Config, Measures, Replicate
 from holdfast.analysis.pooled import POOLED, differences, ratios
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Checkpoint, Estimate
+from holdfast.records.arrays import Ints
 from holdfast.records.checkpoints import DOSE
 from holdfast.stats.contrasts import mean_interval
 
@@ -116,11 +117,19 @@ def _measured(design: Design, measures: Measures) -> Iterator[Estimate]:
 # --- health -----------------------------------------------------------------------------------------------------
 
 
-def _signs(design: Design, index: int, measures: Measures) -> dict[str, float]:
+def _tested_by_checkpoint(design: Design) -> list[Ints]:
+    """The test episodes of each checkpoint, as positions in the table."""
+    table, tested = design.panel.trajectories, np.flatnonzero(design.panel.tested)
+    owners = table.checkpoint[tested]
+    order = np.argsort(owners, kind="stable")
+    ends = np.searchsorted(owners[order], np.arange(1, len(table.checkpoints)))
+    return np.split(tested[order], ends)
+
+
+def _signs(design: Design, tested: Sequence[Ints], index: int, measures: Measures) -> dict[str, float]:
     """What the test episodes of a checkpoint look like, and how far its training moved it; none without episodes."""
-    table = design.panel.trajectories
-    mask = design.panel.tested & (table.checkpoint == index)
-    if not mask.any():
+    table, mask = design.panel.trajectories, tested[index]
+    if not len(mask):
         return {}
     tokens = table.tokens[mask]
     signs = {
@@ -128,9 +137,9 @@ def _signs(design: Design, index: int, measures: Measures) -> dict[str, float]:
         "instant_finish": float(((table.calls + table.invalid_calls)[mask] == 0).mean()),
     }
     asked, value = design.panel.cells.asked[mask], design.panel.cells.value[mask]
-    judged = asked.any(axis=(1, 2))
-    if judged.any():
-        signs["missing"] = float((asked & ~np.isfinite(value)).any(axis=(1, 2))[judged].mean())
+    judged = np.flatnonzero(asked.any(axis=(1, 2)))
+    if len(judged):
+        signs["missing"] = float((asked & ~np.isfinite(value))[judged].any(axis=(1, 2)).mean())
     if np.isfinite(tokens).any():
         signs["tokens"] = float(np.nanmean(tokens))
     taken = measures.get(table.checkpoints[index].id, {})
@@ -140,7 +149,7 @@ def _signs(design: Design, index: int, measures: Measures) -> dict[str, float]:
 
 def health_rows(design: Design, measures: Measures) -> Iterator[Estimate]:
     """Signs of degenerate training for every base × configuration, and whether a declared threshold is passed."""
-    signs = cache(partial(_signs, design, measures=measures))
+    signs = cache(partial(_signs, design, _tested_by_checkpoint(design), measures=measures))
 
     def read(keys: Sequence[Key], config: Config) -> list[dict[str, float]]:
         rows = [row for key in keys for row in design.rows[key, config].values()]

@@ -139,9 +139,10 @@ class Run:
     def analysis(self, *, draws: int | None = None) -> Analysis:
         """Every estimate of the run; computed once."""
         if self._analysis is None or draws is not None:
-            with self.store() as store:
+            with Store(self.path, check="beside") as store:
                 draws = draws or read_noted(store).get("study", {}).get("draws", DEFAULT_DRAWS)
-                self._analysis = _analyze(store, draws)
+                found = _analyze(store, draws)
+            self._analysis = found
         return self._analysis
 
     def conclude(self, store: Store, step: Step) -> None:

@@ -18,12 +18,13 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from holdfast.records import Case, Checkpoint, PreferencePair, Score, Trajectory
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.records.groups import group_by_key
 from holdfast.store import codec, database, slices, tables
+from holdfast.store.beside import CheckBeside, is_worth_it
 from holdfast.store.checking import check_rows, digest_run, refuse_links
 from holdfast.store.database import DATABASE
 from holdfast.store.seals import Seals
@@ -53,13 +54,20 @@ class Store:
     """A run directory, opened to read, or by one process at a time to write."""
 
     def __init__(
-        self, path: Path, *, writable: bool = False, check: bool = True, weights_root: Path | None = None
+        self,
+        path: Path,
+        *,
+        writable: bool = False,
+        check: bool | Literal["beside"] = True,
+        weights_root: Path | None = None,
     ) -> None:
         """Open an existing run; ``create`` makes a new one. Weights lie in ``weights_root``, by default in the run.
 
         Every row is held against the digests that were written with it, once a process as long as the files stay as
-        they are; without ``check``, for parts of one execution, that is left to whoever began it. Errors: StoreError
-        where there is no run, where it holds a link, and where it is damaged.
+        they are; without ``check``, for parts of one execution, that is left to whoever began it. "beside" lets another
+        process do it where the run is large: it has ended when a ``with`` block has, so nothing of what is worked out
+        in the block may be told or kept before. Errors: StoreError where there is no run, where it holds a link, and
+        where it is damaged.
         """
         self.path = Path(path)
         self.weights_root = weights_root or self.path / WEIGHTS
@@ -75,7 +83,8 @@ class Store:
             self._db, dictionaries, self.sealed = database.connect(self.path, writable=writable)
             opened.enter_context(contextlib.closing(self._db))
             self._codec = codec.TextCodec(dictionaries)
-            if check and self.sealed:
+            self._beside = self._begin_check() if check == "beside" and self.sealed else None
+            if check and self.sealed and self._beside is None:
                 self._check()
             self._opened = opened.pop_all()
         self._is_sound = writable and check
@@ -94,6 +103,28 @@ class Store:
             raise
         _checked.add(now)
 
+    def _begin_check(self) -> tuple[CheckBeside, str | None] | None:
+        """The check that another process makes, and the run's digest at its beginning; None where this one makes it."""
+        if database.signature(self._file) in _checked or not is_worth_it(self._file):
+            return None
+        try:
+            before = self.digest()
+        except (sqlite3.DatabaseError, TypeError):
+            return None  # damaged, which the check here tells
+        return CheckBeside(self.path), before
+
+    def _settle(self) -> None:
+        """Wait for the check of another process. Errors: StoreError where rows are not those that were written."""
+        if self._beside is None:
+            return
+        (check, before), self._beside = self._beside, None
+        now = database.signature(self._file)
+        # Whoever writes meanwhile changes the run's digest: what was read is then checked here.
+        if check.settle() == before == self.digest():
+            _checked.add(now)
+        else:
+            self._check()
+
     @classmethod
     def create(cls, path: Path) -> Store:
         """A new, empty run at ``path``, opened for writing. Errors: StudyError where it cannot be written."""
@@ -111,13 +142,20 @@ class Store:
             self._db.close()
             (self.path / database.SNAPSHOT).unlink(missing_ok=True)  # the run itself can be read again
             _checked.add(database.signature(self._file))  # what this process wrote itself, on top of what it checked
+        if self._beside is not None:
+            self._beside[0].stop()
         self._opened.close()
 
     def __enter__(self) -> Store:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        self.close()
+        try:
+            # An error may come of damaged rows, which are then the finding; whoever interrupts waits for nothing.
+            if error is None or isinstance(error, Exception):
+                self._settle()
+        finally:
+            self.close()
         database.tell_damage(self.path, error)
 
     @contextlib.contextmanager
