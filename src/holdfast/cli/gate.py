@@ -35,10 +35,11 @@ from holdfast.report.sections.gate import overall
 from holdfast.runs.progress import ProgressLines
 from holdfast.runs.rescoring import read_judges
 from holdfast.store.choosing import find_checkpoint, parent_of, read_conditions, share_conditions
-from holdfast.study.named_suite import is_study_file, read_suite
+from holdfast.study.named_suite import is_cases_file, is_study_file, read_suite
 from holdfast.study.rules import GateSection
 from holdfast.study.sections import OBJECTIVES
 from holdfast.study.study import Study, from_tables, load
+from holdfast.study.template import plain_name
 
 EXIT_CODES: Mapping[Outcome, int] = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.INCONCLUSIVE: 3}
 AGAIN_SEED = 1  # of --again, unless another is given
@@ -280,12 +281,13 @@ def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSe
 
 
 def _read_study(options: argparse.Namespace) -> Study:
-    """The study of a suite's name, or of a file. Errors: StudyError."""
+    """The study of a suite's name, of a study file, or of a file of cases. Errors: StudyError."""
     if is_study_file(options.suite):
         return load(options.suite, scale=options.scale, changes=options.set)
     if options.scale is not None:
-        raise StudyError(f"--scale goes with a study file, and {options.suite!r} is a suite's name; leave it out")
-    raw = {"study": {"name": options.suite}, **read_suite(options.suite, options.judge)}
+        raise StudyError(f"--scale goes with a study file, and {options.suite!r} is none; leave it out")
+    name = Path(options.suite).stem if is_cases_file(options.suite) else options.suite
+    raw = {"study": {"name": plain_name(name)}, **read_suite(options.suite, options.judge)}
     return from_tables(raw, changes=options.set)
 
 

@@ -168,6 +168,9 @@ def read_attachments(raw: Any) -> Any:
     # A suite from elsewhere has keys of its own.
     if (suite := _naming(raw, "suite", "cases")) is not None and suite.get("name") in SUITES.shipped:
         study["suite"] = _read_suite(suite)
+    suite = study.get("suite")
+    if isinstance(suite, Mapping) and isinstance(suite.get("name"), str) and suite["name"] in SUITES.shipped:
+        study["suite"] = SUITES.find(suite["name"]).attach(suite)
     if (probes := _naming(raw, "probes", "items")) is not None and probes["items"] not in NAMED_ITEMS:
         study["probes"] = {**probes, "digest": hashlib.sha256(_read(probes["items"], "probes.items")).hexdigest()}
     if isinstance(raw.get("stages"), Mapping):
