@@ -121,8 +121,8 @@ def test_what_is_wrong_is_told_before_anything_is_asked(tmp_path: Path, capsys: 
     assert "--scale goes with a study file" in refused(capsys, *gate, file, "--scale", "x")
     assert "cannot be read (No such file" in refused(capsys, *gate, tmp_path / "gone.jsonl")
     assert "a file of cases (.jsonl)" in refused(capsys, *gate, "ofice")
-    assert "DIR is missing" in refused(capsys, "new")
-    assert "two things to write" in refused(capsys, "new", "here", "--suite", "there")
+    assert "one of the arguments DIR --suite is required" in refused(capsys, "new")
+    assert "--suite: not allowed with argument DIR" in refused(capsys, "new", "here", "--suite", "there")
     assert not (tmp_path / "run").exists()
 
 

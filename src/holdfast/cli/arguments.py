@@ -160,9 +160,10 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     new = commands.add_parser("new", help="write a study file, or cases of your own, to start from")
-    new.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="where study.toml goes")
+    what = new.add_mutually_exclusive_group(required=True)
+    what.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="where study.toml goes")
     words = "write cases to start from instead: a directory, or the name of a file (.jsonl)"
-    new.add_argument("--suite", type=Path, metavar="PLACE", help=words)
+    what.add_argument("--suite", type=Path, metavar="PLACE", help=words)
     _add_study_commands(commands)
     _add_run_commands(commands)
     for name, command in commands.choices.items():

@@ -70,14 +70,10 @@ def _new(options: argparse.Namespace) -> str:
     if options.suite is not None:
         from holdfast.study.cases_template import write_cases
 
-        if options.directory is not None:
-            raise StudyError(f"new: {options.directory} and --suite are two things to write; give one of them")
         path = write_cases(options.suite)
         return f"wrote {path}; next: holdfast gate BASE CHILD --suite {shlex.quote(str(path))}"
     from holdfast.study.template import write_study
 
-    if options.directory is None:
-        raise StudyError("new: DIR is missing; give a directory for a study, or --suite PLACE for cases")
     path = write_study(options.directory)
     return f"wrote {path}; next: holdfast check {shlex.quote(str(path))}"
 

@@ -103,8 +103,8 @@ def _check_judges(table: CasesSection, judges: Mapping[str, JudgeTable]) -> None
     if lacking:
         raise StudyError(
             f"{table.file}: {count_noun(len(lacking), 'cases')} with nothing to match, the first is"
-            f" {lacking[0].facts['sample']!r}; judges.{named[0]} needs contains, not_contains, calls or not_calls in each:"
-            " add it, or let a model judge (--judge PROVIDER/MODEL)"
+            f" {lacking[0].facts['sample']!r}; judges.{named[0]} needs contains, not_contains, calls or not_calls in"
+            " each: add it, or let a model judge (--judge PROVIDER/MODEL)"
         )
     for name, judge in judges.items():
         reads = judge.kind not in ("state", "probes")
