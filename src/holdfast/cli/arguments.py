@@ -363,7 +363,9 @@ def _add_gate(command: argparse.ArgumentParser) -> None:
     sides.add_argument("--child", metavar="SIDE", help="the same")
     _add_where(sides, "which of several is meant")
     sides.add_argument("--all", action="store_true", help="every trained checkpoint of RUN against its parents")
-    words = "roll both models out through a suite: its name (office, probes), a file of cases (.jsonl), or a study file"
+    words = (
+        "roll both models out through a suite: its name (office, probes), cases (.jsonl), a study file, or inspect:TASK"
+    )
     sides.add_argument("--suite", metavar="SUITE", help=words)
     words = "where remote models are reached; the key is the service's (OPENAI_API_KEY, SERVICE_API_KEY)"
     sides.add_argument("--base-url", metavar="URL", help=words)

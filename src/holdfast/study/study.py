@@ -91,8 +91,7 @@ def from_tables(raw: dict[str, Any], *, scale: str | None = None, changes: Seque
     if scale is not None:
         require_known(scale, scales, "--scale is", "[scales.…]")
         _merge(raw, scales[scale])
-    for change in changes:
-        _merge(raw, _read_change(change))
+    _merge(raw, read_changes(changes))
     refuse_old_bound(raw["gate"] if isinstance(raw.get("gate"), dict) else {}, "gate")
     allow(named_in(raw))
     return Study.model_validate(raw)
@@ -105,6 +104,14 @@ def _merge(table: dict[str, Any], changes: Mapping[str, Any]) -> None:
             _merge(table[key], value)
         else:
             table[key] = value
+
+
+def read_changes(changes: Sequence[str]) -> dict[str, Any]:
+    """The tables that "dotted.key=value" words give together. Errors: StudyError."""
+    made: dict[str, Any] = {}
+    for change in changes:
+        _merge(made, _read_change(change))
+    return made
 
 
 def _read_change(change: str) -> dict[str, Any]:
