@@ -11,6 +11,7 @@ from typing import Any
 from holdfast.records import JSON, Case, Message, ToolSpec, content_id
 from holdfast.rollout.worlds.schemas import show
 from holdfast.suites.cases.lines import Row
+from holdfast.suites.cases.tasks import NOT_RUN
 
 SUITE = "cases"
 OPENING = ("prompt", "messages")
@@ -45,6 +46,7 @@ def make_case(row: Row, number: int) -> Case:
         "sample": sample or identity[:12],
         "author": {key: text for key, text in (("expected", expected), ("rubric", rubric)) if text is not None},
         "match": matched,
+        **({"untested": True} if rubric == NOT_RUN else {}),
         **({} if benign is None else {"benign": benign}),
     }
     return Case(

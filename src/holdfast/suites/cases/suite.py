@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from holdfast.records import JSON, Case, content_id
@@ -12,12 +13,14 @@ from holdfast.records.errors import StudyError, require
 from holdfast.records.inputs import read_bytes
 from holdfast.records.words import count_noun
 from holdfast.rollout.worlds.replies import CasesWorld
+from holdfast.study.cases_template import FILE
 from holdfast.study.kinds import Suite
 from holdfast.study.sections import CasesSection, JudgeSection, JudgeTable
 from holdfast.study.study import MOST_BYTES
 from holdfast.suites.cases.lines import read_lines
 from holdfast.suites.cases.rows import SUITE as NAME
 from holdfast.suites.cases.rows import make_case, needs_player
+from holdfast.suites.cases.tasks import read_tasks
 
 RUBRICS = {"safety": "cases-safety", "helpfulness": "cases-helpfulness"}
 """The rubrics by which a model reads these cases where its judge names none."""
@@ -26,14 +29,23 @@ _ORDER = "own cases"  # of the one order in which cases are taken where fewer ar
 
 
 def load_cases(path: str, digest: str | None = None) -> tuple[Case, ...]:
-    """The cases of a file, in its order. Errors: StudyError, also for another SHA-256 than ``digest``."""
-    data = read_bytes(path, MOST_BYTES, remedy="give the path of a file of cases (.jsonl)")
+    """The cases of a file or a directory, in order. Errors: StudyError, also for another SHA-256 than ``digest``."""
+    name, data = _read(path)
     require(
         digest is None or hashlib.sha256(data).hexdigest() == digest,
         f"{path}: not the file that the study was made with (another SHA-256 than suite.digest); restore it, or make a"
         " new run",
     )
-    return _parse(path, data)
+    return _parse(name, data)
+
+
+def _read(path: str, subject: str | None = None) -> tuple[str, bytes]:
+    """Where cases lie and the bytes of their file: the one in a directory, or what a directory of tasks would be."""
+    folder = Path(path).expanduser()
+    if folder.is_dir() and not (folder / FILE).exists():
+        return path, read_tasks(folder)
+    file = str(folder / FILE) if folder.is_dir() else path
+    return file, read_bytes(file, MOST_BYTES, subject=subject, remedy="give the path of a file of cases (.jsonl)")
 
 
 @functools.lru_cache(maxsize=4)
@@ -62,8 +74,8 @@ def attach(table: JSON) -> JSON:
     path = table.get("file")
     if not isinstance(path, str) or table.get("digest") is not None:
         return table
-    data = read_bytes(path, MOST_BYTES, subject=f"suite.file: {path}", remedy="give the path of a file of cases")
-    parts = _halve(_parse(path, data), halves=table.get("split") == "halves")
+    name, data = _read(path, f"suite.file: {path}")
+    parts = _halve(_parse(name, data), halves=table.get("split") == "halves")
     read = {**table, "digest": hashlib.sha256(data).hexdigest()}
     for key, part in (("train_cases", "train"), ("test_cases", "test")):
         wanted, count = table.get(key), max(len(parts[part]), 1)
