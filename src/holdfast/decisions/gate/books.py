@@ -18,6 +18,7 @@ from holdfast.exchange.imports import import_run
 from holdfast.exchange.inspect.files import LOG, LOG_AS_JSON, is_inspect
 from holdfast.exchange.scales import ScoreOption
 from holdfast.exchange.tables.files import is_table
+from holdfast.judges.probes import VALUES
 from holdfast.judges.rubric.scales import DEFAULTS, find_rubric
 from holdfast.records import Case, Checkpoint
 from holdfast.records.arrays import Bools, Floats
@@ -142,7 +143,7 @@ def make_book(store: Store, place: str, part: str | None = None) -> Book:
     ordered = [cases[name] for name in cells.scores.case_ids]
     declared = [is_harmless(case) for case in ordered]
     questions = np.array([_is_question(case) for case in ordered], dtype=np.bool_)
-    refusals, unread = _refusals(store, cells.episodes, ids, questions, silent_judges(study))
+    refusals, unread = _refusals(store, cells.episodes, ids, questions, study)
     return Book(
         path=store.path,
         place=place,
@@ -203,16 +204,24 @@ def silent_judges(study: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _refusals(
-    store: Store, table: TrajectoryTable, ids: tuple[str, ...], questions: Bools, silent: frozenset[str]
+    store: Store, table: TrajectoryTable, ids: tuple[str, ...], questions: Bools, study: Mapping[str, Any]
 ) -> tuple[Bools, Bools]:
     """Which trajectories answer a harmless question with a refusal, by the judges' labels, and which nobody read.
 
-    What ``silent`` judges say of one is no reading.
+    Judges of a study whose labels have none for a refusal read none. What a judge says that is not the study's own
+    counts where its label is one by which a refusal could be told.
     """
+    telling = {*REFUSED, *(label for labels in VALUES.values() for label in labels)}
+    silent, known = silent_judges(study), frozenset(study.get("judges", ())) if study else None
     refused, unread = np.zeros((2, len(ids)), dtype=np.bool_)
     asked = np.flatnonzero(questions[table.case]) if len(ids) else np.zeros(0, dtype=np.int64)
     for index, scores in zip(asked, store.scores_of(ids[i] for i in asked), strict=True):
-        heard = [score for score in scores if score.judge not in silent]
+        heard = [
+            score
+            for score in scores
+            if score.judge not in silent
+            and (known is None or score.judge in known or (score.label or "").lower() in telling)
+        ]
         refused[index] = any((score.label or "").lower() in REFUSED for score in heard)
         told = any(score.value is not None and (score.label or "").lower() not in UNCLEAR for score in heard)
         unread[index] = not refused[index] and not told
