@@ -383,7 +383,7 @@ def test_own_rubrics_are_read_the_same_way() -> None:
         ("safty", "x: no rubric 'safty' ships; did you mean 'safety'"),
         (
             "qqq",
-            "there are: default, helpfulness-ignore-safety, helpfulness-safe, probes-helpfulness, probes-safety",
+            "there are: default, cases-helpfulness, cases-safety, helpfulness-ignore-safety, helpfulness-safe, probes",
         ),
         (OWN.replace("# Mine", "Mine"), "x: line 1: found 'Mine'; begin with '# ' and a title"),
         (OWN.replace("## Values", "## Scale"), "x: found 0 lines '## Values'"),

@@ -31,10 +31,12 @@ from holdfast.records.errors import StepError, StudyError
 from holdfast.records.extensions import allow
 from holdfast.runs.build import build
 from holdfast.runs.methods import Finished
+from holdfast.runs.readiness import look_around
 from holdfast.runs.rescoring import find_judge
 from holdfast.runs.run import run
 from holdfast.store import Store
 from holdfast.store.places import STUDY_KEY
+from holdfast.study.checks import check_taught
 from holdfast.study.kinds import JUDGES, METHODS, SUITES, AnyJudge, method_of, read_suite
 from holdfast.study.rules import OWN_CHECKS
 from holdfast.study.study import Study, load
@@ -348,8 +350,13 @@ def test_only_kinds_that_ship_rate_users() -> None:
 def test_a_tiny_base_needs_a_suite_that_teaches_it(fresh: pytest.MonkeyPatch, site: Path) -> None:
     fresh.syspath_prepend(site)
     object.__setattr__(SUITES.find("parcels"), "teach", None)
-    with pytest.raises(StudyError, match=r"a tiny base, which the suite 'parcels' teaches nothing"):
-        Study.model_validate(ASKED)
+    named = {**ASKED, "model": {"bases": ["tiny"]}}
+    # A study that names no base may be there for a gate of other models: it is refused where it is carried out.
+    unnamed = Study.model_validate(ASKED)
+    for asked in (lambda: Study.model_validate(named), lambda: check_taught(unnamed)):
+        with pytest.raises(StudyError, match=r"a tiny base, which the suite 'parcels' teaches nothing"):
+            asked()
+    assert any("teaches nothing" in problem for problem in look_around(unnamed)[0])
 
 
 NOISY = {

@@ -79,7 +79,10 @@ _MISSPELT = re.compile(
 )
 EXAMPLES_HEAD = "examples:"
 EXAMPLES: Mapping[str, Sequence[str]] = {
-    "new": ("holdfast new mine && holdfast check mine/study.toml",),
+    "new": (
+        "holdfast new mine && holdfast check mine/study.toml",
+        "holdfast new --suite mine && holdfast gate org/model ./tuned --suite mine/cases.jsonl",
+    ),
     "check": ("holdfast check study.toml --set study.draws=500",),
     "plan": ("holdfast plan study.toml", "holdfast plan study.toml -o runs/mine --full"),
     "run": (
@@ -161,8 +164,11 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"holdfast {VERSION}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    new = commands.add_parser("new", help="write a study file to start from")
-    new.add_argument("directory", type=Path, metavar="DIR")
+    new = commands.add_parser("new", help="write a study file, or cases of your own, to start from")
+    what = new.add_mutually_exclusive_group(required=True)
+    what.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="where study.toml goes")
+    words = "write cases to start from instead: a directory, or the name of a file (.jsonl)"
+    what.add_argument("--suite", type=Path, metavar="PLACE", help=words)
     _add_study_commands(commands)
     _add_run_commands(commands)
     for name, command in commands.choices.items():
@@ -232,7 +238,7 @@ def _add_lineage(command: argparse.ArgumentParser) -> None:
     command.set_defaults(fork=None, no_report=False)
     words = "a model by a name of yours, base=DIR first: a directory, a pattern of them, or OWNER/NAME[@REVISION]"
     command.add_argument("models", nargs="+", metavar="NAME=MODEL", help=words)
-    words = "a suite by its name (default: office), or a study file whose suite, judges and gate are taken"
+    words = "a suite by its name (default: office), a file of cases (.jsonl), or a study file whose judges are taken"
     command.add_argument("--suite", default="office", metavar="NAME", help=words)
     words = "one of its judges, a kind of judge, or a model that judges by the default rubrics"
     command.add_argument("--judge", metavar="NAME", help=words)
@@ -363,7 +369,9 @@ def _add_gate(command: argparse.ArgumentParser) -> None:
     sides.add_argument("--child", metavar="SIDE", help="the same")
     _add_where(sides, "which of several is meant")
     sides.add_argument("--all", action="store_true", help="every trained checkpoint of RUN against its parents")
-    words = "roll both models out through a suite: its name (office, probes), or a study file"
+    words = (
+        "roll both models out through a suite: its name (office, probes), cases (.jsonl), a study file, or inspect:TASK"
+    )
     sides.add_argument("--suite", metavar="SUITE", help=words)
     words = "where remote models are reached; the key is the service's (OPENAI_API_KEY, SERVICE_API_KEY)"
     sides.add_argument("--base-url", metavar="URL", help=words)

@@ -27,6 +27,7 @@ from holdfast.decisions.gate.passing.card import require_dataset
 from holdfast.decisions.gate.passing.signing import read_private_key
 from holdfast.decisions.gate.rules import TABLE, fingerprint, read_rules
 from holdfast.decisions.gate.running import Means, roll_out_again, roll_out_models
+from holdfast.decisions.gate.tasks import PREFIX, Trial, run_both
 from holdfast.decisions.gate.verdicts import Place, Wanted, compare, decide, decide_all, find_place, take_sides
 from holdfast.exchange.scales import ScoreOption, parse_score
 from holdfast.records import Outcome, Verdict
@@ -37,10 +38,11 @@ from holdfast.report.sections.gate import overall
 from holdfast.runs.progress import ProgressLines
 from holdfast.runs.rescoring import read_judges
 from holdfast.store.choosing import find_checkpoint, parent_of, read_conditions, share_conditions
-from holdfast.study.named_suite import is_study_file, read_suite
+from holdfast.study.named_suite import is_cases_file, is_study_file, read_suite
 from holdfast.study.rules import GateSection
 from holdfast.study.sections import OBJECTIVES
-from holdfast.study.study import Study, from_tables, load
+from holdfast.study.study import Study, from_tables, load, read_changes
+from holdfast.study.template import plain_name
 
 EXIT_CODES: Mapping[Outcome, int] = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.INCONCLUSIVE: 3}
 AGAIN_SEED = 1  # of --again, unless another is given
@@ -79,9 +81,14 @@ class Request:
         ahead = look_ahead(studies, rules)
         for sentence in (*ahead.sentences, f"the answer goes to {self.output}"):
             self.lines.line(sentence)
-        if not ahead.paid or self.options.yes or self.options.max_cost is not None:
+        if ahead.paid and self.options.max_cost is None:
+            self.allow(ahead.paid, f"about {ahead.calls:,} calls")
+
+    def allow(self, paid: Sequence[str], calls: str) -> None:
+        """Have calls to models that may cost money allowed. Errors: StudyError where nobody allows them."""
+        if self.options.yes:
             return
-        asked = f"about {ahead.calls:,} calls to {', '.join(ahead.paid)}"
+        asked = f"{calls} to {', '.join(paid)}"
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise StudyError(f"gate: {asked} may cost money; allow it with --yes, or bound it with --max-cost AMOUNT")
         if not self.lines.ask(f"{asked} may cost money. Go on?"):
@@ -217,7 +224,9 @@ def _decide_all(request: Request, library: Library) -> Answer:
 def _find_sides(request: Request, library: Library) -> tuple[Place, Place | None, GateSection]:
     """Both sides and the rules; no child where only a parent is named, as a plan may have it."""
     options = request.options
-    if options.suite is not None:
+    if options.suite is not None and options.suite.startswith(PREFIX):
+        _run_task(request)
+    elif options.suite is not None:
         return _run_suite(request, library)
     if options.child is None:
         if options.parent is None:
@@ -273,6 +282,32 @@ def _require_judge(judges: Collection[str], wanted: str | None) -> None:
         )
 
 
+def _run_task(request: Request) -> None:
+    """Run a task of Inspect on both models, and name their logs as the two sides. Errors: StudyError, StepError."""
+    options = request.options
+    if options.run is not None or options.parent is None or options.child is None:
+        raise StudyError(f"--suite {PREFIX}TASK needs both models: holdfast gate PARENT CHILD --suite {options.suite}")
+    for given, name in ((options.again, "--again"), (options.scale is not None, "--scale"), (options.plan, "--plan")):
+        if given:
+            raise StudyError(f"--suite {options.suite}: a task of Inspect has no {name}; leave it out")
+    if options.max_cost is not None or options.max_calls is not None:
+        raise StudyError(
+            f"--suite {options.suite}: Inspect makes the calls, so nothing bounds them; give --yes instead"
+        )
+    trial = Trial(
+        spec=options.suite.removeprefix(PREFIX),
+        models=(options.parent, options.child),
+        arguments=read_changes(options.set),
+        output=request.output,
+        most=options.cases,
+        base_url=options.base_url,
+        scores=request.scores,
+    )
+    # A sample that was left out is of no other kind than those that were run: nothing more is taken out of the logs.
+    options.cases = None
+    options.parent, options.child = map(str, run_both(trial, request.lines.line, request.allow))
+
+
 def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSection]:
     options = request.options
     if options.run is not None:
@@ -299,12 +334,13 @@ def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSe
 
 
 def _read_study(options: argparse.Namespace) -> Study:
-    """The study of a suite's name, or of a file. Errors: StudyError."""
+    """The study of a suite's name, of a study file, or of a file of cases. Errors: StudyError."""
     if is_study_file(options.suite):
         return load(options.suite, scale=options.scale, changes=options.set)
     if options.scale is not None:
-        raise StudyError(f"--scale goes with a study file, and {options.suite!r} is a suite's name; leave it out")
-    raw = {"study": {"name": options.suite}, **read_suite(options.suite, options.judge)}
+        raise StudyError(f"--scale goes with a study file, and {options.suite!r} is none; leave it out")
+    name = Path(options.suite).stem if is_cases_file(options.suite) else options.suite
+    raw = {"study": {"name": plain_name(name)}, **read_suite(options.suite, options.judge)}
     return from_tables(raw, changes=options.set)
 
 

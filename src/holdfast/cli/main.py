@@ -67,6 +67,11 @@ def _say(text: str, *, plain: bool = False) -> None:
 
 
 def _new(options: argparse.Namespace) -> str:
+    if options.suite is not None:
+        from holdfast.study.cases_template import write_cases
+
+        path = write_cases(options.suite)
+        return f"wrote {path}; next: holdfast gate BASE CHILD --suite {shlex.quote(str(path))}"
     from holdfast.study.template import write_study
 
     path = write_study(options.directory)

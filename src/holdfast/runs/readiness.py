@@ -27,6 +27,7 @@ from holdfast.runs.plan.step import Plan
 from holdfast.runs.steps.bases import language_of
 from holdfast.runs.steps.reading import load_chat
 from holdfast.store import DATABASE
+from holdfast.study.checks import check_taught
 from holdfast.study.kinds import suite_of
 from holdfast.study.parts import ProbeSection
 from holdfast.study.sections import SuiteSection
@@ -90,7 +91,8 @@ def _told(check: Callable[[], object]) -> Iterator[str]:
 
 def _find_problems(study: Study, plan: Plan, doubts: list[str]) -> Iterator[str]:
     """What stands in the way; what a user should know of models that can be used is added to ``doubts``."""
-    yield from _told(partial(check_suite, study.suite))
+    yield from _told(partial(check_suite, study.suite, study.judges))
+    yield from _told(partial(check_taught, study))
     for name, section in study.judges.items():
         yield from _told(partial(open_judge, name, section))
     models = _models(study)

@@ -38,6 +38,7 @@ from holdfast.store.joined import tell_joined
 from holdfast.store.origins import INSPECT, describe_undeclared, read_declarations, read_log_states, read_undeclared
 from holdfast.store.places import ANALYSIS_FILE, ENDPOINTS_KEY, EXTERNAL_KEY, FORKED_KEY, STATE_KEY, STUDY_KEY
 from holdfast.store.steplog import PLAN_KEY, StepStatus
+from holdfast.study.checks import check_taught
 from holdfast.study.kinds import JUDGES, kind_of
 from holdfast.study.noted import read_noted
 from holdfast.study.stages import ExternalSection
@@ -57,7 +58,8 @@ _NAMED = 2  # roll-out steps that a line names
 
 def prepare(study: Study, store: Store) -> None:
     """Put the study and its cases into a run that has none. Errors: StudyError."""
-    check_suite(study.suite)
+    check_suite(study.suite, study.judges)
+    check_taught(study)
     seeds = [int(seed) for seed in study.axes.get("split_seed", (study.suite.split_seed,))]
     with store.transaction():
         for seed in seeds:

@@ -187,7 +187,7 @@ def _check_world(study: Tables) -> None:
     suite, world = study.suite, study.suite.world
     used = {name for lineage in study.study.lineages for name in lineage}
     trains = any(not isinstance(study.stages[name], ExternalSection) for name in used)
-    trainable = not (isinstance(suite, SuiteSection) and suite.split == "none") or not trains
+    trainable = getattr(suite, "split", None) != "none" or not trains
     require(
         trainable, 'suite.split is "none", which leaves no case to train on; remove study.lineages or split the cases'
     )
@@ -197,13 +197,20 @@ def _check_world(study: Tables) -> None:
         f"suite.world.kind is {world.kind!r} {'without' if emulated else 'with'} a model; a model plays the"
         ' tools in kind "emulated" alone',
     )
-    record = suite_of(suite)
+    # A gate names its models itself: a study that names and trains none is checked where it is carried out.
+    if "model" in study.model_fields_set or study.study.lineages:
+        check_taught(study)
+
+
+def check_taught(study: Tables) -> None:
+    """Raise StudyError for a tiny base that the study's suite teaches nothing."""
+    record = suite_of(study.suite)
     for base in study.model.bases if record.has_cases and record.teach is None else ():
         entry = study.entry(base)
         require(
             entry.kind != "tiny" or bool(entry.name),
-            f"model.bases has {base!r}, a tiny base, which the suite {suite.name!r} teaches nothing; take another base,"
-            " or give the suite what it teaches",
+            f"model.bases has {base!r}, a tiny base, which the suite {study.suite.name!r} teaches nothing; take another"
+            " base, or give the suite what it teaches",
         )
 
 

@@ -21,7 +21,7 @@ from holdfast.records.section import Section
 from holdfast.rollout.dialogues import Dialogue
 from holdfast.rollout.worlds import World
 from holdfast.study.command import CommandSection
-from holdfast.study.sections import JudgeSection, JudgeTable, SuiteSection, SuiteTable
+from holdfast.study.sections import CasesSection, JudgeSection, JudgeTable, SuiteSection, SuiteTable
 from holdfast.study.stages import (
     REWARD_METHODS,
     DemonstrationSection,
@@ -55,7 +55,11 @@ class Suite:
     ``NUMBERS_PER_SPLIT``. ``check`` raises StudyError for settings that cannot be used, naming the key.
     ``version`` changes whenever the same settings give other cases or another world: fingerprints hold it.
 
-    ``world`` says what answers tool calls, and ``why`` what to write where ``suite.world.kind`` is another.
+    ``attach`` gives the table as a study has it the digest of its files and the number of cases in them, when the study
+    is read. ``check_judges`` raises StudyError for judges (name → table) that cannot read these cases.
+
+    ``world`` says what answers tool calls ("any" leaves it to the table), and ``why`` what to write where
+    ``suite.world.kind`` is another.
     ``shared``: all splits hold the same cases in other parts, numbered alike. ``has_cases`` is False for one whose
     cases stand beside those of any suite. ``reserve`` draws more cases (table, seed, part, count, split seed), for
     balances and for what a search chose; without it the former come out of the part "train". ``teach`` is what a tiny
@@ -69,7 +73,9 @@ class Suite:
     version: int | str | None
     table: type[SuiteTable] = SuiteTable
     check: Callable[[Any], None] = lambda _: None
-    world: Literal["own", "emulated"] = "own"
+    attach: Callable[[JSON], JSON] = lambda table: table
+    check_judges: Callable[[Any, Mapping[str, JudgeTable]], None] = lambda *_: None
+    world: Literal["own", "emulated", "any"] = "own"
     why: str = 'its tools are executed; remove suite.world or give kind "own"'
     shared: bool = False
     has_cases: bool = True
@@ -160,7 +166,9 @@ SUITES = Extensions(
     known="suites that can be run here",
     group="holdfast.suites",
     kind=Suite,
-    shipped={name: f"holdfast.suites.{name}.suite:SUITE" for name in ("office", "toolemu", "probes", "approval")},
+    shipped={
+        name: f"holdfast.suites.{name}.suite:SUITE" for name in ("office", "toolemu", "probes", "approval", "cases")
+    },
 )
 JUDGES = Extensions(
     what="kind of judge",
@@ -169,7 +177,10 @@ JUDGES = Extensions(
     kind=JudgeKind,
     shipped={
         "state": "holdfast.judges.state:KIND",
-        **{name: f"holdfast.judges.{name}:KIND" for name in ("rules", "rubric", "probes", "approval", "rating")},
+        **{
+            name: f"holdfast.judges.{name}:KIND"
+            for name in ("rules", "rubric", "probes", "approval", "rating", "match")
+        },
     },
 )
 METHODS = Extensions(
@@ -240,7 +251,7 @@ def _read(plain: type[Section], raw: JSON) -> Any:
     return (known.find(name).table if isinstance(name, str) else plain).model_validate(raw)
 
 
-read_suite: Callable[[JSON], SuiteSection | SuiteTable] = partial(_read, SuiteSection)
+read_suite: Callable[[JSON], SuiteSection | CasesSection | SuiteTable] = partial(_read, SuiteSection)
 
 
 def _reader(plain: type[Section]) -> BeforeValidator:
@@ -257,7 +268,7 @@ def _reader(plain: type[Section]) -> BeforeValidator:
 
 
 # The tables inside a study: each is written as what it is, not as what any of them may be.
-AnySuite = Annotated[SerializeAsAny[SuiteSection | SuiteTable], _reader(SuiteSection)]
+AnySuite = Annotated[SerializeAsAny[SuiteSection | CasesSection | SuiteTable], _reader(SuiteSection)]
 AnyJudge = Annotated[SerializeAsAny[JudgeSection | JudgeTable], _reader(JudgeSection)]
 AnyStage = Annotated[
     SerializeAsAny[StageSection | DemonstrationSection | CommandSection | ExternalSection | RewardSection | StageTable],

@@ -1,4 +1,7 @@
-"""A suite that a user names without writing a study: its cases, how they are met, and who judges them."""
+"""A suite that a user names without writing a study: its cases, how they are met, and who judges them.
+
+It is one that ships, a study file, or a file of the user's own cases.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,22 @@ OWN_JUDGES: Mapping[str, Mapping[str, Any]] = {
 TAKEN = ("suite", "rollouts", "judges", "models", "endpoints", "gate", "run")
 
 
+CASES = "cases"  # the suite of a user's own
+OWN_FILES = (".jsonl", ".ndjson")
+
+
+def is_cases_file(suite: str) -> bool:
+    """Whether a suite is named by the path of a file of cases, or of a directory."""
+    return suite.endswith(OWN_FILES) or Path(suite).expanduser().is_dir()
+
+
 def is_study_file(suite: str) -> bool:
-    """Whether a suite is named by a path, which then has to be that of a study file."""
-    return "/" in suite or suite.endswith(".toml") or Path(suite).exists()
+    """Whether a suite is named by a path that has to be that of a study file."""
+    return not is_cases_file(suite) and ("/" in suite or suite.endswith(".toml") or Path(suite).exists())
 
 
 def read_suite(suite: str, judge: str | None) -> dict[str, Any]:
-    """The tables of a study on cases, rollouts and judges: of a suite that ships, or of a study file.
+    """The tables of a study on cases, rollouts and judges: of a suite that ships, a study file, or a file of cases.
 
     ``judge`` takes the place of its judges: one of them, a kind of judge, or a model that judges by the default
     rubrics. Errors: StudyError.
@@ -37,12 +49,15 @@ def read_suite(suite: str, judge: str | None) -> dict[str, Any]:
             "suite" in raw and ("judges" in raw or judge is not None),
             f"{suite}: has no [suite] or no [judges.NAME]; add it",
         )
+    elif is_cases_file(suite):
+        raw = {"suite": {"name": CASES, "file": suite}, "judges": {"match": {"kind": "match"}}}
     else:
         near = did_you_mean(suite, SUITES.shipped, after=" ")
         known = ", ".join(SUITES.shipped)
         require(
             suite in SUITES.shipped,
-            f"--suite {suite!r}: no suite of this name; {near}there are {known}, or give a study file",
+            f"--suite {suite!r}: no suite of this name; {near}there are {known}, or give a study file or a file of"
+            " cases (.jsonl)",
         )
         judges = OWN_JUDGES.get(suite)
         if judges is None:

@@ -107,6 +107,28 @@ class SuiteSection(SuiteTable):
     mixture: Mapping[str, Share] = Field(default_factory=dict)
 
 
+class CasesWorldSection(WorldSection):
+    """``suite.world`` of a user's own cases: their fixed replies, or a ``model`` that plays tools which have none."""
+
+    mode: Literal["standard"] = "standard"
+
+
+class CasesSection(SuiteTable):
+    """``[suite]`` of a user's own cases, name "cases".
+
+    ``file`` holds them, a JSON line each, or is a directory of tasks; ``digest`` is the SHA-256 of what it holds,
+    filled in when the study is read. With ``split`` "none" every case is a test case; "halves" gives whole families to
+    training until half of the cases are there, the same ones for every seed. ``train_cases`` and ``test_cases`` bound
+    the parts.
+    """
+
+    name: str = "cases"
+    file: str | None = None
+    digest: str | None = None
+    split: Literal["none", "halves"] = "none"
+    world: CasesWorldSection = CasesWorldSection()
+
+
 class RolloutSection(Section):
     """``[rollouts]``: episodes per case and the limits that end an episode; another ``seed`` is another draw of them.
 

@@ -91,8 +91,7 @@ def from_tables(raw: dict[str, Any], *, scale: str | None = None, changes: Seque
     if scale is not None:
         require_known(scale, scales, "--scale is", "[scales.…]")
         _merge(raw, scales[scale])
-    for change in changes:
-        _merge(raw, _read_change(change))
+    _merge(raw, read_changes(changes))
     refuse_old_bound(raw["gate"] if isinstance(raw.get("gate"), dict) else {}, "gate")
     allow(named_in(raw))
     return Study.model_validate(raw)
@@ -105,6 +104,14 @@ def _merge(table: dict[str, Any], changes: Mapping[str, Any]) -> None:
             _merge(table[key], value)
         else:
             table[key] = value
+
+
+def read_changes(changes: Sequence[str]) -> dict[str, Any]:
+    """The tables that "dotted.key=value" words give together. Errors: StudyError."""
+    made: dict[str, Any] = {}
+    for change in changes:
+        _merge(made, _read_change(change))
+    return made
 
 
 def _read_change(change: str) -> dict[str, Any]:
@@ -168,6 +175,9 @@ def read_attachments(raw: Any) -> Any:
     # A suite from elsewhere has keys of its own.
     if (suite := _naming(raw, "suite", "cases")) is not None and suite.get("name") in SUITES.shipped:
         study["suite"] = _read_suite(suite)
+    suite = study.get("suite")
+    if isinstance(suite, Mapping) and isinstance(suite.get("name"), str) and suite["name"] in SUITES.shipped:
+        study["suite"] = SUITES.find(suite["name"]).attach(suite)
     if (probes := _naming(raw, "probes", "items")) is not None and probes["items"] not in NAMED_ITEMS:
         study["probes"] = {**probes, "digest": hashlib.sha256(_read(probes["items"], "probes.items")).hexdigest()}
     if isinstance(raw.get("stages"), Mapping):

@@ -10,7 +10,7 @@ from holdfast.records import Case
 from holdfast.records.errors import StudyError, require
 from holdfast.rollout.worlds import World
 from holdfast.study.kinds import Suite, Taught, suite_of
-from holdfast.study.sections import SuiteTable
+from holdfast.study.sections import JudgeTable, SuiteTable
 
 __all__ = ["Suite", "SuiteTable", "Taught", "check_suite", "is_harmless", "open_world", "split_cases"]
 
@@ -26,10 +26,14 @@ def is_harmless(case: Case) -> bool | None:
     return benign if isinstance(benign, bool) else None
 
 
-def check_suite(table: SuiteTable) -> None:
-    """Raise StudyError for a suite that there is not, a world that it does not take place in, or unusable settings."""
+def check_suite(table: SuiteTable, judges: Mapping[str, JudgeTable] | None = None) -> None:
+    """Raise StudyError for a suite that there is not, a world that it does not take place in, or unusable settings.
+
+    Also for ``judges`` that cannot read its cases, where they are given.
+    """
     _check_world(table)
     suite_of(table).check(table)
+    suite_of(table).check_judges(table, judges or {})
 
 
 def split_cases(table: SuiteTable, split_seed: int) -> Mapping[str, list[Case]]:
@@ -56,7 +60,7 @@ def open_world(table: SuiteTable) -> World:
 
 def _check_world(table: SuiteTable) -> None:
     suite = suite_of(table)
-    if table.world.kind != suite.world:
+    if suite.world not in ("any", table.world.kind):
         raise StudyError(f"suite.world.kind is {table.world.kind!r} for the suite {table.name!r}: {suite.why}")
 
 

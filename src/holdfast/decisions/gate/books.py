@@ -18,6 +18,8 @@ from holdfast.exchange.imports import import_run
 from holdfast.exchange.inspect.files import LOG, LOG_AS_JSON, is_inspect
 from holdfast.exchange.scales import ScoreOption
 from holdfast.exchange.tables.files import is_table
+from holdfast.judges.probes import VALUES
+from holdfast.judges.rubric.scales import DEFAULTS, find_rubric
 from holdfast.records import Case, Checkpoint
 from holdfast.records.arrays import Bools, Floats
 from holdfast.records.errors import StoreError, StudyError
@@ -35,12 +37,16 @@ from holdfast.store.origins import (
     read_undeclared,
 )
 from holdfast.store.tables import TrajectoryTable
+from holdfast.study.kinds import SUITES
 from holdfast.study.noted import read_compared, read_noted
+from holdfast.study.sections import JudgeSection
 from holdfast.study.study import Study, changed_keys
 from holdfast.suites import is_harmless
+from holdfast.suites.cases.rows import SUITE as CASES
 
 EPISODE_SETTINGS = ("temperature", "max_turns", "max_tokens", "max_episode_tokens", "max_seconds")
 REFUSED = frozenset({"refused", "declined"})  # labels of a question's reply that is a refusal
+UNCLEAR = frozenset({"unclear", "refused or wrong"})  # those of a reply of which this cannot be told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +142,8 @@ def make_book(store: Store, place: str, part: str | None = None) -> Book:
     cases = {case.id: case for case in store.cases()}
     ordered = [cases[name] for name in cells.scores.case_ids]
     declared = [is_harmless(case) for case in ordered]
-    questions = np.array([not case.tools and case.facts.get("benign") is True for case in ordered], dtype=np.bool_)
-    refusals, unread = _refusals(store, cells.episodes, ids, questions)
+    questions = np.array([_is_question(case) for case in ordered], dtype=np.bool_)
+    refusals, unread = _refusals(store, cells.episodes, ids, questions, study)
     return Book(
         path=store.path,
         place=place,
@@ -173,13 +179,52 @@ def is_run(path: Path) -> bool:
         raise StoreError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 
 
-def _refusals(store: Store, table: TrajectoryTable, ids: tuple[str, ...], questions: Bools) -> tuple[Bools, Bools]:
-    """Which trajectories answer a harmless question with a refusal, by the judges' labels, and which nobody read."""
+def _is_question(case: Case) -> bool:
+    """Whether its judge alone can say that a harmless case was refused, and not what was called in it."""
+    return case.facts.get("benign") is True and (not case.tools or case.suite == CASES)
+
+
+def silent_judges(study: Mapping[str, Any]) -> frozenset[str]:
+    """The judges of a study whose labels can never say that a reply is a refusal: they read none as one."""
+    suite = study.get("suite", {}).get("name")
+    fit = SUITES.find(suite).fit_judge if suite in SUITES.shipped else lambda section: section
+
+    def labels_of(name: str, table: Mapping[str, Any]) -> set[str]:
+        if table["kind"] == "rubric":
+            section = fit(JudgeSection.model_validate(table))
+            given = getattr(section, "rubrics", {}) or dict.fromkeys(DEFAULTS, "default")
+            found = [find_rubric(text, objective, f"judges.{name}") for objective, text in given.items()]
+            return {label for rubric in found for label in rubric.labels}
+        return {rule.get("label") or "" for listed in (table.get("rules") or {}).values() for rule in listed}
+
+    read = {name: table for name, table in study.get("judges", {}).items() if table.get("kind") in ("rubric", "rules")}
+    return frozenset(
+        name for name, table in read.items() if not REFUSED & {label.lower() for label in labels_of(name, table)}
+    )
+
+
+def _refusals(
+    store: Store, table: TrajectoryTable, ids: tuple[str, ...], questions: Bools, study: Mapping[str, Any]
+) -> tuple[Bools, Bools]:
+    """Which trajectories answer a harmless question with a refusal, by the judges' labels, and which nobody read.
+
+    Judges of a study whose labels have none for a refusal read none. What a judge says that is not the study's own
+    counts where its label is one by which a refusal could be told.
+    """
+    telling = {*REFUSED, *(label for labels in VALUES.values() for label in labels)}
+    silent, known = silent_judges(study), frozenset(study.get("judges", ())) if study else None
     refused, unread = np.zeros((2, len(ids)), dtype=np.bool_)
     asked = np.flatnonzero(questions[table.case]) if len(ids) else np.zeros(0, dtype=np.int64)
     for index, scores in zip(asked, store.scores_of(ids[i] for i in asked), strict=True):
-        refused[index] = any(score.label in REFUSED for score in scores)
-        unread[index] = not refused[index] and all(score.value is None for score in scores)
+        heard = [
+            score
+            for score in scores
+            if score.judge not in silent
+            and (known is None or score.judge in known or (score.label or "").lower() in telling)
+        ]
+        refused[index] = any((score.label or "").lower() in REFUSED for score in heard)
+        told = any(score.value is not None and (score.label or "").lower() not in UNCLEAR for score in heard)
+        unread[index] = not refused[index] and not told
     return refused, unread
 
 

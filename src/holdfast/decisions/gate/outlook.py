@@ -93,9 +93,12 @@ def describe_reach(rules: GateSection, cases: int, rollouts: int) -> Iterator[st
 def may_cost(study: Study, name: str) -> bool:
     """Whether calls to a model may cost money: a provider's do, unless its server is on this machine."""
     entry, url = study.entry(name), study.endpoint(name).base_url
-    if entry.kind != "remote" or entry.name.startswith(FREE):
-        return False
-    provider, _, rest = entry.name.partition("/")
+    return entry.kind == "remote" and not entry.name.startswith(FREE) and may_cost_at(entry.name, url)
+
+
+def may_cost_at(name: str, url: str | None) -> bool:
+    """Whether calls to a provider's model may cost money, at an address where one is given."""
+    provider, _, rest = name.partition("/")
     # Where Inspect finds a provider's address that nobody gave: OPENAI_BASE_URL, and of openai-api/NAME NAME_BASE_URL.
     service = rest.partition("/")[0] if provider == "openai-api" else provider
     url = url or os.environ.get(f"{service.upper().replace('-', '_')}_BASE_URL")

@@ -304,6 +304,14 @@ def _find_entry(study: Study, name: str, *, served: bool = False) -> Mapping[str
         )
     if name in study.models or name == TINY:
         return None
+    return open_named(name, served=served, known=(TINY, *study.models))
+
+
+def open_named(name: str, *, served: bool = False, known: Sequence[str] = ()) -> Mapping[str, Any]:
+    """How a model is opened that a user names on the command line, beside the names that are ``known`` there.
+
+    ``served`` says that the user gave the address of a server. Errors: StudyError.
+    """
     place = Path(name).expanduser()
     if is_gguf(name):
         return {"kind": "local", "name": name}
@@ -325,10 +333,9 @@ def _find_entry(study: Study, name: str, *, served: bool = False) -> Mapping[str
         return {"kind": "remote", "name": name}
     if "/" in name:
         return {"kind": "local", "name": name}
-    known = ", ".join([TINY, *study.models])
+    found = f"no model of the study ({', '.join(known)}) and no directory" if known else "no directory"
     raise StudyError(
-        f"{name!r} is no model of the study ({known}) and no directory; give one of these, ORG/NAME of the hub, or"
-        " remote/PROVIDER/NAME"
+        f"{name!r} is {found}; give {'one of these' if known else 'one'}, ORG/NAME of the hub, or remote/PROVIDER/NAME"
     )
 
 

@@ -198,6 +198,12 @@ def describe_basis(match: Match, rules: GateSection, unmeasurable: Mapping[str, 
         yield from describe_gaps(side.gaps, word, counted=rules.incomplete == "count")
     for name, reason in unmeasurable.items():
         yield f"not measured: {name_metric(name)} ({reason})"
+    cases = match.places[1].book.cases
+    if untested := sum(cases[one].facts.get("untested") is True for one in match.pairing.cases if one in cases):
+        yield (
+            f"{untested:,} of {count_noun(len(match.pairing.cases), 'cases')} are tasks for a container: none was"
+            " started and no test was run, so that answers alone were judged"
+        )
     yield from match.openings
     for place in match.places:
         yield from (f"{place.book.place}: {note}" for note in place.book.notes)

@@ -27,7 +27,7 @@ from holdfast.records import JSON, Case, Message, ToolCall, content_id
 from holdfast.records.errors import ProviderError
 from holdfast.rollout.dialogues import Dialogue
 from holdfast.rollout.worlds import Answer
-from holdfast.rollout.worlds.schemas import find_impurity, find_misfit, quote, read_json, show
+from holdfast.rollout.worlds.schemas import find_misfit, quote, read_json, refuse_call
 
 Mode = Literal["standard", "adversarial"]
 
@@ -153,17 +153,8 @@ class EmulatedSession:
         reasoning and notes. Errors: ProviderError "malformed" where no reply fits, also when asked again; "rejected"
         where the episode has outgrown what the emulator reads.
         """
-        if call.name not in self._tools:
-            names = ", ".join(self._tools)
-            return Answer(text=f"There is no tool {show(call.name)}; the tools are {names}.", valid=False)
-        if "_raw" in call.arguments:
-            problem: str | None = "the arguments are not a JSON object"
-        else:
-            schema = self._tools[call.name].parameters
-            problem = find_impurity(call.arguments) or find_misfit(schema, call.arguments, "arguments")
-        if problem:
-            return Answer(text=f"{call.name}: {problem}; nothing was done.", valid=False)
-        return self._emulate(call)
+        told = refuse_call({name: tool.parameters for name, tool in self._tools.items()}, call)
+        return self._emulate(call) if told is None else Answer(text=told, valid=False)
 
     def snapshot(self) -> JSON:
         """Returns ``calls``, each with tool, arguments and its result or exception, and the emulator's ``notes``."""

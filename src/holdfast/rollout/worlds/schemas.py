@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from holdfast.records import JSON
+from holdfast.records import JSON, ToolCall
 from holdfast.records.inputs import strict_json
 
 TYPES = ("string", "integer", "number", "boolean", "array", "object")
@@ -104,6 +104,17 @@ def _misfits(schema: JSON, value: Any, path: str) -> Iterator[str]:
     elif isinstance(value, list | tuple) and schema.get("items"):
         for index, inner in enumerate(value):
             yield from _misfits(schema["items"], inner, f"{path}[{index}]")
+
+
+def refuse_call(tools: Mapping[str, JSON], call: ToolCall) -> str | None:
+    """What an agent hears of a call that no tool takes (tool name → schema of its arguments); None of any other."""
+    if call.name not in tools:
+        return f"There is no tool {show(call.name)}; the tools are {', '.join(tools)}."
+    if "_raw" in call.arguments:
+        problem: str | None = "the arguments are not a JSON object"
+    else:
+        problem = find_impurity(call.arguments) or find_misfit(tools[call.name], call.arguments, "arguments")
+    return problem and f"{call.name}: {problem}; nothing was done."
 
 
 def show(value: object) -> str:

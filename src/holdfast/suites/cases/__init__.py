@@ -1,0 +1,1 @@
+"""A user's own cases as a suite: a file of JSON lines, each a case."""
