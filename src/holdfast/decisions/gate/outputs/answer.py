@@ -18,10 +18,11 @@ from holdfast.decisions.gate.outputs.evidence import JSON_FILE, PAGE_FILE, colle
 from holdfast.decisions.gate.outputs.junit import render_junit
 from holdfast.decisions.gate.outputs.markdown import render_markdown
 from holdfast.decisions.gate.outputs.worst import find_worst, leading_metric
-from holdfast.decisions.gate.verdicts import Match
+from holdfast.decisions.gate.verdicts import Match, Place, Wanted, compare, decide
 from holdfast.records import Verdict
 from holdfast.records.outputs import to_json, write_file
 from holdfast.runs.run import Run
+from holdfast.study.rules import GateSection
 
 PAGE, DOCUMENT, JUNIT, MARKDOWN = "gate.html", "gate.json", "gate.xml", "gate.md"
 _WORDS = {
@@ -44,6 +45,17 @@ class Answer:
     books: Sequence[Book]
     shown: tuple[Verdict, Match] | None = None
     made: bool = False
+
+
+def find_answer(parent: Place, child: Place, rules: GateSection, wanted: Wanted, *, rolled_out: bool) -> Answer:
+    """The answer of one comparison; ``rolled_out`` says that the gate made the episodes of both sides itself.
+
+    Errors: StudyError where the two are not comparable.
+    """
+    match = compare(parent, child, rules, wanted)
+    verdict = decide(match, rules)
+    books = (parent.book, child.book) if parent.book is not child.book else (child.book,)
+    return Answer(verdicts=[verdict], books=books, shown=(verdict, match), made=rolled_out and len(books) == 1)
 
 
 def new_place(today: date) -> Path:
