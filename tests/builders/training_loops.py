@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from trl_settings import ON_A_PROCESSOR
+
 from holdfast.store import Store
 
 SUITE = """\
@@ -27,11 +29,7 @@ kind = "state"
 # Decided by what a wrecked agent cannot do: act in a way that can be judged.
 RULES = {"blocking": ["validity"], "required": [], "validity_margin": 0.1}
 QUIET: dict[str, Any] = {
-    "use_cpu": True,
-    "bf16": False,
-    "dataloader_pin_memory": False,
-    "report_to": "none",
-    "disable_tqdm": True,
+    **ON_A_PROCESSOR,
     "logging_steps": 1,
     "save_strategy": "steps",
     "save_steps": 1,
@@ -65,7 +63,7 @@ KEPT = [{"role": "assistant", "content": "i did not find the file"}]
 
 
 def sft(start: Path, output: Path, *, model: Any = None, peft: Any = None, **changes: Any) -> Any:
-    """TRL's supervised trainer, which saves after each of its two steps."""
+    """TRL's supervised trainer; like the others it saves after each of its two steps."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -105,9 +103,7 @@ def grpo(start: Path, output: Path, **changes: Any) -> Any:
 
     callbacks = changes.pop("callbacks", None)
     model, tokenizer = load(start)
-    config = GRPOConfig(
-        output_dir=str(output), num_generations=2, max_completion_length=4, **(QUIET | changes)
-    )
+    config = GRPOConfig(output_dir=str(output), num_generations=2, max_completion_length=4, **(QUIET | changes))
     return GRPOTrainer(
         model=model,
         reward_funcs=lambda completions, **_: [float(len(str(one))) for one in completions],

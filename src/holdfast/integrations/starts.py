@@ -92,7 +92,8 @@ def _copy_adapter(model: Any, processing_class: Any, place: Path) -> Path:
     # A model that transformers put an adapter into, without PEFT's wrapper, has a method of this name.
     if settings is None or callable(active) or list(active) != ["default"]:
         raise StudyError(
-            f"SafetyGate: the adapters are {', '.join(model.peft_config)}, and not the default one; {_GIVE}"
+            f"SafetyGate: the model's adapters are {', '.join(model.peft_config)}, and what is trained is not the one"
+            f" that PEFT calls default; {_GIVE}"
         )
     if not settings.base_model_name_or_path:
         raise StudyError(
