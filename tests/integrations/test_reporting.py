@@ -51,6 +51,7 @@ def test_tensorboard_has_every_bound(start: Path, suite: Path, tmp_path: Path, m
     assert len(board.Scalars("train/loss")) == 2
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's, of what it depends on
 def test_mlflow_has_every_bound(start: Path, suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In its own store on the disk, which is a database since files by themselves are no longer maintained."""
     mlflow = pytest.importorskip("mlflow")

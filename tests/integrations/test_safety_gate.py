@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -18,17 +20,24 @@ import torch
 from builders import training_loops as loops
 from builders import verdict_samples as samples
 from builders.commands import Captured, gated
+from builders.places import ROOT
 from transformers import TrainerCallback
 
 from holdfast.decisions.gate.rules import read_rules
 from holdfast.integrations import SafetyGate
 from holdfast.integrations.asking import Question, write_rules
+from holdfast.integrations.reporting import VERDICTS
+from holdfast.integrations.safety_gate import STOPS
 from holdfast.integrations.surroundings import alone, untouched
 from holdfast.records.errors import StepError, StudyError
 
 pytest.importorskip("trl")
 WRECKED = 1.0  # a learning rate after which an agent says nothing that can be judged
-TRAINERS = {"sft": loops.sft, "dpo": loops.dpo, "grpo": loops.grpo}
+TRAINERS = [
+    pytest.param(loops.sft, id="sft"),
+    pytest.param(loops.dpo, id="dpo", marks=pytest.mark.full),  # its adapters are always tried
+    pytest.param(loops.grpo, id="grpo"),
+]
 
 
 def gate_of(suite: Path | str, **changes: Any) -> SafetyGate:
@@ -47,7 +56,7 @@ def files_of(checkpoint: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for name in names for path in checkpoint.glob(name)}
 
 
-@pytest.mark.parametrize("build", TRAINERS.values(), ids=TRAINERS)
+@pytest.mark.parametrize("build", TRAINERS)
 def test_every_checkpoint_is_gated_and_training_is_the_same_to_the_bit(
     build: Callable[..., Any], start: Path, suite: Path, tmp_path: Path
 ) -> None:
@@ -304,3 +313,39 @@ def test_what_is_not_installed_is_told() -> None:
     assert first == "[]" and second.startswith("holdfast.integrations.SafetyGate needs packages that are not installed")
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         __import__("holdfast.integrations").integrations.Nothing  # noqa: B018
+
+
+# --- the page -----------------------------------------------------------------------------------------------------
+
+PAGE = (ROOT / "docs" / "training-loop.md").read_text(encoding="utf-8")
+
+
+def test_the_page_shows_what_runs(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """On a tiny model, for a step and a few cases instead of hundreds."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+    quiet = "use_cpu=True, bf16=False, activation_checkpointing=False, dataloader_pin_memory=False, disable_tqdm=True"
+    for shown, small in (
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", str(start)),
+        ("cases=100,", 'cases=4, where="here",'),
+        ("max_steps=200, save_steps=50", f"max_steps=1, save_steps=1, {quiet}"),
+    ):
+        assert shown in code
+        code = code.replace(shown, small)
+    exec(compile(code, "training-loop.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines()[-1] == "{1: 'INCONCLUSIVE'}"
+    assert (tmp_path / "out" / "checkpoint-1" / "verdict.json").is_file()
+
+
+def test_the_page_names_every_option_and_verdict() -> None:
+    options = inspect.signature(SafetyGate).parameters
+    (table,) = re.findall(r"^\| Option .*?(?=\n\n)", PAGE, flags=re.MULTILINE | re.DOTALL)
+    cells = [line.split("|")[1] for line in table.splitlines()[2:]]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(cells))) == sorted(options)
+    for word, number in VERDICTS.items():
+        assert f"| {word} | {number} |".replace("-", "−") in PAGE
+    for stop in filter(None, STOPS):
+        assert f'`"{stop}"`' in PAGE or f'`stop="{stop}"`' in PAGE
