@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
 from builders.chat_samples import make_base
 from builders.training_loops import SUITE, save_start
+
+
+@pytest.fixture(scope="session", autouse=True)
+def settled() -> None:
+    """What TRL keeps in memory stays: gates look for garbage again and again, which takes longer than they do."""
+    pytest.importorskip("trl")
+    from trl import DPOTrainer, GRPOTrainer, SFTTrainer
+
+    assert DPOTrainer and GRPOTrainer and SFTTrainer  # each is loaded when it is first named
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ def test_mlflow_has_every_bound(start: Path, suite: Path, tmp_path: Path, monkey
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "loop")
-    wanted = trained(start, suite, tmp_path / "out", report_to="mlflow")
+    wanted = trained(start, suite, tmp_path / "out", report_to="mlflow", max_steps=1)
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name("loop").experiment_id])
     for name in wanted[1]:

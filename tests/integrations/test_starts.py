@@ -100,7 +100,7 @@ def test_a_training_that_broke_off_keeps_its_start(start: Path, suite: Path, tmp
 
 def test_adapters_are_gated_on_their_base(plain: Path, suite: Path, tmp_path: Path) -> None:
     """As PEFT saves them, with dropout that draws random numbers; the start is the adapter that changes nothing."""
-    gate = gate_of(suite)
+    gate = gate_of(suite, cases=2)
     loops.dpo(plain, tmp_path / "out", peft=lora(), callbacks=[gate], learning_rate=0.1).train()
     assert list(gate.verdicts) == [1, 2] and "ERROR" not in gate.verdicts.values()
     checkpoint = tmp_path / "out" / "checkpoint-2"
