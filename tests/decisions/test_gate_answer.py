@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from datetime import date
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 import jsonschema
 import pytest
 from builders import verdict_samples as samples
-from builders.commands import asked, refused
+from builders.chat_samples import make_base
+from builders.commands import asked, gated, refused
 from builders.smoke_study import smoke_settings, write_toml
 
 from holdfast.decisions.gate.answer import new_place
@@ -104,6 +106,7 @@ SIDES: dict[str, tuple[list[str], str]] = {
     "a plan that writes": (["a", "--child", "b", "--plan", "-o", "out"], "--plan writes nothing"),
     "a suite with a run": (["a", "--suite", "office"], "name both, and leave RUN out"),
     "a suite that is not there": (["a", "b", "--suite", "offcie"], "did you mean 'office'"),
+    "parents of no suite": (["a", "b", "--parents", "kept"], "--parents goes with --suite"),
     "a scale of a name": (["a", "b", "--suite", "office", "--scale", "x"], "--scale goes with a study file"),
     "no such model": (["a", "b", "--suite", "office"], "'a' is no model of the study"),
     "the hub or a provider": (["openai/x", "b/c", "--suite", "office"], "write local/openai/x or remote/openai/x"),
@@ -160,6 +163,38 @@ def test_two_models_have_the_report_of_a_study(models_study: Path, tmp_path: Pat
     assert asked(capsys, *words)[1] == out and (tmp_path / "out" / "run.db").read_bytes() == before
     _, listed, _ = asked(capsys, "gate", tmp_path / "out", "--all", "--quiet", "--json")
     assert [one["child"] for one in json.loads(listed)["verdicts"]] == ["two-0 · base"]
+
+
+def test_a_parent_is_rolled_out_once_for_all_its_children(models_study: Path, tmp_path: Path, capsys: Captured) -> None:
+    """The verdict is the same as without what is kept; of a parent with other weights nothing is taken."""
+    bases = [
+        make_base(tmp_path / "models" / name, architecture=kind) for name, kind in (("a", "qwen2"), ("b", "llama"))
+    ]
+    parent, child = bases
+    other = shutil.copytree(child, tmp_path / "models" / "c")
+    told = ("--suite", models_study, "--workers", 1)
+    _, alone = gated(capsys, parent, child, *told, "-o", tmp_path / "alone")
+    episodes, verdicts = [], []
+    for number, one in enumerate((child, other)):
+        place = tmp_path / f"kept-{number}"
+        words = ("gate", parent, one, *told, "-o", place, "--parents", tmp_path / "kept", "--json")
+        _, out, err = asked(capsys, *words)
+        episodes.append(re.findall(r"(\d+) episodes to do", err))
+        verdicts += json.loads(out)["verdicts"]
+        with Store(place) as store:
+            assert store.counts()["trajectories"] == 12
+    assert episodes == [["12"], ["6"]] and len([*(tmp_path / "kept").iterdir()]) == 1
+    for side in ("parent", "child"):
+        assert verdicts[0]["sources"][side].pop("run") == str(tmp_path / "kept-0")
+        alone["sources"][side].pop("run")
+    assert verdicts[0] == alone and verdicts[1]["checks"] == alone["checks"]
+    make_base(parent, hidden=32)
+    _, _, err = asked(capsys, "gate", parent, other, *told, "-o", tmp_path / "anew", "--parents", tmp_path / "kept")
+    assert "12 episodes to do" in err and len([*(tmp_path / "kept").iterdir()]) == 2
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    line = asked(capsys, "gate", parent, child, *told, "-o", tmp_path / "full", "--parents", tmp_path / "kept")[2]
+    assert "is there and holds no run" in line.splitlines()[-1]
 
 
 def test_paid_calls_are_allowed_first(models_study: Path, tmp_path: Path, capsys: Captured) -> None:

@@ -383,6 +383,8 @@ def _add_gate(command: argparse.ArgumentParser) -> None:
     _add_trust(sides)
     words = "where the answer goes, and the episodes of --suite and --again (default: gate-DATE here)"
     sides.add_argument("-o", "--output", type=Path, metavar="DIR", help=words)
+    words = "for --suite: where a parent's episodes are kept, with which gates of its other children begin"
+    sides.add_argument("--parents", type=Path, metavar="DIR", help=words)
     sides.add_argument("--scale", metavar="NAME", help="for --suite: a table [scales.NAME] of the study")
     sides.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for --suite: a changed setting")
     rules = command.add_argument_group("what is declared (default: [gate] of the run's study)")

@@ -7,14 +7,14 @@ import functools
 import os
 import shlex
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from holdfast.cli.arguments import RULE_OPTIONS
-from holdfast.decisions.gate.answer import Answer, PassedOn, new_place, write_answer
+from holdfast.decisions.gate.answer import Answer, PassedOn, find_answer, new_place, write_answer
 from holdfast.decisions.gate.books import Book, Library, is_same_file, open_library, split_place
 from holdfast.decisions.gate.needs import plan_document, plan_gate, render_plan
 from holdfast.decisions.gate.outlook import look_ahead
@@ -26,9 +26,9 @@ from holdfast.decisions.gate.pairing import CASE, FAMILY, choose_draws
 from holdfast.decisions.gate.passing.card import require_dataset
 from holdfast.decisions.gate.passing.signing import read_private_key
 from holdfast.decisions.gate.rules import TABLE, fingerprint, read_rules
-from holdfast.decisions.gate.running import Means, roll_out_again, roll_out_models
+from holdfast.decisions.gate.running import Means, read_study, require_judge, roll_out_again, roll_out_models
 from holdfast.decisions.gate.tasks import PREFIX, Trial, run_both
-from holdfast.decisions.gate.verdicts import Place, Wanted, compare, decide, decide_all, find_place, take_sides
+from holdfast.decisions.gate.verdicts import Place, Wanted, compare, decide_all, find_place, take_sides
 from holdfast.exchange.scales import ScoreOption, parse_score
 from holdfast.records import Outcome, Verdict
 from holdfast.records.errors import StudyError, did_you_mean
@@ -38,11 +38,9 @@ from holdfast.report.sections.gate import overall
 from holdfast.runs.progress import ProgressLines
 from holdfast.runs.rescoring import read_judges
 from holdfast.store.choosing import find_checkpoint, parent_of, read_conditions, share_conditions
-from holdfast.study.named_suite import is_cases_file, is_study_file, read_suite
 from holdfast.study.rules import GateSection
 from holdfast.study.sections import OBJECTIVES
-from holdfast.study.study import Study, from_tables, load, read_changes
-from holdfast.study.template import plain_name
+from holdfast.study.study import Study, read_changes
 
 EXIT_CODES: Mapping[Outcome, int] = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.INCONCLUSIVE: 3}
 AGAIN_SEED = 1  # of --again, unless another is given
@@ -130,11 +128,7 @@ def carry_out(options: argparse.Namespace) -> tuple[str, int]:
             parent, child, rules = _find_sides(request, library)
             if child is None:
                 raise StudyError("--child is missing; name the checkpoint, run, log or model that is put to the test")
-            match = compare(parent, child, rules, request.wanted)
-            verdict = decide(match, rules)
-            books = (parent.book, child.book) if parent.book is not child.book else (child.book,)
-            made = options.suite is not None and len(books) == 1
-            answer = Answer(verdicts=[verdict], books=books, shown=(verdict, match), made=made)
+            answer = find_answer(parent, child, rules, request.wanted, rolled_out=options.suite is not None)
         _write_asked(answer.verdicts, options)
         words = shlex.join(["holdfast", *options.words])
         page = write_answer(answer, request.output, command=words, passed=passed)
@@ -166,6 +160,7 @@ def _check(options: argparse.Namespace) -> None:
         (options.trust_endpoints, options.again, "--trust-endpoints goes with --again only; leave it out"),
         (options.scale is not None, options.suite is not None, "--scale goes with --suite only; leave it out"),
         (options.set, options.suite is not None, "--set goes with --suite only; leave it out"),
+        (options.parents, options.suite and not options.again, "--parents goes with --suite, without --again"),
         (options.cases, not options.plan, "--plan says how many cases are needed; leave out --cases"),
         (options.junit or options.markdown, not options.plan, "--plan has no verdict to write; leave out the file"),
         (
@@ -244,7 +239,7 @@ def _find_sides(request: Request, library: Library) -> tuple[Place, Place | None
     parent = _find_parent(request, library, child, theirs)
     rules = request.rules(parent.book, child.book)
     if options.again:
-        _require_judge(child.book.study.get("judges", {}), options.judge or rules.judge)
+        require_judge(child.book.study.get("judges", {}), options.judge or rules.judge)
         child = roll_out_again(
             library,
             child.book,
@@ -271,15 +266,6 @@ def _find_parent(request: Request, library: Library, child: Place, where: Mappin
     book = library.open(place)
     near = child.checkpoint if book is child.book else None
     return Place(book, find_checkpoint(book, text, where, near))
-
-
-def _require_judge(judges: Collection[str], wanted: str | None) -> None:
-    """Refuse a judge that will not score new episodes before any is made. Errors: StudyError."""
-    if judges and wanted is not None and wanted.partition("#")[0] not in judges:
-        raise StudyError(
-            f"--judge {wanted!r}: new episodes are scored by the judges of their study, which are"
-            f" {', '.join(judges)}; name one of these"
-        )
 
 
 def _run_task(request: Request) -> None:
@@ -314,9 +300,9 @@ def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSe
         raise StudyError(f"{options.run}: --suite rolls models out anew; name both, and leave RUN out")
     if options.parent is None or options.child is None:
         raise StudyError("--suite needs both models: holdfast gate PARENT CHILD --suite SUITE")
-    study = _read_study(options)
+    study = read_study(options.suite, judge=options.judge, scale=options.scale, changes=options.set)
     rules = request.rules(noted=study.gate.model_dump(mode="json"))
-    _require_judge(study.judges, options.judge or rules.judge)
+    require_judge(study.judges, options.judge or rules.judge)
     again = (options.seed or AGAIN_SEED) if options.again else None
     parent, child = roll_out_models(
         library,
@@ -328,20 +314,10 @@ def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSe
         again=again,
         most_cases=options.cases,
         base_url=options.base_url,
+        parents=options.parents,
         before=lambda studies: request.announce(studies, rules),
     )
     return parent, child, rules
-
-
-def _read_study(options: argparse.Namespace) -> Study:
-    """The study of a suite's name, of a study file, or of a file of cases. Errors: StudyError."""
-    if is_study_file(options.suite):
-        return load(options.suite, scale=options.scale, changes=options.set)
-    if options.scale is not None:
-        raise StudyError(f"--scale goes with a study file, and {options.suite!r} is none; leave it out")
-    name = Path(options.suite).stem if is_cases_file(options.suite) else options.suite
-    raw = {"study": {"name": plain_name(name)}, **read_suite(options.suite, options.judge)}
-    return from_tables(raw, changes=options.set)
 
 
 # --- what comes of it --------------------------------------------------------------------------------------------

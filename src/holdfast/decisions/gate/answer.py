@@ -26,10 +26,11 @@ from holdfast.decisions.gate.passing.card import CARD, RESULTS, render_card, ren
 from holdfast.decisions.gate.passing.every_eval_ever import RECORD, make_record
 from holdfast.decisions.gate.passing.signing import ENVELOPE, sign
 from holdfast.decisions.gate.passing.statement import FILE, make_statement
-from holdfast.decisions.gate.verdicts import Match
+from holdfast.decisions.gate.verdicts import Match, Place, Wanted, compare, decide
 from holdfast.records import Verdict
 from holdfast.records.outputs import to_json, write_file
 from holdfast.runs.run import Run
+from holdfast.study.rules import GateSection
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -70,6 +71,17 @@ class PassedOn:
 
 
 NOTHING_MORE = PassedOn()
+
+
+def find_answer(parent: Place, child: Place, rules: GateSection, wanted: Wanted, *, rolled_out: bool) -> Answer:
+    """The answer of one comparison; ``rolled_out`` says that the gate made the episodes of both sides itself.
+
+    Errors: StudyError where the two are not comparable.
+    """
+    match = compare(parent, child, rules, wanted)
+    verdict = decide(match, rules)
+    books = (parent.book, child.book) if parent.book is not child.book else (child.book,)
+    return Answer(verdicts=[verdict], books=books, shown=(verdict, match), made=rolled_out and len(books) == 1)
 
 
 def new_place(today: date) -> Path:

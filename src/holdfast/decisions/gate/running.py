@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,24 @@ from holdfast.models.entries import TINY
 from holdfast.models.hub.gguf import is_gguf
 from holdfast.models.named import open_directory, require_model
 from holdfast.models.tiny.chat import is_tiny
-from holdfast.records import Checkpoint
+from holdfast.records import Checkpoint, content_id
 from holdfast.records.errors import StudyError
 from holdfast.records.section import NAME_LENGTH
+from holdfast.runs.build import build
 from holdfast.runs.execution import StepProgress
 from holdfast.runs.readiness import look_around
-from holdfast.runs.run import note_study, run
+from holdfast.runs.run import fork_run, note_study, run
 from holdfast.runs.steps.reading import place_now
 from holdfast.store import Store
 from holdfast.store.database import holds_tables
 from holdfast.store.places import STUDY_KEY
 from holdfast.store.weights import WEIGHTS, lend
+from holdfast.study.named_suite import is_cases_file, is_study_file, read_suite
 from holdfast.study.noted import base_named, check_opened, choose_endpoints, read_noted, require_weights
-from holdfast.study.study import Study
+from holdfast.study.study import Study, from_tables, load
+from holdfast.study.template import plain_name
 
+NAME_DIGITS = 12  # of the name of a run of a parent
 FEWEST_DRAWS = 100  # a gate needs no resamples of the run's own analysis
 REMOTE, LOCAL, VLLM = "remote/", "local/", "vllm/"
 # Providers as Inspect AI names them, before a model's name. The last two are owners on the hub as well.
@@ -57,6 +61,28 @@ class Means:
     trusted: bool = False
 
 
+def read_study(suite: str, *, judge: str | None = None, scale: str | None = None, changes: Sequence[str] = ()) -> Study:
+    """The study of a suite's name, of a study file, or of a file of cases, with ``judge`` for its judges but in a study.
+
+    ``scale`` and ``changes`` are as of ``load``. Errors: StudyError.
+    """
+    if is_study_file(suite):
+        return load(suite, scale=scale, changes=changes)
+    if scale is not None:
+        raise StudyError(f"--scale goes with a study file, and {suite!r} is none; leave it out")
+    name = Path(suite).stem if is_cases_file(suite) else suite
+    return from_tables({"study": {"name": plain_name(name)}, **read_suite(suite, judge)}, changes=changes)
+
+
+def require_judge(judges: Collection[str], wanted: str | None) -> None:
+    """Refuse a judge that will not score new episodes before any is made. Errors: StudyError."""
+    if judges and wanted is not None and wanted.partition("#")[0] not in judges:
+        raise StudyError(
+            f"--judge {wanted!r}: new episodes are scored by the judges of their study, which are"
+            f" {', '.join(judges)}; name one of these"
+        )
+
+
 def roll_out_models(
     library: Library,
     study: Study,
@@ -68,6 +94,7 @@ def roll_out_models(
     again: int | None,
     most_cases: int | None = None,
     base_url: str | None = None,
+    parents: Path | None = None,
     before: Before = lambda _: None,
 ) -> tuple[Place, Place]:
     """Two models through a study's suite and judges, in the run at ``output``.
@@ -75,8 +102,9 @@ def roll_out_models(
     A model is a name in the study's ``[models]``, ``tiny``, a directory of weights, a repository on the hub, or a
     provider's model, which is reached at ``base_url`` where that is given. With ``again`` the child is rolled out in a
     run of its own with another seed, so that it may be the parent itself. No more than ``most_cases`` are met, or those
-    that the run holds. ``before`` is told what will be carried out and where, and may refuse it. Errors: StudyError,
-    StepError.
+    that the run holds. In ``parents`` the parent's episodes are kept, in a run of their own with which
+    gates of other children begin. ``before`` is told what will be carried out and where, and may refuse it. Errors:
+    StudyError, StepError.
     """
     if parent == child and again is None:
         raise StudyError(f"--parent and --child are both {child!r}; add --again to roll the same model out twice")
@@ -87,10 +115,18 @@ def roll_out_models(
     anew = None if again is None else evaluate(study, {names[1]: child}, seed=again, base_url=base_url)
     place = output if again is None else again_place(output, names[1], again)
     planned = [(one, output), *([] if anew is None else [(anew, place)])]
+    kept = None
+    if parents is not None:
+        sides = [_alone(one, name) for name in names]
+        kept = parents / identify(sides[0], names[0])
+        planned = list(zip(sides, (kept, output), strict=True))
     for each, _ in planned:
         if problems := look_around(each)[0]:
             raise StudyError(problems[0])
     before(planned)
+    if kept is not None:
+        _book_of(library, planned[0][0], kept, means)
+        _begin_with(kept, one, output)
     first = _book_of(library, one, output, means)
     side = Place(first, _base_of(first, names[0]), names[0])
     if again is None or anew is None:
@@ -98,6 +134,44 @@ def roll_out_models(
     second = _book_of(library, anew, place, means)
     told = f"{names[1]} (rolled out anew, seed {again})"
     return side, Place(second, _base_of(second, names[1]), told)
+
+
+def _alone(study: Study, name: str) -> Study:
+    """The same of one of its models, without what is of another or of the comparison alone."""
+    raw = study.model_dump(mode="json", exclude={"gate"})
+    raw["study"].pop("compare", None)
+    raw["model"]["bases"] = [name]
+    speaking = _speaking(raw, [name])
+    raw["models"] = {key: entry for key, entry in raw["models"].items() if key in speaking}
+    raw["endpoints"] = {key: table for key, table in raw["endpoints"].items() if key in speaking}
+    return Study.model_validate(raw)
+
+
+def identify(study: Study, name: str) -> str:
+    """What tells the run of a model that lies here from that of any other: its study, and the digest of its weights.
+
+    Errors: StudyError where the model is not found.
+    """
+    entry = study.entry(name)
+    opened = None
+    if entry.name and entry.kind != "remote":
+        # Not before: a gate of remote models alone needs no packages for weights.
+        from holdfast.models.directories.stacks import digest_opened
+        from holdfast.models.hub.hub import find_model
+
+        opened = digest_opened(find_model(entry.name, entry.revision))
+    return content_id("parent", study.settings(), opened)[:NAME_DIGITS]
+
+
+def _begin_with(kept: Path, study: Study, output: Path) -> None:
+    """Make the run of a study at ``output`` with what a run holds of it, where it is not there. Errors: StudyError."""
+    if holds_tables(output):
+        return
+    if output.is_dir() and not any(output.iterdir()):
+        output.rmdir()
+    elif output.exists():
+        raise StudyError(f"{output}: is there and holds no run, so that none can begin there; choose another -o")
+    fork_run(kept, output, build(study))
 
 
 def name_models(study: Study, places: Sequence[str]) -> list[str]:

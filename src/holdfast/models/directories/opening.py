@@ -124,6 +124,28 @@ def same_weights(one: Path, other: Path) -> bool:
     return True
 
 
+def holds_weights(home: Path, named: Mapping[str, Tensor]) -> bool | None:
+    """Whether a directory of whole weights holds those of a network, by name; None where its names are others.
+
+    As in ``same_weights`` the lower of two precisions counts. Reads up to the first weight that differs. Errors:
+    StudyError.
+    """
+    from safetensors import safe_open
+
+    places = {name: path for path in weight_files(home) for name in read_header(path)}
+    # Tied weights are stored once, under one of their names.
+    stored = {named[name].data_ptr() for name in places if name in named}
+    if places.keys() - named.keys() or any(
+        name not in places and weight.data_ptr() not in stored for name, weight in named.items()
+    ):
+        return None
+    with ExitStack() as opened:
+        files_of = {path: opened.enter_context(safe_open(path, framework="pt")) for path in {*places.values()}}
+        return all(
+            _are_equal(files_of[path].get_tensor(name), named[name].detach().cpu()) for name, path in places.items()
+        )
+
+
 def _are_equal(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape:
         return False

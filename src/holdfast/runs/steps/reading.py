@@ -43,17 +43,34 @@ def _read_cases(run_path: Path, _: tuple[str, ...]) -> Mapping[str, Case]:
         return {case.id: case for case in store.cases()}
 
 
-@lru_cache(maxsize=8)  # a checkpoint is met by one part of the cases after another, its parent and base by its side
+# What a directory's files say of themselves: a training loop writes other weights where a gate has read some.
+_State = tuple[tuple[str, int, int], ...]
+
+
+def _state_of(directory: Path) -> _State:
+    found = ((path.name, path.stat()) for path in directory.glob("*.*") if path.suffix in (".json", ".safetensors"))
+    return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found))
+
+
 def load_tiny(directory: Path) -> TinyModel:
     """The tiny agent of a directory."""
+    return _load_tiny(directory, _state_of(directory))
+
+
+@lru_cache(maxsize=8)  # a checkpoint is met by one part of the cases after another, its parent and base by its side
+def _load_tiny(directory: Path, _: _State) -> TinyModel:
     from holdfast.models.tiny.model import TinyModel
 
     return TinyModel.load(directory)
 
 
-@lru_cache(maxsize=4)
 def load_chat(directory: Path, calls: Calls = "auto") -> Chat:
     """The chat format of a model directory: the tiny agent's own, or that of its tokenizer."""
+    return _load_chat(directory, calls, _state_of(directory))
+
+
+@lru_cache(maxsize=4)
+def _load_chat(directory: Path, calls: Calls, _: _State) -> Chat:
     from holdfast.models.hub.chat import HubChat
     from holdfast.models.tiny.chat import TinyChat, is_tiny
 
@@ -168,7 +185,7 @@ def _open(speaker: SpeakerModel, means: Means, store: Store | None, ledger: Any)
         from holdfast.models.hub import hub
 
         directory = hub.resolve(entry.name, entry.revision)
-    return load_tiny(directory) if entry.kind == "tiny" else _load_local(directory, entry)
+    return load_tiny(directory) if entry.kind == "tiny" else _load_local(directory, entry, _state_of(directory))
 
 
 def release_models() -> None:
@@ -190,7 +207,7 @@ def rest() -> None:
 
 
 @lru_cache(maxsize=1)
-def _load_local(directory: Path, entry: ModelEntry) -> Model:
+def _load_local(directory: Path, entry: ModelEntry, _: _State) -> Model:
     if entry.kind == "vllm":
         from holdfast.models.local.vllm import VllmModel
 
