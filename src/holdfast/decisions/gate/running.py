@@ -62,9 +62,10 @@ class Means:
 
 
 def read_study(suite: str, *, judge: str | None = None, scale: str | None = None, changes: Sequence[str] = ()) -> Study:
-    """The study of a suite's name, of a study file, or of a file of cases, with ``judge`` for its judges but in a study.
+    """The study of a suite's name, of a study file, or of a file of cases.
 
-    ``scale`` and ``changes`` are as of ``load``. Errors: StudyError.
+    ``judge`` takes the place of the judges of all but a study file; ``scale`` and ``changes`` are as of ``load``.
+    Errors: StudyError.
     """
     if is_study_file(suite):
         return load(suite, scale=scale, changes=changes)
