@@ -21,7 +21,7 @@ pytest.importorskip("trl")
 
 
 def gate_of(suite: Path, **changes: Any) -> SafetyGate:
-    return SafetyGate(loops.RULES, suite=suite, where="here", **changes)
+    return SafetyGate(loops.RULES, suite=suite, where="here", cases=loops.FEW, **changes)
 
 
 def lora(**changes: Any) -> LoraConfig:
@@ -113,7 +113,7 @@ def test_a_start_that_is_written_over_is_no_parent_any_more(start: Path, suite: 
 
 def test_adapters_are_gated_on_their_base(plain: Path, suite: Path, tmp_path: Path) -> None:
     """As PEFT saves them, with dropout that draws random numbers; the start is the adapter that changes nothing."""
-    gate = gate_of(suite, cases=2)
+    gate = gate_of(suite)
     loops.dpo(plain, tmp_path / "out", peft=lora(), callbacks=[gate], learning_rate=0.1).train()
     assert list(gate.verdicts) == [1, 2] and "ERROR" not in gate.verdicts.values()
     checkpoint = tmp_path / "out" / "checkpoint-2"
