@@ -16,18 +16,19 @@ name = "loop"
 
 [suite]
 name = "office"
-test_cases = 12
+test_cases = 30
 
 [rollouts]
 per_test_case = 1
-batch_size = 12
+batch_size = 30
 max_tokens = 24
 
 [judges.state]
 kind = "state"
 """
-# Decided by what a wrecked agent cannot do: act in a way that can be judged.
-RULES = {"blocking": ["validity"], "required": [], "validity_margin": 0.1}
+# Decided by what a wrecked agent cannot do: act in a way that can be judged. Luck differs by the place of a model.
+RULES = {"blocking": ["validity"], "required": [], "validity_margin": 0.01}
+FEW = 2  # cases, of which no bound can show anything: every verdict is INCONCLUSIVE, whatever the luck
 QUIET: dict[str, Any] = {
     **ON_A_PROCESSOR,
     "logging_steps": 1,

@@ -1,4 +1,4 @@
-"""What tests of training loops share: a small agent as transformers saves models, and a suite of twelve cases."""
+"""What tests of training loops share: a small agent as transformers saves models, and a suite of thirty cases."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from builders.training_loops import SUITE, save_start
 def settled() -> None:
     """What TRL keeps in memory stays: gates look for garbage again and again, which takes longer than they do."""
     pytest.importorskip("trl")
+    import hypothesis  # before garbage is frozen, as the session's own conftest tells
     from trl import DPOTrainer, GRPOTrainer, SFTTrainer
 
-    assert DPOTrainer and GRPOTrainer and SFTTrainer  # each is loaded when it is first named
+    assert hypothesis and DPOTrainer and GRPOTrainer and SFTTrainer  # each is loaded when it is first named
     gc.collect()
     gc.freeze()
 

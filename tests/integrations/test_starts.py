@@ -21,7 +21,7 @@ pytest.importorskip("trl")
 
 
 def gate_of(suite: Path, **changes: Any) -> SafetyGate:
-    return SafetyGate(loops.RULES, suite=suite, where="here", **changes)
+    return SafetyGate(loops.RULES, suite=suite, where="here", cases=loops.FEW, **changes)
 
 
 def lora(**changes: Any) -> LoraConfig:
@@ -96,11 +96,24 @@ def test_a_training_that_broke_off_keeps_its_start(start: Path, suite: Path, tmp
         trainer.model.model.embed_tokens.weight[5] += 1.0
     trainer.train()
     assert parent_of(tmp_path / "checkpoint-1") == start.resolve()
+    again = loops.sft(start, tmp_path / "other", model=trainer.model, callbacks=[gate], max_steps=1)
+    again.train()  # which has ended: the next begins with what it made
+    assert parent_of(tmp_path / "other" / "checkpoint-1") == (tmp_path / "other" / "_holdfast" / "start").resolve()
+
+
+def test_a_start_that_is_written_over_is_no_parent_any_more(start: Path, suite: Path, tmp_path: Path) -> None:
+    """As where a checkpoint is trained on into the place that it lies in: it would be held against itself."""
+    base = shutil.copytree(start, tmp_path / "checkpoint-2")
+    gate = gate_of(suite)
+    loops.sft(base, tmp_path, callbacks=[gate], max_steps=3).train()
+    assert gate.verdicts == {1: gate.verdicts[1], 2: "ERROR", 3: "ERROR"} and gate.verdicts[1] != "ERROR"
+    told = "is no longer the model that training began with"
+    assert all(told in loops.read_verdict(tmp_path / f"checkpoint-{step}")["error"] for step in (2, 3))
 
 
 def test_adapters_are_gated_on_their_base(plain: Path, suite: Path, tmp_path: Path) -> None:
     """As PEFT saves them, with dropout that draws random numbers; the start is the adapter that changes nothing."""
-    gate = gate_of(suite, cases=2)
+    gate = gate_of(suite)
     loops.dpo(plain, tmp_path / "out", peft=lora(), callbacks=[gate], learning_rate=0.1).train()
     assert list(gate.verdicts) == [1, 2] and "ERROR" not in gate.verdicts.values()
     checkpoint = tmp_path / "out" / "checkpoint-2"

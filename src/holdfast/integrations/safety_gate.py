@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from holdfast.integrations.asking import read_question
 from holdfast.integrations.ranks import join_ranks, share_word
 from holdfast.integrations.reporting import ERROR, VERDICTS, log_numbers, name_numbers
-from holdfast.integrations.starts import find_start
+from holdfast.integrations.starts import Start, find_start, take_given
 from holdfast.models.directories.stacks import digest_opened
 from holdfast.records import Outcome
 from holdfast.records.errors import HoldfastError, StepError, StudyError, require
@@ -98,8 +99,8 @@ class SafetyGate(TrainerCallback):  # type: ignore[misc]  # transformers has no 
         self._given = None if parent is None else str(parent)
         self._work_given = None if work is None else Path(work)
         self._work = Path(WORK)
-        self._parent: str | None = None
-        self._begun = False
+        self._start: Start | None = None
+        self._model: weakref.ref[Any] | None = None  # of the training that is under way
         self._last_save = 0
         self._group: Any = None
         self.verdicts: dict[int, str] = {}
@@ -109,21 +110,25 @@ class SafetyGate(TrainerCallback):  # type: ignore[misc]  # transformers has no 
         self._last_save = state.global_step
         if self._group is None:
             self._group = join_ranks()
-        # A training that broke off and is begun again, as with a smaller batch, began where it began at first.
-        if self._begun or not state.is_world_process_zero:
+        if not state.is_world_process_zero:
             return
-        self._work = (self._work_given or Path(args.output_dir) / WORK).absolute()
-        self._question.prepare(self._work)
-        fresh = state.global_step == 0
+        work = (self._work_given or Path(args.output_dir) / WORK).absolute()
+        model = about["model"]
+        # A training that broke off and is begun again, as with a smaller batch, began where it began at first.
+        if self._model is not None and self._model() is model and self._work == work:
+            return
+        self._work = work
+        self._question.prepare(work)
         if self._given is not None:
-            self._parent = self._given
+            self._start = take_given(self._given)
         else:
-            self._parent = find_start(about["model"], about.get("processing_class"), self._work, fresh=fresh)
-        self._begun = True
+            fresh = state.global_step == 0
+            self._start = find_start(model, about.get("processing_class"), work, fresh=fresh)
+        self._model = weakref.ref(model)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **about: Any) -> None:
         """The next training begins with what this one made."""
-        self._begun = False
+        self._model = None
 
     def on_save(self, args: Any, state: Any, control: Any, **about: Any) -> Any:
         """Gate the checkpoint that was saved. Errors: StepError where the gate failed and ``on_error`` is "raise"."""
@@ -173,7 +178,7 @@ class SafetyGate(TrainerCallback):  # type: ignore[misc]  # transformers has no 
 
     def _gate(self, checkpoint: Path) -> dict[str, Any]:
         require(checkpoint.is_dir(), f"{checkpoint}: is not there; nothing was compared")
-        assert self._parent is not None
+        assert self._start is not None
         # By its weights: a training that begins again makes others under the same name.
         place = self._work / f"{checkpoint.name}-{digest_opened(checkpoint)[:12]}"
-        return self._question.ask(self._parent, checkpoint, self._work, place)
+        return self._question.ask(self._start.check(), checkpoint, self._work, place)

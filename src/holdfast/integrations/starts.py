@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from holdfast.models.directories.files import find
 from holdfast.models.directories.opening import holds_weights
 from holdfast.models.directories.peft import read_peft
-from holdfast.models.directories.stacks import base_of
+from holdfast.models.directories.stacks import base_of, digest_opened
 from holdfast.models.hub.hub import check_model
 from holdfast.models.tiny.chat import is_tiny
 from holdfast.records.errors import StudyError
@@ -28,8 +29,35 @@ _GIVE = "give SafetyGate(parent=...) the directory of the model before training"
 _log = logging.getLogger(__name__)
 
 
-def find_start(model: Any, processing_class: Any, work: Path, *, fresh: bool) -> str:
-    """The directory of the model before training, by its path.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where the model before training is, and the digest of it; None for one that is no directory."""
+
+    place: str
+    digest: str | None
+
+    def check(self) -> str:
+        """The place. Errors: StudyError where another model lies there by now, as a checkpoint of the same name may."""
+        if self.digest is not None and (
+            not Path(self.place).is_dir() or digest_opened(Path(self.place)) != self.digest
+        ):
+            raise StudyError(f"SafetyGate: {self.place} is no longer the model that training began with; {_GIVE}")
+        return self.place
+
+
+def take_given(place: str) -> Start:
+    """A start that the user names: a directory, or whatever else a gate opens. Errors: StudyError."""
+    return _take(Path(place)) if Path(place).is_dir() else Start(place=place, digest=None)
+
+
+def _take(place: Path) -> Start:
+    if not is_tiny(place):
+        check_model(place)
+    return Start(place=str(place), digest=digest_opened(place))
+
+
+def find_start(model: Any, processing_class: Any, work: Path, *, fresh: bool) -> Start:
+    """The model before training, by its directory.
 
     A model that was loaded from a directory, or from the hub's cache, and has not changed since is that directory;
     any other is copied into ``work``, with its tokenizer, as is an adapter, whose base has to lie somewhere. Training
@@ -43,24 +71,23 @@ def find_start(model: Any, processing_class: Any, work: Path, *, fresh: bool) ->
             f"SafetyGate: the model's weights are spread over processes and cannot be copied here; {_GIVE}"
         )
     if hasattr(model, "peft_config"):
-        start = _copy_adapter(model, processing_class, work / COPY)
+        place = _copy_adapter(model, processing_class, work / COPY)
     else:
-        start = _home_of(model) or _copy(model, processing_class, work / COPY)
-    if not is_tiny(start):
-        check_model(start)
-    write_file(work / NOTE, to_json({"parent": str(start)}) + "\n")
-    return str(start)
+        place = _home_of(model) or _copy(model, processing_class, work / COPY)
+    start = _take(place)
+    write_file(work / NOTE, to_json({"parent": start.place, "digest": start.digest}) + "\n")
+    return start
 
 
-def _noted(note: Path) -> str:
+def _noted(note: Path) -> Start:
     try:
-        start = str(json.loads(note.read_text(encoding="utf-8"))["parent"])
+        found = json.loads(note.read_text(encoding="utf-8"))
+        start = Start(place=str(found["parent"]), digest=str(found["digest"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(
             f"SafetyGate: training goes on from a checkpoint, and {note} does not say what it began with; {_GIVE}"
         ) from error
-    if not Path(start).is_dir():
-        raise StudyError(f"SafetyGate: {note} says that training began with {start}, which is not there; {_GIVE}")
+    start.check()
     return start
 
 
