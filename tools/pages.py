@@ -23,7 +23,13 @@ from holdfast.study.study import Study
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
-FRONT = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "LOG.md": "log.md", "SECURITY.md": "security.md"}
+FRONT = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "LOG.md": "log.md",
+    "SECURITY.md": "security.md",
+}
 
 
 def study_schema() -> dict[str, Any]:
