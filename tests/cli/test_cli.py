@@ -420,6 +420,12 @@ def test_join_says_what_came_of_each_run_and_what_is_left(smoke_run: Path, tmp_p
     assert lines[-1] == f"next: holdfast report {joined}" and "`holdfast run` does them" in err
 
 
+def test_verify_says_what_it_needs(tmp_path: Path, capsys: Captured) -> None:
+    """Signed answers have tests of their own."""
+    assert "--key" in refused(capsys, "verify", tmp_path)
+    assert "cannot be read" in refused(capsys, "verify", tmp_path, "--key", tmp_path / "pub.pem")
+
+
 def test_carry_needs_a_slice_and_a_place(smoke_run: Path, tmp_path: Path, capsys: Captured) -> None:
     assert "--output" in refused(capsys, "carry", tmp_path)
     assert "cannot be read" in refused(capsys, "carry", smoke_run, "-o", tmp_path / "out")

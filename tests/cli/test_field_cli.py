@@ -46,6 +46,7 @@ INNER: dict[str, tuple[str, Sequence[str]]] = {
     "pairs": ("holdfast.store.Store", ("run", "--objective", "safety", "--judge", "state")),
     "analyze": ("holdfast.runs.run.Run", ("run",)),
     "gate": ("holdfast.cli.gate.carry_out", ("run", "--child", "S")),
+    "verify": ("holdfast.cli.verify.carry_out", ("answer", "--key", "pub.pem")),
     "watch": ("holdfast.cli.watch.carry_out", ("run", "--baseline", "S")),
     "show": ("holdfast.store.Store", ("run",)),
     "report": ("holdfast.runs.run.Run", ("run",)),
@@ -62,6 +63,7 @@ for module in (
     "runs.readiness",
     "runs.forecast",
     "cli.gate",
+    "cli.verify",
     "cli.watch",
     "cli.search",
 ):
@@ -174,6 +176,9 @@ def test_only_files_are_read_as_settings(kind: str, tmp_path: Path, capsys: Capt
         *([] if kind == "absent" else [("watch", run, *baseline, "--state", place)]),
     ):
         told = refused(capsys, *words)
+        if kind == "directory" and "--suite" in words:  # one may hold cases or tasks
+            assert f"{place}: no task.toml and no cases.jsonl in it" in told
+            continue
         assert f"{place}: {finding}" in told or (f"{place}: cannot be read" in told and finding in told), told
 
 

@@ -363,7 +363,12 @@ def _add_gate(command: argparse.ArgumentParser) -> None:
     )
     words = "a run's directory, for names without one; or the parent and the child"
     command.add_argument("sides", nargs="*", metavar="RUN | PARENT CHILD", help=words)
-    sides = command.add_argument_group("the two sides")
+    _add_sides(command.add_argument_group("the two sides"))
+    _add_declared(command.add_argument_group("what is declared (default: [gate] of the run's study)"))
+    _add_outputs(command.add_argument_group("what comes of it"))
+
+
+def _add_sides(sides: argparse._ArgumentGroup) -> None:
     what = "a lineage (S, 'S,H dose=4', base), a name or id, RUN:NAME, an Inspect log, or a model with --suite"
     sides.add_argument("--parent", metavar="SIDE", help=f"{what}; default: what the child's last stage started from")
     sides.add_argument("--child", metavar="SIDE", help="the same")
@@ -387,7 +392,9 @@ def _add_gate(command: argparse.ArgumentParser) -> None:
     sides.add_argument("--parents", type=Path, metavar="DIR", help=words)
     sides.add_argument("--scale", metavar="NAME", help="for --suite: a table [scales.NAME] of the study")
     sides.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for --suite: a changed setting")
-    rules = command.add_argument_group("what is declared (default: [gate] of the run's study)")
+
+
+def _add_declared(rules: argparse._ArgumentGroup) -> None:
     rules.add_argument("--rules", type=Path, metavar="FILE", help="a TOML file with a [gate] table")
     rules.add_argument("--judge", metavar="NAME", help="whose scores, best a judge that labelled no training pairs")
     _add_scores(rules)
@@ -402,7 +409,9 @@ def _add_gate(command: argparse.ArgumentParser) -> None:
     rules.add_argument(
         "--accept-openings", action="store_true", help="compare cases that open with other words or tools"
     )
-    outputs = command.add_argument_group("what comes of it")
+
+
+def _add_outputs(outputs: argparse._ArgumentGroup) -> None:
     outputs.add_argument("--plan", action="store_true", help="cases and rollouts needed, with the two sides as a pilot")
     outputs.add_argument("--power", type=_power, default=0.8, help="for --plan: probability of PASS (default 0.8)")
     outputs.add_argument("--full", action="store_true", help="every comparison of --all, not only their counts")

@@ -30,7 +30,7 @@ class CheckBeside:
     """The check of the run at ``path``, begun in another process."""
 
     def __init__(self, path: Path) -> None:
-        words = [sys.executable, "-P", "-m", "holdfast.store.beside", str(path)]
+        words = [sys.executable, "-P", "-m", "holdfast.store", str(path)]
         self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
 
     def settle(self) -> str | None:
@@ -51,19 +51,3 @@ class CheckBeside:
         """End it without its answer."""
         self._process.kill()
         self._process.communicate()
-
-
-def main() -> None:
-    """Check one run, and say its digest or its damage as JSON."""
-    from holdfast.store.store import Store
-
-    try:
-        with Store(Path(sys.argv[1])) as store:
-            answer = {"digest": store.digest()}
-    except StoreError as error:
-        answer = {"damage": str(error)}
-    json.dump(answer, sys.stdout)
-
-
-if __name__ == "__main__":
-    main()
