@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import tarfile
 import tempfile
 import tomllib
@@ -149,7 +150,7 @@ def test_uvx_runs_the_wheel(dist: Path, place: Path) -> None:
     python = make_environment(place / "tools")
     pip_install(python, place, "uv")
     known = {"UV_CACHE_DIR": str(place / "cache"), "UV_PYTHON_DOWNLOADS": "never"}
-    words = [python.parent / "uvx", "--python", find_pythons()["3.11"], "--constraints", ROOT / "constraints.txt"]
+    words = [python.parent / "uvx", "--python", sys.executable, "--constraints", ROOT / "constraints.txt"]
     told = run([*words, "--from", wheel_of(dist), "holdfast", "--version"], place, clean_environment(**known))
     assert PROJECT["version"] in told
 
