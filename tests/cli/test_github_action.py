@@ -71,7 +71,7 @@ def test_a_loss_fails_the_job_and_nothing_in_a_name_acts(work: Path, hub: Hub) -
         assert set(re.findall(r"<!--.*?-->", markdown)) <= {marker("gate"), "<!-- -->"}
     assert own["body"].count(marker("gate")) == 1 and "commit abcdef0" in own["body"]
     assert "https://github.com/team/agent/actions/runs/99" in own["body"]
-    names = {"gate.html", "gate.json", "gate.xml", "gate.md", "evidence.html", "evidence.json"}
+    names = {"gate.html", "gate.json", "gate.xml", "gate.md", "evidence.html", "evidence.json", "every_eval_ever.json"}
     assert {one.name for one in (work / "holdfast-gate").iterdir()} == names
 
 
