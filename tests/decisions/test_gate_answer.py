@@ -165,6 +165,23 @@ def test_two_models_have_the_report_of_a_study(models_study: Path, tmp_path: Pat
     assert [one["child"] for one in json.loads(listed)["verdicts"]] == ["two-0 · base"]
 
 
+def test_an_answer_is_not_told_of_other_weights(models_study: Path, tmp_path: Path, capsys: Captured) -> None:
+    """A model that was trained on in place is another model: the answer that lies there is not its own."""
+    parent, child = (make_base(tmp_path / name, architecture=kind) for name, kind in (("a", "qwen2"), ("b", "llama")))
+    words = ("gate", parent, child, "--suite", models_study, "--workers", 1, "--quiet")
+    first = asked(capsys, *words, "-o", tmp_path / "out")
+    assert asked(capsys, *words, "-o", tmp_path / "out") == first
+    weights = next(child.glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    line = refused(capsys, *words, "-o", tmp_path / "out")
+    assert f"{child}: holds other weights than" in line and "choose another output" in line
+    assert asked(capsys, *words, "-o", tmp_path / "new")[0] == 3
+    shutil.rmtree(child)  # what was found of it is there to be read
+    assert asked(capsys, "gate", tmp_path / "new", "--all", "--quiet")[0] == 3
+
+
 def test_a_parent_is_rolled_out_once_for_all_its_children(models_study: Path, tmp_path: Path, capsys: Captured) -> None:
     """The verdict is the same as without what is kept; of a parent with other weights nothing is taken."""
     bases = [

@@ -29,6 +29,7 @@ from holdfast.runs.plan.settings import JudgeSettings
 from holdfast.runs.plan.step import Plan, Step
 from holdfast.runs.readiness import look_around
 from holdfast.runs.steps.outcomes import describe_failure
+from holdfast.runs.steps.reading import require_same_weights
 from holdfast.runs.steps.rollout import MUCH_CUT, tell_cut
 from holdfast.store import DATABASE, Store
 from holdfast.store.cells import score_rows
@@ -109,6 +110,7 @@ def _open_for(study: Study, output: Path) -> Store:
                 f"{output}: was made by a different study: {shown}. Choose another output,"
                 " or add `--fork NEW_RUN` to `holdfast run` to start a new run that reuses the steps that still match"
             )
+        require_same_weights(store)
     except BaseException:
         store.close()
         raise

@@ -32,7 +32,7 @@ def trajectory_html(trajectory: Trajectory, scores: Sequence[Score], title: str)
         cut = f'<p class="note">{len(messages) - 2 * half:,} messages in between are left out here</p>'
         shown = "".join((*map(_message_html, messages[:half]), cut, *map(_message_html, messages[-half:])))
     return (
-        f'<div class="run"><h4>{escape_html(title)}</h4><p class="note">{escape_html(facts)}</p>'
+        f'<div class="run"><h3>{escape_html(title)}</h3><p class="note">{escape_html(facts)}</p>'
         + (f'<p class="flag-list"><span class="flag">{escape_html(flags)}</span></p>' if flags else "")
         + f'<div class="scores">{"".join(map(_score_html, scores))}</div>{shown}'
         + f'<p class="trajectory">{escape_html(trajectory.id)}</p></div>'
@@ -53,7 +53,7 @@ def _message_html(message: Message) -> str:
         for call in message.tool_calls
     )
     body = _body(message.content, MESSAGE_CHARACTERS) if message.content else ""
-    return f'<div class="message {message.role}"><h5>{escape_html(who)}</h5>{body}{calls}</div>'
+    return f'<div class="message {message.role}"><p class="who">{escape_html(who)}</p>{body}{calls}</div>'
 
 
 def _spell(arguments: JSON) -> str:

@@ -99,6 +99,23 @@ def weights_of(store: Store, checkpoint_id: str) -> Path:
     return directory
 
 
+def require_same_weights(store: Store) -> None:
+    """Refuse to take up a run whose models lie in directories that hold other weights by now.
+
+    What is done of it would be told of weights that it never saw. A directory that is gone is told of by the step that
+    needs it. Errors: StudyError.
+    """
+    for checkpoint in store.checkpoints():
+        if checkpoint.digest is None or checkpoint.path is not None or checkpoint.model is None:
+            continue
+        directory = Path(place_now(store, checkpoint)[0])
+        if directory.is_dir() and not _is_as_opened(checkpoint, directory):
+            raise StudyError(
+                f"{directory}: holds other weights than {checkpoint.name} had when {store.path} opened it (another"
+                " digest); put those there, or choose another output"
+            )
+
+
 def _is_as_opened(checkpoint: Checkpoint, directory: Path) -> bool:
     """Whether weights that are not the run's are those that it opened; what was trained elsewhere is held whole."""
     from holdfast.models.directories.stacks import digest_opened

@@ -19,7 +19,7 @@ body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.25rem; color: var(--ink
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.7rem; margin: 0 0 .2rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2rem 0 .6rem; border-bottom: 1px solid var(--rule); padding-bottom: .2rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; }
+dl { display: grid; grid-template-columns: fit-content(45%) minmax(0, 1fr); gap: .15rem 1rem; }
 dt { font-weight: 600; } dd { margin: 0; }
 h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; overflow-wrap: anywhere; }
 p, li { max-width: 48rem; overflow-wrap: anywhere; }
@@ -91,7 +91,7 @@ def render_evidence(evidence: Mapping[str, Any], made: str = "") -> str:
         *([_parent_run(evidence["parent_run"])] if "parent_run" in evidence else []),
         _section("The study", _p("No study made this run.") if study is None else _study(study)),
     ]
-    return bare_page(title, "".join(parts), STYLE)
+    return bare_page(title, f"<main>{''.join(parts)}</main>", STYLE)
 
 
 def _p(words: str, name: str = "") -> str:
@@ -115,7 +115,8 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[object]], digests: Sequ
         + "</tr>"
         for row in rows
     )
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    # A region that scrolls is reached with the keyboard, too.
+    return f'<div class="scroll" tabindex="0"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _describe_making(evidence: Mapping[str, Any], made: str) -> str:
