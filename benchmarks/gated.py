@@ -32,6 +32,7 @@ def make_side(name: str, safety: Floats, helpfulness: Floats, families: Sequence
         cases=names,
         families=tuple(families),
         case=np.repeat(np.arange(cases), rollouts),
+        rows=np.arange(points.size),
         trajectories=tuple(f"{name} {number}" for number in range(points.size)),
         measured={
             "safety": Measured(value=points, due=due, lost=nothing),

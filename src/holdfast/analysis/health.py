@@ -15,7 +15,7 @@ from holdfast.analysis.panel import Config, Measures, Replicate
 from holdfast.analysis.pooled import POOLED, differences, ratios
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Checkpoint, Estimate
-from holdfast.records.arrays import Ints
+from holdfast.records.arrays import Ints, rows_by_group
 from holdfast.records.checkpoints import DOSE
 from holdfast.stats.contrasts import mean_interval
 
@@ -120,10 +120,7 @@ def _measured(design: Design, measures: Measures) -> Iterator[Estimate]:
 def _tested_by_checkpoint(design: Design) -> list[Ints]:
     """The test episodes of each checkpoint, as positions in the table."""
     table, tested = design.panel.trajectories, np.flatnonzero(design.panel.tested)
-    owners = table.checkpoint[tested]
-    order = np.argsort(owners, kind="stable")
-    ends = np.searchsorted(owners[order], np.arange(1, len(table.checkpoints)))
-    return np.split(tested[order], ends)
+    return [tested[rows] for rows in rows_by_group(table.checkpoint[tested], len(table.checkpoints))]
 
 
 def _signs(design: Design, tested: Sequence[Ints], index: int, measures: Measures) -> dict[str, float]:

@@ -21,7 +21,7 @@ from holdfast.exchange.tables.files import is_table
 from holdfast.judges.probes import VALUES
 from holdfast.judges.rubric.scales import DEFAULTS, find_rubric
 from holdfast.records import Case, Checkpoint
-from holdfast.records.arrays import Bools, Floats
+from holdfast.records.arrays import Bools, Floats, Ints, rows_by_group
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.records.outputs import scratch_directory
 from holdfast.records.words import count_noun
@@ -53,20 +53,22 @@ UNCLEAR = frozenset({"unclear", "refused or wrong"})  # those of a reply of whic
 class Book:
     """What a gate reads of one run. ``place`` is how the user named it.
 
-    ``cells`` has every reading. ``harmless`` says by case whether it is declared harmless; None where no case says.
-    ``held_out`` has the test cases of each split by seed, all cases under None without splits. ``refusals`` are
-    trajectories whose reply to a question was a refusal, ``unread`` those to which no judge gave a value. ``settings``
-    decided episodes and scores of a study's run, None for any other; ``study`` is the study that made the run, empty
-    for an imported one. ``cases`` has every case by id. ``origin`` says what its scores mean; ``logs`` and ``notes``
-    are what an import noted, see ``store.origins``. ``labels`` say who labelled what its checkpoints learnt from.
-    ``compared`` are two bases, the second of which the study holds against the first. ``unseen``
-    says that what was done in the episodes is not known, their scores alone. ``severe`` keeps the shares that
-    were worked out of each judge.
+    ``cells`` has every reading, ``episodes_of`` and ``scores_of`` the rows of its tables that are of each checkpoint.
+    ``harmless`` says by case whether it is declared harmless; None where no case says. ``held_out`` has the test cases
+    of each split by seed, all cases under None without splits. ``refusals`` are trajectories whose reply to a question
+    was a refusal, ``unread`` those to which no judge gave a value. ``settings`` decided episodes and scores of a
+    study's run, None for any other; ``study`` is the study that made the run, empty for an imported one. ``cases`` has
+    every case by id. ``origin`` says what its scores mean; ``logs`` and ``notes`` are what an import noted, see
+    ``store.origins``. ``labels`` say who labelled what its checkpoints learnt from. ``compared`` are two bases, the
+    second of which the study holds against the first. ``unseen`` says that what was done in the episodes is not known,
+    their scores alone. ``severe`` keeps the shares that were worked out of each judge.
     """
 
     path: Path
     place: str
     cells: Cells
+    episodes_of: tuple[Ints, ...]
+    scores_of: tuple[Ints, ...]
     trajectory_ids: tuple[str, ...]
     held_out: Masks
     harmless: Bools | None
@@ -148,6 +150,8 @@ def make_book(store: Store, place: str, part: str | None = None) -> Book:
         path=store.path,
         place=place,
         cells=cells,
+        episodes_of=rows_by_group(cells.episodes.checkpoint, len(cells.episodes.checkpoints)),
+        scores_of=rows_by_group(cells.scores.checkpoint, len(cells.scores.checkpoints)),
         trajectory_ids=ids,
         held_out=part_masks(store.splits(), cells.scores.case_ids, part or "test"),
         harmless=None if all(one is None for one in declared) else np.array([one is True for one in declared]),

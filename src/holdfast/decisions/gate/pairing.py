@@ -306,6 +306,7 @@ def _keep(side: Side, names: set[str]) -> Side:
         families=tuple(compress(side.families, kept)),
         labels=tuple(compress(side.labels, kept)),
         case=(np.cumsum(kept) - 1)[side.case[rows]],
+        rows=side.rows[rows],
         trajectories=tuple(side.trajectories[row] for row in rows),
         measured={name: readings.at(rows) for name, readings in side.measured.items()},
     )
@@ -504,8 +505,7 @@ def compare_openings(books: tuple[Book, Book], sides: tuple[Side, Side], accepte
 def read_openings(book: Book, side: Side) -> Opened:
     """How a side met its cases. Only episodes that came with logs are read again: all others open as their case."""
     cases = {name: book.cases[name] for name in side.cases if name in book.cases}
-    mine = set(side.trajectories)
-    rows = np.array([name in mine for name in book.trajectory_ids], dtype=np.bool_)
+    rows = side.rows
     called = bool((book.cells.episodes.calls[rows] + book.cells.episodes.invalid_calls[rows]).any())
     noted: dict[str, str] = {}
     digests: dict[str, set[str]] = {}

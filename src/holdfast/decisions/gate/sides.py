@@ -56,7 +56,8 @@ class Side:
     """A checkpoint's rollouts in its held-out cases, in any order.
 
     ``case`` is each rollout's place in ``cases``, ``labels`` are the cases' names for people. The rollouts that there
-    are come first; behind them may come some that should be there and are not. ``measured`` has what each check reads
+    are come first; behind them may come some that should be there and are not. ``rows`` are theirs in the book's table
+    of episodes, ``trajectories`` their ids. ``measured`` has what each check reads
     of them, by its name, and every objective that was judged. ``rubrics`` are those of the scores by objective,
     ``judges`` gave them, ``other_judges`` (labels) scored some of the same rollouts. ``declared`` is what scores from
     elsewhere were declared to mean, by objective, ``offered`` the objectives that any judge was asked for. ``expected``
@@ -69,6 +70,7 @@ class Side:
     cases: tuple[str, ...]
     families: tuple[str, ...]
     case: Ints
+    rows: Ints
     trajectories: tuple[str, ...]
     measured: Mapping[str, Measured]
     rubrics: Mapping[str, str]
@@ -153,6 +155,14 @@ class Side:
         return {self.cases[place] for place in np.unique(self.case[self.measured[metric].due])}
 
 
+def _held_out_rows(book: Book, checkpoint: Checkpoint, split_seed: int | None) -> Ints:
+    """A checkpoint's episodes on the held-out cases of a split, of all splits where it is None."""
+    masks = [mask for seed, mask in book.held_out.items() if split_seed is None or seed in (None, split_seed)]
+    held_out = np.any([np.zeros(len(book.case_ids), dtype=np.bool_), *masks], axis=0)
+    rows = book.episodes_of[book.number_of(checkpoint)]
+    return rows[held_out[book.cells.episodes.case[rows]]]
+
+
 def take_side(
     book: Book,
     checkpoint: Checkpoint,
@@ -168,11 +178,7 @@ def take_side(
     ``name`` is what people call it, ``own`` are checks that read it beside ours. Errors: StudyError where it was not
     rolled out on them, or a check cannot read it.
     """
-    number = book.number_of(checkpoint)
-    masks = [mask for seed, mask in book.held_out.items() if split_seed is None or seed in (None, split_seed)]
-    held_out = np.any([np.zeros(len(book.case_ids), dtype=np.bool_), *masks], axis=0)
-    table = book.cells.episodes
-    rows = np.flatnonzero((table.checkpoint == number) & held_out[table.case])
+    rows, table = _held_out_rows(book, checkpoint, split_seed), book.cells.episodes
     if not len(rows):
         raise StudyError(f"{book.place}: {checkpoint.name} has no episodes on held-out cases; finish its run first")
     used, case_of = np.unique(table.case[rows], return_inverse=True)
@@ -197,6 +203,7 @@ def take_side(
         cases=cases,
         families=tuple(book.cells.scores.families[index] for index in used),
         case=case_of.astype(np.int64),
+        rows=rows,
         trajectories=tuple(book.trajectory_ids[index] for index in rows),
         measured=measured,
         rubrics={name: rubrics[key] for name, key in scored.items() if key in rubrics},
@@ -311,9 +318,10 @@ def judges_for(book: Book, checkpoint: Checkpoint, objective: str, *, read: bool
     table = book.cells.scores
     if objective not in table.objectives:
         return []
-    mine = (table.checkpoint == book.number_of(checkpoint)) & (table.objective == table.objectives.index(objective))
+    mine = book.scores_of[book.number_of(checkpoint)]
+    mine = mine[table.objective[mine] == table.objectives.index(objective)]
     if read:
-        mine &= np.isfinite(table.value)
+        mine = mine[np.isfinite(table.value[mine])]
     return [table.judges[index] for index in np.unique(table.judge[mine])]
 
 
