@@ -160,7 +160,8 @@ def _held_out_rows(book: Book, checkpoint: Checkpoint, split_seed: int | None) -
     masks = [mask for seed, mask in book.held_out.items() if split_seed is None or seed in (None, split_seed)]
     held_out = np.any([np.zeros(len(book.case_ids), dtype=np.bool_), *masks], axis=0)
     rows = book.episodes_of[book.number_of(checkpoint)]
-    return rows[held_out[book.cells.episodes.case[rows]]]
+    kept: Ints = rows[held_out[book.cells.episodes.case[rows]]]
+    return kept
 
 
 def take_side(
