@@ -209,6 +209,22 @@ def test_the_readable_statement_is_held_against_the_signed_one(
     assert code == 1 and f"changed: {FILE}: its {part} is not what was signed" in out
 
 
+@pytest.mark.parametrize(
+    "text", ["[1]", '{"predicate": {"verdict": NaN}}', "{", '{"subject": 3, "predicate": []}', "\udcff"]
+)
+def test_a_readable_statement_that_is_none_is_told(text: str, answer: tuple[Path, Path], capsys: Captured) -> None:
+    (answer[0] / FILE).write_bytes(text.encode("utf-8", "surrogateescape"))
+    code, out, err = asked(capsys, "verify", answer[0], "--key", answer[1])
+    assert (code, err) == (1, "") and f"changed: {FILE}" in out
+
+
+def test_nothing_of_an_earlier_answer_stays(answer: tuple[Path, Path], smoke_run: Path, capsys: Captured) -> None:
+    """A card or a signature that lies beside a new verdict would be taken for its own."""
+    asked(capsys, "gate", smoke_run, "--all", "-o", answer[0], "--quiet")
+    left = {one.name for one in answer[0].iterdir()}
+    assert left == {"gate.html", "gate.json", "gate.xml", "gate.md", "evidence.html", "evidence.json"}
+
+
 def test_files_of_the_answer_are_held_against_their_digests(answer: tuple[Path, Path], capsys: Captured) -> None:
     folder, public = answer
     page = folder / "gate.html"
@@ -280,7 +296,7 @@ def test_a_damaged_envelope_is_never_as_signed(case: str, answer: tuple[Path, Pa
 def test_what_cannot_be_read_is_refused(answer: tuple[Path, Path], tmp_path: Path, capsys: Captured) -> None:
     folder, public = answer
     private, _ = write_keys(tmp_path, "mine")
-    assert "no public key" in refused(capsys, "verify", folder, "--key", private)
+    assert "no public Ed25519 key" in refused(capsys, "verify", folder, "--key", private)
     assert "cannot be read" in refused(capsys, "verify", folder, "--key", tmp_path / "none.pem")
     assert "cannot be read" in refused(capsys, "verify", tmp_path / "nowhere", "--key", public)
     assert ENVELOPE in refused(capsys, "verify", folder / FILE, "--key", public)
@@ -292,8 +308,8 @@ def test_a_key_is_read_before_anything_is_done(smoke_run: Path, tmp_path: Path, 
     key = Ed25519PrivateKey.generate()
     files = {
         "password": key.private_bytes(PEM, PKCS8, forms.BestAvailableEncryption(b"secret")),
-        "no Ed25519 key": generate_private_key(SECP256R1()).private_bytes(PEM, PKCS8, forms.NoEncryption()),
-        "no private key": key.public_key().public_bytes(PEM, PUBLIC),
+        "no private Ed25519 key": generate_private_key(SECP256R1()).private_bytes(PEM, PKCS8, forms.NoEncryption()),
+        "no private Ed25519": key.public_key().public_bytes(PEM, PUBLIC),
     }
     for words, data in files.items():
         (tmp_path / "key.pem").write_bytes(data)

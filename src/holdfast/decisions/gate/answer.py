@@ -9,6 +9,7 @@ and statement.dsse.json.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -101,6 +102,9 @@ def write_answer(answer: Answer, folder: Path, *, command: str, passed: PassedOn
     if answer.shown is not None:
         verdict, match = answer.shown
         worst = (verdict, *find_worst(match, leading_metric(verdict)))
+    for stale in {**_RECORD, **_CARD, **_STATEMENT}.values():
+        with contextlib.suppress(OSError):  # where nothing can be removed nothing can be written, which is told
+            (folder / stale).unlink()  # an earlier answer's, which this one may not write anew
     links = _WORDS | _pass_on(answer, folder, now, passed)
     if answer.made:
         Run(folder).report(answer.verdicts)

@@ -109,7 +109,12 @@ def require_same_weights(store: Store) -> None:
         if checkpoint.digest is None or checkpoint.path is not None or checkpoint.model is None:
             continue
         directory = Path(place_now(store, checkpoint)[0])
-        if directory.is_dir() and not _is_as_opened(checkpoint, directory):
+        if not directory.exists():
+            continue
+        from holdfast.models.hub import hub
+
+        found = directory if directory.is_dir() else hub.resolve(str(directory), download=False)
+        if not _is_as_opened(checkpoint, found):
             raise StudyError(
                 f"{directory}: holds other weights than {checkpoint.name} had when {store.path} opened it (another"
                 " digest); put those there, or choose another output"

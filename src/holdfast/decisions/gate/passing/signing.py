@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,35 +28,41 @@ KEY_BYTES = 64 << 10
 def read_private_key(path: Path) -> Ed25519PrivateKey:
     """An Ed25519 key in PEM (PKCS 8 or OpenSSH) without a password. Errors: StudyError."""
     serialization, ed25519 = _cryptography()
-    data = read_bounded(path, KEY_BYTES, "a key")
-    for load in (serialization.load_pem_private_key, serialization.load_ssh_private_key):
-        try:
-            key = load(data, password=None)
-        except TypeError as error:
-            raise StudyError(f"{path}: has a password; give a key without one") from error
-        except Exception:  # whatever the library says of a file that is no key
-            continue
-        if isinstance(key, ed25519.Ed25519PrivateKey):
-            private: Ed25519PrivateKey = key
-            return private
-        raise StudyError(f"{path}: no Ed25519 key; make one with `openssl genpkey -algorithm ed25519 -out {path}`")
-    raise StudyError(f"{path}: no private key in PEM; make one with `openssl genpkey -algorithm ed25519 -out {path}`")
+    loaders = (serialization.load_pem_private_key, serialization.load_ssh_private_key)
+    key: Ed25519PrivateKey = _read_key(
+        path,
+        [partial(load, password=None) for load in loaders],
+        ed25519.Ed25519PrivateKey,
+        f"no private Ed25519 key; make one with `openssl genpkey -algorithm ed25519 -out {path}`",
+    )
+    return key
 
 
 def read_public_key(path: Path) -> Ed25519PublicKey:
     """An Ed25519 public key in PEM or in OpenSSH's form. Errors: StudyError."""
     serialization, ed25519 = _cryptography()
+    key: Ed25519PublicKey = _read_key(
+        path,
+        [serialization.load_pem_public_key, serialization.load_ssh_public_key],
+        ed25519.Ed25519PublicKey,
+        f"no public Ed25519 key; write it with `openssl pkey -in KEY -pubout -out {path}`",
+    )
+    return key
+
+
+def _read_key(path: Path, loaders: Sequence[Callable[[bytes], Any]], kind: type, finding: str) -> Any:
+    """A key of a kind by the first loader that reads the file. Errors: StudyError."""
     data = read_bounded(path, KEY_BYTES, "a key")
-    for load in (serialization.load_pem_public_key, serialization.load_ssh_public_key):
+    for load in loaders:
         try:
             key = load(data)
-        except Exception:  # as above
+        except TypeError as error:
+            raise StudyError(f"{path}: has a password; give a key without one") from error
+        except Exception:  # whatever the library says of a file that is no key
             continue
-        if isinstance(key, ed25519.Ed25519PublicKey):
-            public: Ed25519PublicKey = key
-            return public
-        raise StudyError(f"{path}: no Ed25519 key; give that of the key which signed")
-    raise StudyError(f"{path}: no public key; write it with `openssl pkey -in KEY -pubout -out {path}`")
+        if isinstance(key, kind):
+            return key
+    raise StudyError(f"{path}: {finding}")
 
 
 def _cryptography() -> tuple[Any, Any]:

@@ -193,13 +193,14 @@ def _check_readable(found: Verification, path: Path, statement: Mapping[str, Any
     """The statement without a signature, which people read: part by part that which was signed."""
     try:
         readable = json.loads(path.read_bytes())
+        theirs = dict(parts_of(readable)) if isinstance(readable, dict) else {}
     except FileNotFoundError:
         found.absent.append(f"{FILE}: is not there")
         return
     except (OSError, ValueError, RecursionError):
         found.changed.append(f"{FILE}: cannot be read")
         return
-    mine, theirs = dict(parts_of(statement)), dict(parts_of(readable)) if isinstance(readable, dict) else {}
+    mine = dict(parts_of(statement))
     changed = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
     found.changed += [f"{FILE}: its {name} is not what was signed" for name in changed]
     found.holds += [] if changed else [FILE]
