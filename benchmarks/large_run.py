@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from machine import document, show
 
+import holdfast
 from holdfast.judges.state import StateJudge
 from holdfast.records import Ending, Message, Score, Trajectory
 from holdfast.rollout.episode import episode_id
@@ -148,10 +149,10 @@ def fill(study: Study, path: Path) -> dict[str, float]:
     }
 
 
-def command(*words: str) -> dict[str, float]:
+def command(*words: str, of: Sequence[str] = ("-m", "holdfast")) -> dict[str, float]:
     """A command in a process of its own: seconds, the most MB that it held, and its exit code."""
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "holdfast", *words], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, *of, *words], stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return {
@@ -165,8 +166,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20, help="of training; each has 50 checkpoints")
     parser.add_argument("--output", type=Path, help="keep the run there, or take the one that is there")
+    parser.add_argument("--take-up", action="store_true", help="only go on with the run at --output, as `run` does")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.take_up:
+        holdfast.run(make_study(options.seeds), options.output)
+        return
     with tempfile.TemporaryDirectory() as folder:
         run, written = options.output or Path(folder) / "run", Path(folder)
         figures: dict[str, Any] = {}
@@ -174,6 +179,9 @@ def main() -> None:
             figures["written"] = fill(make_study(options.seeds), run)
         figures["show"] = command("show", str(run))
         figures["analyze"] = command("analyze", str(run), "--json")
+        again = ("--take-up", "--seeds", str(options.seeds), "--output", str(run))
+        figures["resume, analysis left"] = command(*again, of=(__file__,))
+        figures["resume, nothing left"] = command(*again, of=(__file__,))
         figures["gate"] = command("gate", str(run), "--all", "-o", str(written / "gate"))
         figures["report"] = command("report", str(run), "-o", str(written / "report"))
         figures["csv"] = command("export", str(run), "--to", "csv", "-o", str(written / "scores.csv"))
